@@ -1,0 +1,1 @@
+"""The tape: what teachers recorded, on disk, readable without any model framework."""

@@ -1,0 +1,56 @@
+"""Named errors: every mistake a user can make says what was expected, what came and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TeachertapeError(Exception):
+    """Base of every error the commands print without a traceback (exit status 1)."""
+
+
+class UsageError(TeachertapeError):
+    """A flag, a recipe key or a value is wrong (exit status 2)."""
+
+
+class DatasetError(TeachertapeError):
+    """The dataset cannot be read, is empty, or lacks a column."""
+
+
+class AudioError(TeachertapeError):
+    """One recording cannot be decoded or holds no usable audio."""
+
+
+class ModelError(TeachertapeError):
+    """A model directory is missing, incomplete or of an unsupported kind."""
+
+
+class TapeError(TeachertapeError):
+    """The tape is missing, is not a tape, or breaks the format."""
+
+
+class MissingSignalError(TapeError):
+    """The tape lacks a signal, a layer or a sample that was asked for."""
+
+
+class ProvenanceError(TapeError):
+    """What made the recorded signals differs from what would be added to them."""
+
+
+class TokenizerMismatchError(TeachertapeError):
+    """Token ids of the tape mean something else to the student."""
+
+
+class QuarantineError(TeachertapeError):
+    """More samples failed than the run tolerates."""
+
+
+class OutputError(TeachertapeError):
+    """The output folder holds something that is not ours to change."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
+    """Return ``"; did you mean 'a' or 'b'?"`` for the closest known names, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)
+    return f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
