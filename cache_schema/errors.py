@@ -34,6 +34,14 @@ class MissingSignalError(TapeError):
     """The tape lacks a signal, a layer or a sample that was asked for."""
 
 
+class UnknownSampleError(TapeError, KeyError):
+    """No sample of that id is on the tape."""
+
+    def __str__(self) -> str:
+        """Return the message itself (``KeyError`` would quote it)."""
+        return str(self.args[0])
+
+
 class ProvenanceError(TapeError):
     """What made the recorded signals differs from what would be added to them."""
 

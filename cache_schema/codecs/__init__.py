@@ -1,0 +1,1 @@
+"""How arrays become bytes: bfloat16 words, streamed Zarr shards, Arrow tables."""

@@ -1,0 +1,74 @@
+"""Files written once: hashed while they stream, fsynced before they count."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+CHECKSUM = "xxh3_128"
+_READ_BYTES = 8 << 20
+
+
+class HashedFile:
+    """A new file that is hashed as it is written and fsynced when closed."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("xb")
+        self._hash = xxhash.xxh3_128()
+        self._bytes = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Append bytes; return how many."""
+        self._hash.update(data)
+        written = self._file.write(data)
+        self._bytes += written
+        return written
+
+    def close(self) -> dict[str, Any]:
+        """Flush to the disk; return the file's record for the manifest."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return {"bytes": self._bytes, CHECKSUM: self._hash.hexdigest()}
+
+    def abort(self) -> None:
+        """Close without a record."""
+        self._file.close()
+
+
+def write_hashed(path: Path, content: bytes) -> dict[str, Any]:
+    """Write a small file; return its record."""
+    file = HashedFile(path)
+    file.write(content)
+    return file.close()
+
+
+def checksum(path: Path) -> str:
+    """Return the checksum of a file."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(_READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sync_dir(path: Path) -> None:
+    """Make the entries of a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.unlink(missing_ok=True)
+    write_hashed(beside, content)
+    beside.replace(path)
+    sync_dir(path.parent)

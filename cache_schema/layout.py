@@ -1,0 +1,70 @@
+"""Where things are on a tape: the only file that knows paths.
+
+```
+TAPE/
+  dataset.json                       format name and version
+  groups/<group>.json                who made the group: identity (compared) and notes (not compared)
+  manifest/<writer>.jsonl            one line a committed shard, one a quarantined sample
+  shards/<group>/<seq // 1000>/<writer>-<seq>/
+    shard.json                       files, bytes, checksums
+    <table>.arrow                    Arrow IPC, uncompressed
+    hidden.zarr/L<layer>/...         Zarr v3, one array [positions, width] a layer
+```
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+DATASET_FILE = "dataset.json"
+GROUPS_DIR = "groups"
+MANIFEST_DIR = "manifest"
+SHARDS_DIR = "shards"
+SHARD_FILE = "shard.json"
+HIDDEN_STORE = "hidden.zarr"
+SHARDS_PER_FOLDER = 1000
+
+
+def group_file(group: str) -> str:
+    """Path of the file that says who made ``group``."""
+    return f"{GROUPS_DIR}/{group}.json"
+
+
+def manifest_file(writer: str) -> str:
+    """Path of the manifest lines of one writer."""
+    return f"{MANIFEST_DIR}/{writer}.jsonl"
+
+
+def lock_file(writer: str) -> str:
+    """Path of the file a writer locks while it is open."""
+    return f"{MANIFEST_DIR}/{writer}.lock"
+
+
+def group_dir(group: str) -> str:
+    """Path of the shards of one group."""
+    return f"{SHARDS_DIR}/{group}"
+
+
+def shard_dir(group: str, writer: str, seq: int) -> str:
+    """Path of one committed shard."""
+    return f"{group_dir(group)}/{seq // SHARDS_PER_FOLDER:03d}/{writer}-{seq:06d}"
+
+
+def shard_sequence(path: str) -> int:
+    """Sequence number of a shard path."""
+    return int(PurePosixPath(path).name.rpartition("-")[2])
+
+
+def table_file(table: str) -> str:
+    """Path of a table inside a shard."""
+    return f"{table}.arrow"
+
+
+def layer_dir(layer: int) -> str:
+    """Path of one layer's Zarr array inside a shard."""
+    return f"{HIDDEN_STORE}/L{layer:03d}"
+
+
+def layer_data_file(layer: int) -> str:
+    """Path of the bytes of one layer's array inside a shard (its only outer chunk)."""
+    return f"{layer_dir(layer)}/c/0/0"

@@ -1,0 +1,250 @@
+"""The writer: whole samples into shards, shards committed atomically, the manifest line last.
+
+Files are written into a hidden directory beside, hashed as they stream, fsynced, renamed into place,
+and only then named in the manifest. After a kill at any point, at most the open shard is redone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from numpy.typing import NDArray
+
+from cache_schema import layout
+from cache_schema.codecs.files import sync_dir, write_atomic, write_hashed
+from cache_schema.errors import OutputError, TapeError
+from cache_schema.manifest import (
+    GroupInfo,
+    Quarantined,
+    ShardRecord,
+    append_line,
+    check_format,
+    dataset_json,
+    drop_cut_line,
+    group_from_json,
+    parse_lines,
+    refuse_other_maker,
+)
+from cache_schema.shard import OpenShard
+from cache_schema.signals import GROUP_TABLES, Row
+
+SHARD_BYTES = 256 << 20
+SHARD_SAMPLES = 512
+DEFAULT_LICENCE = "unspecified"
+
+
+def create_tape(root: Path, licence: str = DEFAULT_LICENCE) -> None:
+    """Make an empty tape at ``root``, or accept the one that is there.
+
+    Raises:
+        OutputError: the folder holds something else.
+        TapeError: it holds a tape of another version.
+    """
+    file = root / layout.DATASET_FILE
+    if file.exists():
+        check_format(file.read_bytes(), str(root))
+        return
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise OutputError(
+            f"{root} holds something that is not a tape; nothing was changed. "
+            "Give --out a new or empty folder."
+        )
+    write_atomic(file, dataset_json(licence))
+
+
+class TapeWriter:
+    """Adds samples to one group of a tape; use as a context manager.
+
+    Args:
+        root: directory of an existing tape (see ``create_tape``).
+        info: who makes the group. If the group exists, its identity must be the same.
+        writer: name of this writer; two open writers of one name exclude each other.
+        states_dtype: logical type of stored states.
+        shard_bytes: a shard is sealed after this many bytes,
+        shard_samples: or after this many samples.
+
+    Raises:
+        ProvenanceError: the group was made by someone else.
+        TapeError: another process holds the writer's name.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        info: GroupInfo,
+        *,
+        writer: str = "w0",
+        states_dtype: str = "bfloat16",
+        shard_bytes: int = SHARD_BYTES,
+        shard_samples: int = SHARD_SAMPLES,
+    ) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9_]+", writer):
+            raise ValueError(f"writer name {writer!r}: letters, digits and _ only")
+        check_format((root / layout.DATASET_FILE).read_bytes(), str(root))
+        self._root = root
+        self._info = info
+        self._writer = writer
+        self._states_dtype = states_dtype
+        self._shard_bytes = shard_bytes
+        self._shard_samples = shard_samples
+        self._shard: OpenShard | None = None
+        self._lock = _lock(root / layout.lock_file(writer))
+        try:
+            self._record_maker()
+            self._seq = self._recover()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> TapeWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self.seal()
+            elif self._shard is not None:
+                self._shard.discard()
+        finally:
+            self._lock.close()
+
+    def add(
+        self,
+        rows: Mapping[str, list[Row]],
+        hidden: list[tuple[Row, Mapping[int, NDArray[Any]]]] | None = None,
+    ) -> None:
+        """Add everything this group records of one sample.
+
+        Args:
+            rows: table -> rows, each with its ``sample_id``.
+            hidden: ``hidden`` rows (``offset`` and ``count`` are filled in here) with their states,
+                layer -> [n, width].
+
+        Raises:
+            OutputError: the disk is full; committed shards are safe and the run can be continued.
+        """
+        unknown = {*rows, *(["hidden"] if hidden else [])} - set(GROUP_TABLES[self._info.kind])
+        assert not unknown, f"group kind {self._info.kind} holds no {sorted(unknown)}"
+        with self._disk_errors():
+            if self._shard is None:
+                self._shard = OpenShard(self._temporary(), self._states_dtype)
+            shard = self._shard
+            for row, states in hidden or []:
+                offset, count = shard.add_states(states)
+                shard.add_row("hidden", {**row, "offset": offset, "count": count})
+            for table, items in rows.items():
+                for item in items:
+                    shard.add_row(table, item)
+            shard.samples += 1
+            if shard.bytes >= self._shard_bytes or shard.samples >= self._shard_samples:
+                self.seal()
+
+    def quarantine(self, sample_id: str, row_index: int, reason: str, detail: str) -> None:
+        """Record durably that this sample could not be recorded."""
+        record = Quarantined(
+            group=self._info.group,
+            sample_id=sample_id,
+            row_index=row_index,
+            reason=reason,
+            detail=detail,
+        )
+        with self._disk_errors():
+            append_line(self._root / layout.manifest_file(self._writer), "quarantine", record)
+
+    def seal(self) -> None:
+        """Commit the open shard, if there is one."""
+        if self._shard is None:
+            return
+        shard = self._shard
+        with self._disk_errors():
+            record = ShardRecord(
+                group=self._info.group,
+                path=layout.shard_dir(self._info.group, self._writer, self._seq),
+                samples=shard.samples,
+                positions=shard.positions,
+                rows=shard.num_rows,
+                layers=shard.layers,
+                files=shard.seal(),
+            )
+            content = json.dumps({**vars(record), "fingerprint": self._info.fingerprint}, indent=1)
+            write_hashed(shard.directory / layout.SHARD_FILE, content.encode())
+            sync_dir(shard.directory)
+            final = self._root / record.path
+            final.parent.mkdir(parents=True, exist_ok=True)
+            shard.directory.rename(final)
+            sync_dir(final.parent)
+            append_line(self._root / layout.manifest_file(self._writer), "shard", record)
+        self._seq += 1
+        self._shard = None
+
+    def _temporary(self) -> Path:
+        folder = self._root / layout.group_dir(self._info.group)
+        return folder / f".{self._writer}-{self._seq:06d}"
+
+    def _record_maker(self) -> None:
+        file = self._root / layout.group_file(self._info.group)
+        if file.exists():
+            refuse_other_maker(group_from_json(file.read_bytes()), self._info)
+        else:
+            write_atomic(file, self._info.to_json())
+
+    def _recover(self) -> int:
+        """Remove what a killed run of this writer left; return the next sequence number."""
+        manifest = self._root / layout.manifest_file(self._writer)
+        drop_cut_line(manifest)
+        committed: set[str] = set()
+        if manifest.exists():
+            with manifest.open("rb") as lines:
+                records = parse_lines(lines, str(manifest))
+            committed = {r.path for r in records if isinstance(r, ShardRecord)}
+        folder = self._root / layout.group_dir(self._info.group)
+        for leftover in [*folder.glob(f".{self._writer}-*"), *folder.glob(f"*/{self._writer}-*")]:
+            if leftover.relative_to(self._root).as_posix() not in committed:
+                shutil.rmtree(leftover)
+        mine = layout.group_dir(self._info.group) + "/"
+        return 1 + max(
+            (layout.shard_sequence(path) for path in committed if path.startswith(mine)), default=-1
+        )
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            if self._shard is not None:
+                self._shard.discard()
+                self._shard = None
+            raise OutputError(
+                f"the disk of {self._root} is full; every committed shard is safe. "
+                "Make room and run the same command again: it continues."
+            ) from error
+
+
+def _lock(path: Path) -> IO[bytes]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise TapeError(
+            f"another process (of writer {path.stem!r}) is writing to {path.parent.parent}; "
+            "wait for it, or give each worker its own --worker I/N"
+        ) from error
+    return file
