@@ -1,4 +1,4 @@
-"""A tape's files, local or behind fsspec: listed, fetched on first touch, checked against the manifest."""
+"""A tape's files, local or behind fsspec: listed, fetched and checked on first touch."""
 
 from __future__ import annotations
 

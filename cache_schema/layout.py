@@ -3,7 +3,7 @@
 ```
 TAPE/
   dataset.json                       format name and version
-  groups/<group>.json                who made the group: identity (compared) and notes (not compared)
+  groups/<group>.json                who made it: identity (compared) and notes (not compared)
   manifest/<writer>.jsonl            one line a committed shard, one a quarantined sample
   shards/<group>/<seq // 1000>/<writer>-<seq>/
     shard.json                       files, bytes, checksums

@@ -1,4 +1,4 @@
-"""The manifest: what is committed, one JSON line at a time; a shard not named here does not exist."""
+"""The manifest: what is committed, a JSON line each; a shard not named here does not exist."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class GroupInfo:
         group: its name.
         kind: ``samples``, ``descriptions``, ``textual`` or ``acoustic``.
         signals: signal -> facts about it (``layers``, ``width``, ``dtype``, ``k``, ...).
-        identity: what must be equal for more to be added: model digest, tokenizer, prompt, dtype, ...
+        identity: what must be equal for more to be added: model, tokenizer, prompt, dtype, ...
         notes: what may differ: names, versions of tools, dates.
     """
 
@@ -137,12 +137,9 @@ def append_line(path: Path, kind: str, record: ShardRecord | Quarantined) -> Non
     try:
         size = os.fstat(descriptor).st_size
         data = line.encode()
-        try:
-            if os.write(descriptor, data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        except OSError:
+        if os.write(descriptor, data) != len(data):
             os.ftruncate(descriptor, size)
-            raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Questions and answers as text: how a question is put, where a trace's answer stands, when it is right."""
+"""Questions and answers as text: how one is put, where the answer stands, when it is right."""
 
 from __future__ import annotations
 

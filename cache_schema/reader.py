@@ -20,7 +20,7 @@ from cache_schema.manifest import (
     parse_lines,
 )
 from cache_schema.row import TapeRow
-from cache_schema.types import TEXT_SOURCE
+from cache_schema.signals import GROUP_TABLES
 
 Key = tuple[str, int]
 
@@ -124,8 +124,8 @@ class Tape:
         """Ids of the samples a group has recorded."""
         if group == "samples":
             return set(self._samples)
-        tables = {"descriptions": "descriptions", TEXT_SOURCE: "trace"}
-        return {sample_id for sample_id, _ in self.index(group, tables.get(group, "hidden"))}
+        tables = GROUP_TABLES[self.groups[group].kind] if group in self.groups else ()
+        return {sample_id for table in tables for sample_id, _ in self.index(group, table)}
 
     def __len__(self) -> int:
         """Return the number of samples."""

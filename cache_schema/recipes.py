@@ -100,7 +100,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return {key: _convert(item, inner, f"{where}.{key}") for key, inner in value.items()}
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if hint is not Any and (not isinstance(value, hint) or isinstance(value, bool) and hint is int):
+    wrong = hint is int and isinstance(value, bool)
+    if hint is not Any and (wrong or not isinstance(value, hint)):
         raise UsageError(f"{where}: expected {hint.__name__}, got {value!r}")
     return value
 

@@ -92,6 +92,11 @@ class TapeRow:
             found.append(trace_of(place[0].row("trace", place[1])))
         return found
 
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Signals this sample has."""
+        return tuple(name for name in self._tape.signals if name in self)
+
     def __contains__(self, name: str) -> bool:
         """Whether this sample has the signal (of its first trace)."""
         return self._place(name, 0) is not None

@@ -1,7 +1,8 @@
 """The tables of a tape: their Arrow schemas, and how values become rows and back.
 
-A row of ``topk`` or ``hidden`` belongs to one trace (``trace_index`` >= 0) or to the audio (-1); rows
-are joined by ``sample_id``, never by order. ``hidden`` says which rows of the layer arrays are whose.
+A row of ``topk`` or ``hidden`` belongs to one trace (``trace_index`` >= 0) or to the audio (-1);
+rows are joined by ``sample_id``, never by order. ``hidden`` says which rows of the layer arrays are
+whose.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a tape holds, as plain values: one sample, its traces and its signals.
 
-Shapes: T trace tokens, P prompt tokens, k kept logits, L recorded layers, D width, A audio positions.
+Shapes: T trace tokens, P prompt tokens, k kept logits, L layers, D width, A audio positions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Sample:
     Attributes:
         sample_id: given by the dataset, or a hash of the row's content.
         row_index: position in the dataset it came from.
-        audio: float32 [num_samples], mono, 16 kHz, -1..1; ``None`` on a tape that keeps references only.
+        audio: float32 [num_samples], mono, 16 kHz; ``None`` on a tape that keeps references only.
         question: what is asked about the audio; may be empty.
         choices: the permitted answers, empty for an open question.
         answer: the right answer, empty if unknown.

@@ -1,7 +1,8 @@
 """The writer: whole samples into shards, shards committed atomically, the manifest line last.
 
-Files are written into a hidden directory beside, hashed as they stream, fsynced, renamed into place,
-and only then named in the manifest. After a kill at any point, at most the open shard is redone.
+Files are written into a hidden directory beside, hashed as they stream, fsynced, renamed into
+place, and only then named in the manifest. After a kill at any point at most the open shard is
+redone.
 """
 
 from __future__ import annotations

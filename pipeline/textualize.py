@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from cache_schema.errors import DatasetError, nearest
+from cache_schema.manifest import GroupInfo
+from pipeline.progress import say
+from pipeline.recipe import ExtractRecipe
+from pipeline.step import Failures, counter, notes, open_for, pending, writer_for
 
 KNOWN_COLUMNS: dict[str, str] = {
     "caption": "Caption",
@@ -24,7 +28,7 @@ def describe(metadata: Mapping[str, Any], template: str = "") -> str:
 
     Args:
         metadata: the sample's columns.
-        template: text with ``{column}`` fields; empty for one ``Name: value`` line per known column.
+        template: text with ``{column}`` fields; if empty, one ``Name: value`` line a known column.
 
     Returns:
         The description; empty when no known column holds anything.
@@ -47,3 +51,40 @@ def describe(metadata: Mapping[str, Any], template: str = "") -> str:
         if metadata.get(column) not in (None, "")
     ]
     return "\n".join(lines)
+
+
+def run(recipe: ExtractRecipe) -> None:
+    """Describe this worker's samples.
+
+    Raises:
+        DatasetError: the template names a column that a sample lacks.
+        QuarantineError: too many samples have nothing to describe them by.
+    """
+    tape = open_for(recipe)
+    todo = pending(tape, "descriptions", recipe)
+    if not todo:
+        say(f"textualize: all {len(tape)} samples have a description")
+        return
+    info = GroupInfo(
+        group="descriptions",
+        kind="descriptions",
+        identity={
+            "method": "columns",
+            "template": recipe.textualize.template,
+            "columns": [] if recipe.textualize.template else list(KNOWN_COLUMNS),
+        },
+        notes=notes({}),
+    )
+    described = [(row, describe(row.metadata, recipe.textualize.template)) for row in todo]
+    failures = Failures("textualize", recipe.failures.max_fraction)
+    with writer_for(recipe, info) as writer, counter("textualize", len(todo)) as progress:
+        for row, description in described:
+            progress.advance()
+            if not description:
+                has = ", ".join(sorted(row.metadata)) or "no other columns"
+                hint = "give --set textualize.template='...{column}...'"
+                failures.add(row.sample_id, row.row_index, "empty description", f"{has}; {hint}")
+                continue
+            writer.add({"descriptions": [{"sample_id": row.sample_id, "description": description}]})
+        writer.seal()
+        failures.settle(writer, len(todo))

@@ -23,7 +23,7 @@ def to_float32(words: NDArray[np.uint16]) -> FloatArray:
 
 
 def from_float32(values: FloatArray) -> NDArray[np.uint16]:
-    """Round float32 to the nearest bfloat16, ties to even; relative error at most 2^-8, NaN kept."""
+    """Round float32 to the nearest bfloat16, ties to even; relative error <= 2^-8, NaN kept."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     words = rounded.astype(np.uint16)
@@ -32,7 +32,7 @@ def from_float32(values: FloatArray) -> NDArray[np.uint16]:
 
 
 def encode(values: NDArray[Any], logical: str) -> NDArray[Any]:
-    """Bring states (float32, float16, or bfloat16 bits as uint16) to the stored type ``logical``."""
+    """Bring states (float32, float16, or bfloat16 bits as uint16) to the type ``logical``."""
     stored = STORED_DTYPES[logical]
     if values.dtype == stored:
         return np.ascontiguousarray(values)

@@ -25,7 +25,7 @@ _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
 
 
 class ZarrRowsWriter:
-    """Append rows [n, width] to ``<directory>/c/0/0``; ``close`` adds the index and ``zarr.json``."""
+    """Append rows [n, width] to ``<directory>/c/0/0``; ``close`` adds index and ``zarr.json``."""
 
     def __init__(self, directory: Path, width: int, logical_dtype: str) -> None:
         self.directory = directory
@@ -49,7 +49,7 @@ class ZarrRowsWriter:
         self.num_rows += rows.shape[0]
 
     def close(self) -> dict[str, dict[str, Any]]:
-        """Pad to whole inner chunks, write the index and the metadata; return the files' records."""
+        """Pad to whole inner chunks, write index and metadata; return the files' records."""
         inner_rows = max(1, min(self.num_rows, INNER_CHUNK_BYTES // self.row_bytes))
         num_chunks = max(1, -(-self.num_rows // inner_rows))
         self._file.write(bytes((num_chunks * inner_rows - self.num_rows) * self.row_bytes))

@@ -66,6 +66,10 @@ class TokenSignals:
 class TextTeacher(Protocol):
     """A textual teacher: reads prompts, writes traces, and reports its distributions and states."""
 
+    @property
+    def max_model_len(self) -> int:
+        """Tokens of prompt and trace together that the engine takes."""
+
     def describe(self) -> dict[str, Any]:
         """Return what made the signals: JSON values.
 
@@ -91,7 +95,7 @@ class TextTeacher(Protocol):
         top_k: int,
         layers: Sequence[int],
     ) -> list[TokenSignals]:
-        """Read prompt + target once (no sampling) and report top-k and states of the target's tokens.
+        """Read prompt + target once and report top-k and states of the target's tokens.
 
         Raises:
             ModelError: the engine's echo of the token ids differs from what was sent.

@@ -1,0 +1,218 @@
+"""The command ``pipeline``: flags into a recipe, errors into a few lines."""
+
+from __future__ import annotations
+
+import functools
+import json
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cache_schema import open_tape
+from cache_schema.errors import TeachertapeError, UsageError
+from cache_schema.recipes import load_recipe
+from pipeline.progress import say
+from pipeline.recipe import ExtractRecipe
+
+app = typer.Typer(
+    help="Stage one: record what teachers say about a dataset, once, on a tape.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+EXAMPLE = """Example:
+
+    pipeline extract-teachers --dataset clips.jsonl --text-teacher Qwen/Qwen3-8B \\
+        --acoustic-teacher Qwen/Qwen2.5-Omni-7B --out ./cache
+"""
+
+FLAG_FIELDS = {
+    "dataset": "dataset.path",
+    "split": "dataset.split",
+    "limit": "dataset.limit",
+    "audio": "dataset.audio",
+    "text_teacher": "textual.teacher",
+    "engine": "textual.engine",
+    "text_layers": "textual.layers",
+    "traces": "textual.traces",
+    "max_new_tokens": "textual.max_new_tokens",
+    "temperature": "textual.temperature",
+    "acoustic_teacher": "acoustic.teacher",
+    "acoustic_layers": "acoustic.layers",
+    "out": "tape.out",
+    "profile": "tape.profile",
+    "seed": "seed",
+    "worker": "worker",
+}
+"""Flag -> the recipe field it sets."""
+
+
+@app.callback()
+def main() -> None:
+    """Stage one: record what teachers say about a dataset, once, on a tape."""
+
+
+def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """Print a named error in a few lines instead of a traceback, unless ``--debug``."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except TeachertapeError as error:
+            if kwargs.get("debug"):
+                traceback.print_exc()
+            say(f"error: {error}")
+            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+        except KeyboardInterrupt as error:
+            say("interrupted; run the same command again to continue")
+            raise typer.Exit(130) from error
+
+    return wrapped
+
+
+def _option(name: str, help_text: str) -> Any:
+    return typer.Option(name, help=help_text, show_default=False)
+
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+TapePath = Annotated[str, typer.Argument(help="The tape: a directory or an fsspec URL.")]
+
+
+def _extraction(step: str | None) -> Callable[..., None]:
+    """Return the command that runs one step, or all of them."""
+
+    @reports_errors
+    def command(
+        dataset: Annotated[
+            str | None, _option("--dataset", "Hub id, directory, or .jsonl/.json/.csv/.parquet.")
+        ] = None,
+        text_teacher: Annotated[
+            str | None, _option("--text-teacher", "Textual teacher: directory or hub id.")
+        ] = None,
+        acoustic_teacher: Annotated[
+            str | None, _option("--acoustic-teacher", "Acoustic teacher: directory or hub id.")
+        ] = None,
+        out: Annotated[str | None, _option("--out", "The tape to write or continue.")] = None,
+        split: Annotated[str | None, _option("--split", "Split to read.")] = None,
+        limit: Annotated[int | None, _option("--limit", "Only the first rows.")] = None,
+        only: Annotated[
+            str | None, _option("--only", "One step: ingest, textualize, textual or acoustic.")
+        ] = step,
+        text_layers: Annotated[
+            str | None,
+            _option(
+                "--text-layers",
+                "top | all | none | every:N | proportional:N | 0,4,8; 0 is the embeddings, N after "
+                "block N [default: proportional:4]",
+            ),
+        ] = None,
+        acoustic_layers: Annotated[
+            str | None, _option("--acoustic-layers", "The same, for the acoustic teacher.")
+        ] = None,
+        top_k: Annotated[
+            int | None, _option("--top-k", "Logits kept a token, both teachers [default: 64]")
+        ] = None,
+        traces: Annotated[int | None, _option("--traces", "Traces a sample [default: 1]")] = None,
+        max_new_tokens: Annotated[
+            int | None, _option("--max-new-tokens", "Longest trace [default: 512]")
+        ] = None,
+        temperature: Annotated[
+            float | None, _option("--temperature", "0 is greedy [default: 0]")
+        ] = None,
+        seed: Annotated[int | None, _option("--seed", "Seed of everything [default: 0]")] = None,
+        engine: Annotated[
+            str | None, _option("--engine", "vllm or transformers [default: vllm]")
+        ] = None,
+        audio: Annotated[
+            str | None,
+            _option("--audio", "store the recordings, or a reference (hash) [default: store]"),
+        ] = None,
+        profile: Annotated[
+            str | None, _option("--profile", "hot: uncompressed [default: hot]")
+        ] = None,
+        worker: Annotated[
+            str | None, _option("--worker", "I/N: this is worker I of N [default: 0/1]")
+        ] = None,
+        recipe: Annotated[Path | None, _option("--recipe", "TOML file with any field.")] = None,
+        set_: Annotated[
+            list[str] | None, _option("--set", "One recipe field: section.key=value; repeatable.")
+        ] = None,
+        debug: Debug = False,
+    ) -> None:
+        flags = {name: value for name, value in locals().items() if name in FLAG_FIELDS}
+        if top_k is not None:
+            flags["top_k"] = top_k
+        resolved = load_recipe(ExtractRecipe, recipe, [*_overrides(flags), *(set_ or [])])
+        from pipeline.extract import run_all, run_step
+
+        if only is None:
+            run_all(resolved)
+        else:
+            run_step(only, resolved)
+
+    return command
+
+
+def _overrides(flags: dict[str, Any]) -> list[str]:
+    top_k = flags.pop("top_k", None)
+    fields = {FLAG_FIELDS[name]: value for name, value in flags.items() if value is not None}
+    if top_k is not None:
+        fields |= {"textual.top_k": top_k, "acoustic.top_k": top_k}
+    return [f"{name}={json.dumps(value)}" for name, value in fields.items()]
+
+
+app.command(
+    "extract-teachers",
+    help="Ingest a dataset and record its teachers' signals.\n\n" + EXAMPLE,
+)(_extraction(None))
+app.command("ingest", help="Only the first step: rows and audio become samples.")(
+    _extraction("ingest")
+)
+app.command("textualize", help="Only the second step: samples get descriptions.")(
+    _extraction("textualize")
+)
+
+
+@app.command("inspect")
+@reports_errors
+def inspect_command(
+    cache: TapePath,
+    sample_id: Annotated[str | None, typer.Argument(help="One sample, whole.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    debug: Debug = False,  # noqa: ARG001 - read by reports_errors
+) -> None:
+    """Show what a tape holds, or one sample of it.
+
+    Example: pipeline inspect ./cache a-17
+    """
+    from pipeline.inspect import sample_page, sample_values, tape_page, tape_values
+
+    tape = open_tape(cache)
+    if sample_id is None:
+        values = tape_values(tape)
+        typer.echo(json.dumps(values, indent=2) if as_json else tape_page(values))
+    else:
+        values = sample_values(tape[sample_id])
+        typer.echo(json.dumps(values, indent=2) if as_json else sample_page(values))
+
+
+@app.command("doctor")
+@reports_errors
+def doctor_command(
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what is known to break.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    debug: Debug = False,  # noqa: ARG001 - read by reports_errors
+) -> None:
+    """Probe every part of the installation and name the command that mends what is broken.
+
+    Example: pipeline doctor --repair
+    """
+    from pipeline import doctor
+
+    arguments = [*(["--repair"] if repair else []), *(["--json"] if as_json else [])]
+    raise typer.Exit(doctor.main(arguments))

@@ -1,0 +1,89 @@
+"""Step one, ingest: rows of the dataset become samples of the tape, audio decoded for good."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+from cache_schema import open_tape
+from cache_schema.errors import AudioError
+from cache_schema.manifest import GroupInfo
+from cache_schema.signals import sample_row
+from cache_schema.types import Sample
+from cache_schema.writer import create_tape
+from pipeline.audio import audio_sha256
+from pipeline.progress import say
+from pipeline.recipe import ExtractRecipe
+from pipeline.rows import Rows, open_rows
+from pipeline.step import Failures, counter, notes, writer_for
+
+DECODE_THREADS = 4
+_AHEAD = 64
+
+
+def run(recipe: ExtractRecipe) -> None:
+    """Ingest this worker's rows.
+
+    Raises:
+        DatasetError: the dataset cannot be used; nothing is written.
+        QuarantineError: too many recordings cannot be used.
+    """
+    rows = open_rows(recipe.dataset)
+    root = Path(recipe.tape.out)
+    create_tape(root, recipe.tape.licence)
+    tape = open_tape(root)
+    settled = {row.row_index for row in tape}
+    settled |= {q.row_index for q in tape.quarantined if q.group == "samples"}
+    todo = [i for i in range(len(rows)) if i not in settled and recipe.is_mine(i)]
+    if not todo:
+        say(f"ingest: all {len(rows)} rows are on the tape")
+        return
+    info = GroupInfo(
+        group="samples",
+        kind="samples",
+        identity={
+            "dataset_digest": rows.digest,
+            "split": recipe.dataset.split,
+            "columns": dict(rows.columns),
+            "question": rows.question,
+            "audio": recipe.dataset.audio,
+        },
+        notes=notes({"dataset": recipe.dataset.path, "licence": recipe.tape.licence}),
+    )
+    failures = Failures("ingest", recipe.failures.max_fraction)
+    seen = set(tape.sample_ids)
+    with writer_for(recipe, info) as writer, counter("ingest", len(todo)) as progress:
+        for row_index, outcome in _decode(rows, todo):
+            progress.advance()
+            if isinstance(outcome, AudioError):
+                name = rows.given_id(row_index) or f"row-{row_index}"
+                failures.add(name, row_index, "audio", str(outcome))
+                continue
+            if outcome.sample_id in seen:
+                failures.add(outcome.sample_id, row_index, "duplicate", "same content as another")
+                continue
+            seen.add(outcome.sample_id)
+            audio = outcome.audio
+            assert audio is not None
+            kept = outcome if recipe.dataset.audio == "store" else replace(outcome, audio=None)
+            writer.add({"samples": [sample_row(kept, audio_sha256(audio), audio.size)]})
+        writer.seal()
+        failures.settle(writer, len(todo))
+
+
+def _decode(rows: Rows, todo: Sequence[int]) -> Iterator[tuple[int, Sample | AudioError]]:
+    """Decode rows in threads, in order, a bounded number ahead."""
+
+    def one(row_index: int) -> tuple[int, Sample | AudioError]:
+        try:
+            return row_index, rows.sample(row_index)
+        except AudioError as error:
+            return row_index, error
+
+    left = iter(todo)
+    with ThreadPoolExecutor(DECODE_THREADS) as pool:
+        while block := list(islice(left, _AHEAD)):
+            yield from pool.map(one, block)

@@ -1,0 +1,195 @@
+"""Everything stage one can be told, with its defaults; flags and ``--set`` fill the same fields."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from cache_schema.codecs.bfloat16 import STORED_DTYPES
+from cache_schema.errors import UsageError
+
+ENGINES = ("vllm", "transformers")
+AUDIO_POLICIES = ("store", "reference")
+PROFILES = ("hot",)
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise UsageError(f"{name}: expected {' or '.join(allowed)}, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetRecipe:
+    """Where samples come from.
+
+    Attributes:
+        path: hub id, directory or file.
+        split: split to read; needed where there are several.
+        limit: only the first rows.
+        columns: our name (``audio``, ``id``, ``question``, ``choices``, ``answer``) -> dataset's.
+        question: asked of every sample, for datasets without a question column.
+        audio: ``store`` the recordings in the tape, or keep their hash as a ``reference``.
+    """
+
+    path: str = ""
+    split: str = ""
+    limit: int | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    question: str = ""
+    audio: str = "store"
+
+    def __post_init__(self) -> None:
+        _one_of("--audio", self.audio, AUDIO_POLICIES)
+        if self.limit is not None and self.limit < 1:
+            raise UsageError(f"--limit: expected a positive number, got {self.limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextualizeRecipe:
+    """How audio becomes a description: a template with ``{column}`` fields, or known columns."""
+
+    template: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextualRecipe:
+    """The textual teacher.
+
+    Attributes:
+        teacher: model directory or hub id; empty for none.
+        engine: ``vllm`` or ``transformers``.
+        layers: which hidden states to record (see ``cache_schema.layers``).
+        top_k: logits kept a token.
+        traces: traces a sample.
+        max_new_tokens: a longer trace is cut and marked.
+        temperature: 0 is greedy.
+        top_p: nucleus threshold.
+        dtype: ``auto`` (the model's own), ``float32``, ``bfloat16`` or ``float16``.
+        max_model_len: context the engine reserves; the model's own by default.
+        batch_samples: samples generated, judged and recorded together.
+        gpu_memory_utilization: part of GPU memory vLLM may take.
+    """
+
+    teacher: str = ""
+    engine: str = "vllm"
+    layers: str = "proportional:4"
+    top_k: int = 64
+    traces: int = 1
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    top_p: float = 1.0
+    dtype: str = "auto"
+    max_model_len: int | None = None
+    batch_samples: int = 256
+    gpu_memory_utilization: float = 0.9
+
+    def __post_init__(self) -> None:
+        _one_of("--engine", self.engine, ENGINES)
+        for name in ("top_k", "traces", "max_new_tokens", "batch_samples"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"textual.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.temperature < 0:
+            raise UsageError(f"--temperature: expected 0 or more, got {self.temperature}")
+        if self.traces > 1 and self.temperature == 0:
+            raise UsageError(
+                "--traces above 1 needs --temperature above 0: greedy traces are equal"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AcousticRecipe:
+    """The acoustic teacher.
+
+    Attributes:
+        teacher: model directory or hub id; empty for none.
+        layers: which hidden states to record at audio positions.
+        top_k: logits kept a response token.
+        dtype: ``auto`` (the model's own), ``float32``, ``bfloat16`` or ``float16``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        batch_size: samples a forward pass, halved when memory runs out.
+    """
+
+    teacher: str = ""
+    layers: str = "proportional:4"
+    top_k: int = 64
+    dtype: str = "auto"
+    device: str = "auto"
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        for name in ("top_k", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"acoustic.{name}: expected at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TapeRecipe:
+    """The tape to write.
+
+    Attributes:
+        out: its directory.
+        profile: ``hot``: uncompressed, read at memory speed.
+        states_dtype: stored type of hidden states.
+        licence: what the recordings and signals may be used for, kept in the tape.
+        shard_mb: a shard is committed at this size,
+        shard_samples: or at this many samples.
+    """
+
+    out: str = ""
+    profile: str = "hot"
+    states_dtype: str = "bfloat16"
+    licence: str = "unspecified"
+    shard_mb: int = 256
+    shard_samples: int = 512
+
+    def __post_init__(self) -> None:
+        _one_of("--profile", self.profile, PROFILES)
+        _one_of("tape.states_dtype", self.states_dtype, tuple(STORED_DTYPES))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureRecipe:
+    """How many samples may fail: above this part of a step's samples, the step fails."""
+
+    max_fraction: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractRecipe:
+    """All of stage one."""
+
+    dataset: DatasetRecipe = field(default_factory=DatasetRecipe)
+    textualize: TextualizeRecipe = field(default_factory=TextualizeRecipe)
+    textual: TextualRecipe = field(default_factory=TextualRecipe)
+    acoustic: AcousticRecipe = field(default_factory=AcousticRecipe)
+    tape: TapeRecipe = field(default_factory=TapeRecipe)
+    failures: FailureRecipe = field(default_factory=FailureRecipe)
+    seed: int = 0
+    worker: str = "0/1"
+
+    def __post_init__(self) -> None:
+        match = re.fullmatch(r"(\d+)/(\d+)", self.worker)
+        if not match or int(match[1]) >= int(match[2]):
+            raise UsageError(f"--worker: expected I/N with 0 <= I < N, got {self.worker!r}")
+        for name, value in (("--dataset", self.dataset.path), ("--out", self.tape.out)):
+            if not value:
+                raise UsageError(f"{name} is needed; see 'pipeline extract-teachers --help'")
+
+    @property
+    def worker_index(self) -> int:
+        """I of ``--worker I/N``."""
+        return int(self.worker.partition("/")[0])
+
+    @property
+    def num_workers(self) -> int:
+        """N of ``--worker I/N``."""
+        return int(self.worker.partition("/")[2])
+
+    @property
+    def writer(self) -> str:
+        """Name under which this worker writes."""
+        return f"w{self.worker_index}of{self.num_workers}"
+
+    def is_mine(self, row_index: int) -> bool:
+        """Whether this worker handles a row."""
+        return row_index % self.num_workers == self.worker_index

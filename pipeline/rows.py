@@ -1,0 +1,242 @@
+"""The dataset: a hub id, a directory or a file becomes rows; a row becomes a Sample."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache_schema.fingerprint import fingerprint
+
+from cache_schema.errors import AudioError, DatasetError, nearest
+from cache_schema.types import Sample
+from pipeline.audio import audio_sha256, load_audio
+from pipeline.recipe import DatasetRecipe
+
+COLUMN_NAMES: dict[str, tuple[str, ...]] = {
+    "audio": ("audio", "audio_path", "audio_filepath", "path", "file", "wav", "audio_id"),
+    "id": ("id", "sample_id", "uid", "utt_id"),
+    "question": ("question", "instruction", "prompt"),
+    "choices": ("choices", "options"),
+    "answer": ("answer", "label_text", "output"),
+}
+"""Our column -> the dataset's names for it, the first one present is taken."""
+
+REQUIRED = ("audio", "question")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """A dataset open for reading.
+
+    Attributes:
+        name: as the user gave it.
+        rows: random access to rows as mappings.
+        folder: where relative audio paths start.
+        columns: our column -> the dataset's, only those present.
+        question: asked of every sample when there is no question column.
+        digest: identity of the content.
+    """
+
+    name: str
+    rows: Sequence[Mapping[str, Any]]
+    folder: Path | None
+    columns: Mapping[str, str]
+    question: str
+    digest: str
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.rows)
+
+    def sample(self, row_index: int) -> Sample:
+        """Read one row.
+
+        Raises:
+            AudioError: its recording cannot be used.
+            DatasetError: a cell has the wrong type.
+        """
+        row = self.rows[row_index]
+        cells = {ours: row.get(theirs) for ours, theirs in self.columns.items()}
+        if cells["audio"] is None:
+            raise AudioError(f"column {self.columns['audio']!r} is empty")
+        audio = load_audio(cells["audio"], self.folder)
+        choices = cells.get("choices") or ()
+        if isinstance(choices, str) or not isinstance(choices, Sequence):
+            raise DatasetError(f"{self.name}, row {row_index}: choices must be a list")
+        question = str(cells.get("question") or self.question)
+        answer = cells.get("answer")
+        used = set(self.columns.values())
+        content = {"question": question, "choices": list(choices), "answer": answer}
+        identity = fingerprint({**content, "audio": audio_sha256(audio)})[:20]
+        given = cells.get("id")
+        return Sample(
+            sample_id=identity if given in (None, "") else str(given),
+            row_index=row_index,
+            audio=audio,
+            question=question,
+            choices=tuple(str(choice) for choice in choices),
+            answer="" if answer is None else str(answer),
+            metadata={k: _plain(v) for k, v in row.items() if k not in used and v is not None},
+        )
+
+    def given_id(self, row_index: int) -> str:
+        """Return the row's own id, or an empty string where ids come from the content."""
+        value = self.rows[row_index].get(self.columns.get("id", ""))
+        return "" if value is None else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    return value if isinstance(value, str | int | float | bool | list | dict) else str(value)
+
+
+def open_rows(recipe: DatasetRecipe) -> Rows:
+    """Open the dataset and settle its columns.
+
+    Raises:
+        DatasetError: not found, unreadable, empty, ambiguous split, or a column is missing.
+    """
+    path = Path(recipe.path)
+    if path.suffix in (".jsonl", ".json") and path.is_file():
+        rows, digest = _read_json(path)
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        folder: Path | None = path.parent
+    else:
+        rows, names, digest = _read_datasets(recipe)
+        folder = (path if path.is_dir() else path.parent) if path.exists() else None
+    if len(rows) == 0:
+        raise DatasetError(f"{recipe.path}: the dataset is empty; nothing was written")
+    columns = _settle_columns(recipe, names)
+    count = len(rows) if recipe.limit is None else min(recipe.limit, len(rows))
+    opened = Rows(
+        name=recipe.path,
+        rows=_First(rows, count),
+        folder=folder,
+        columns=columns,
+        question=recipe.question,
+        digest=digest,
+    )
+    _refuse_equal_ids(opened)
+    return opened
+
+
+class _First(Sequence[Mapping[str, Any]]):
+    """The first ``count`` rows."""
+
+    def __init__(self, rows: Any, count: int) -> None:
+        self._rows, self._count = rows, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[index]
+
+
+def _settle_columns(recipe: DatasetRecipe, names: Sequence[str]) -> dict[str, str]:
+    unknown = [ours for ours in recipe.columns if ours not in COLUMN_NAMES]
+    if unknown:
+        raise DatasetError(
+            f"dataset.columns names {unknown[0]!r}; known: {', '.join(COLUMN_NAMES)}"
+        )
+    columns = {
+        ours: next(name for name in known if name in names)
+        for ours, known in COLUMN_NAMES.items()
+        if any(name in names for name in known)
+    }
+    columns |= recipe.columns
+    for ours, theirs in columns.items():
+        if theirs not in names:
+            raise DatasetError(
+                f"{recipe.path}: no column {theirs!r} for {ours}{nearest(theirs, names)} "
+                f"(columns: {', '.join(names)})"
+            )
+    for ours in REQUIRED:
+        if ours not in columns and not (ours == "question" and recipe.question):
+            fixed = ", or one question for all with --set dataset.question='...'"
+            raise DatasetError(
+                f"{recipe.path}: no {ours} column (columns: {', '.join(names)}). "
+                f"Name it with --set dataset.columns.{ours}=COLUMN"
+                f"{fixed if ours == 'question' else ''}"
+            )
+    return columns
+
+
+def _refuse_equal_ids(rows: Rows) -> None:
+    if "id" not in rows.columns:
+        return
+    seen: dict[str, int] = {}
+    for index in range(len(rows)):
+        given = rows.given_id(index)
+        if given and given in seen:
+            raise DatasetError(
+                f"{rows.name}: rows {seen[given]} and {index} have the same id {given!r}"
+            )
+        seen[given] = index
+
+
+def _read_json(path: Path) -> tuple[list[Mapping[str, Any]], str]:
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if path.suffix == ".json":
+        rows = _parse(content, str(path))
+    else:
+        lines = enumerate(content.splitlines(), 1)
+        rows = [_parse(line, f"{path}, line {number}") for number, line in lines if line.strip()]
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DatasetError(f"{path}: expected a list of objects")
+    return rows, digest
+
+
+def _parse(content: bytes, where: str) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as error:
+        raise DatasetError(f"{where}: {error}") from error
+
+
+def _read_datasets(recipe: DatasetRecipe) -> tuple[Any, list[str], str]:
+    import datasets
+
+    path = Path(recipe.path)
+    builder = {".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}.get(path.suffix)
+    try:
+        if path.is_dir() and any((path / n).is_file() for n in ("state.json", "dataset_dict.json")):
+            loaded = datasets.load_from_disk(str(path))
+        elif path.is_file():
+            if builder is None:
+                raise DatasetError(
+                    f"{path}: expected .jsonl, .json, .csv, .parquet, .arrow, a directory or "
+                    "a hub id"
+                )
+            loaded = datasets.load_dataset(builder, data_files=str(path))
+        elif path.suffix or recipe.path.startswith((".", "/", "~")):
+            raise DatasetError(f"{recipe.path}: no such file or directory")
+        else:
+            loaded = datasets.load_dataset(recipe.path)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise DatasetError(f"{recipe.path}: {type(error).__name__}: {error}") from error
+    if isinstance(loaded, datasets.DatasetDict):
+        loaded = _choose_split(recipe, loaded)
+    for name, feature in loaded.features.items():
+        if isinstance(feature, datasets.Audio):
+            loaded = loaded.cast_column(name, datasets.Audio(decode=False))
+    return loaded, list(loaded.column_names), str(loaded._fingerprint)
+
+
+def _choose_split(recipe: DatasetRecipe, loaded: Any) -> Any:
+    splits = list(loaded)
+    if recipe.split:
+        if recipe.split not in splits:
+            raise DatasetError(
+                f"{recipe.path}: no split {recipe.split!r}; it has {', '.join(splits)}"
+            )
+        return loaded[recipe.split]
+    if len(splits) > 1:
+        raise DatasetError(f"{recipe.path}: has splits {', '.join(splits)}; choose with --split")
+    return loaded[splits[0]]

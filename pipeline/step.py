@@ -1,0 +1,101 @@
+"""What every step shares: which samples are left, who writes, and what happens to the bad ones."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cache_schema import Tape, TapeRow, open_tape
+from cache_schema.errors import QuarantineError, TapeError
+from cache_schema.manifest import GroupInfo
+from cache_schema.writer import TapeWriter
+from pipeline.progress import Counter, say
+from pipeline.recipe import ExtractRecipe
+
+STEPS = ("ingest", "textualize", "textual", "acoustic")
+
+
+@dataclass
+class Failures:
+    """Samples a step could not record; they are put on the tape only if few enough."""
+
+    step: str
+    max_fraction: float
+    items: list[tuple[str, int, str, str]] = field(default_factory=list)
+
+    def add(self, sample_id: str, row_index: int, reason: str, detail: str) -> None:
+        """Remember one."""
+        self.items.append((sample_id, row_index, reason, detail))
+
+    def settle(self, writer: TapeWriter, attempted: int) -> None:
+        """Quarantine the failed samples, or fail the step when they are too many.
+
+        Raises:
+            QuarantineError: more than ``max_fraction`` of the attempted samples failed.
+        """
+        if not self.items:
+            return
+        shown = "\n".join(f"  {i} (row {r}): {why}: {what}" for i, r, why, what in self.items[:5])
+        more = f"\n  ... and {len(self.items) - 5} more" if len(self.items) > 5 else ""
+        if len(self.items) > self.max_fraction * attempted:
+            raise QuarantineError(
+                f"{self.step}: {len(self.items)} of {attempted} samples failed, more than the "
+                f"{self.max_fraction:.1%} allowed (--set failures.max_fraction=...):\n"
+                f"{shown}{more}\n"
+                "What succeeded is on the tape; mend the rest and run the same command again."
+            )
+        for sample_id, row_index, reason, detail in self.items:
+            writer.quarantine(sample_id, row_index, reason, detail)
+        say(f"{self.step}: quarantined {len(self.items)} of {attempted} samples:\n{shown}{more}")
+
+
+def pending(tape: Tape, group: str, recipe: ExtractRecipe) -> list[TapeRow]:
+    """Return this worker's samples that ``group`` has neither recorded nor quarantined.
+
+    Raises:
+        TapeError: the tape holds no samples yet.
+    """
+    if len(tape) == 0:
+        raise TapeError(f"{tape.location}: no samples yet; run the ingest step first")
+    settled = tape.recorded(group) | {q.sample_id for q in tape.quarantined if q.group == group}
+    return [row for row in tape if row.sample_id not in settled and recipe.is_mine(row.row_index)]
+
+
+def open_for(recipe: ExtractRecipe) -> Tape:
+    """Open the tape a step reads from and adds to."""
+    return open_tape(recipe.tape.out)
+
+
+def writer_for(recipe: ExtractRecipe, info: GroupInfo) -> AbstractContextManager[TapeWriter]:
+    """Return the writer of a group under this recipe."""
+    return TapeWriter(
+        Path(recipe.tape.out),
+        info,
+        writer=recipe.writer,
+        states_dtype=recipe.tape.states_dtype,
+        shard_bytes=recipe.tape.shard_mb << 20,
+        shard_samples=recipe.tape.shard_samples,
+    )
+
+
+def counter(step: str, total: int) -> Counter:
+    """Return the progress display of a step."""
+    return Counter(step, total)
+
+
+def notes(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the notes of a group: what may differ between runs."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return {**extra, "software": f"teachertape {version('teachertape')}", "created": now}
+
+
+def seed_of(seed: int, sample_id: str, trace_index: int = 0) -> int:
+    """Return the seed of one sample: the same in any order, batch or process; 31 bits."""
+    text = f"{seed}/{sample_id}/{trace_index}".encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:4], "little") >> 1
