@@ -1,0 +1,1 @@
+"""Audio language models of transformers behind one adapter, for teachers and students alike."""
