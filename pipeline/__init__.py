@@ -1,0 +1,1 @@
+"""Stage one: records the teachers onto a tape; the command `pipeline`."""
