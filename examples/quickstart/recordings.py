@@ -1,0 +1,155 @@
+"""Recorded speech: single spoken numbers by a few speakers, and where they come from.
+
+Tried in this order, each step said aloud:
+
+1. a folder the user names (``{number}_{speaker}_{index}.wav``);
+2. Debian's telephone prompts in five languages (``asterisk_prompts``);
+3. the Free Spoken Digit Dataset from the hub (``other_sources``);
+4. synthetic speech from a wheel (``other_sources``), which is no recorded speech and says so.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+
+SAMPLE_RATE_HZ = 16_000
+_SILENCE_BELOW_PEAK_DB = 40.0
+_TRIM_FRAME_S = 0.01
+
+
+class RecordingsError(RuntimeError):
+    """One source of recordings cannot be had; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """One spoken number.
+
+    Attributes:
+        number: 0 to 9.
+        speaker: who speaks.
+        language: in which language.
+        wave: float32 [num_samples], 16 kHz mono, silence trimmed, peak 1.
+    """
+
+    number: int
+    speaker: str
+    language: str
+    wave: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordingSet:
+    """All recordings of one source, and an honest sentence about what they are."""
+
+    name: str
+    note: str
+    recordings: tuple[Recording, ...]
+
+    @property
+    def voices(self) -> tuple[tuple[str, str], ...]:
+        """(speaker, language) pairs in order."""
+        return tuple(sorted({(item.speaker, item.language) for item in self.recordings}))
+
+
+def decode(data: bytes) -> np.ndarray:
+    """Decode a wav or flac file to float32 [num_samples]: 16 kHz mono, trimmed, peak 1."""
+    wave, rate_hz = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    return prepare(wave.mean(axis=1), rate_hz)
+
+
+def prepare(wave: np.ndarray, rate_hz: int) -> np.ndarray:
+    """Resample to 16 kHz, cut silence from both ends, scale the peak to 1."""
+    if rate_hz != SAMPLE_RATE_HZ:
+        wave = torchaudio.functional.resample(
+            torch.from_numpy(wave), rate_hz, SAMPLE_RATE_HZ
+        ).numpy()
+    frame = int(_TRIM_FRAME_S * SAMPLE_RATE_HZ)
+    num_frames = len(wave) // frame
+    energy = np.square(wave[: num_frames * frame]).reshape(num_frames, frame).mean(axis=1)
+    loud = np.flatnonzero(energy > energy.max() * 10 ** (-_SILENCE_BELOW_PEAK_DB / 10))
+    trimmed = wave[loud[0] * frame : (loud[-1] + 1) * frame]
+    return np.ascontiguousarray(trimmed / np.abs(trimmed).max(), dtype=np.float32)
+
+
+def read_folder(folder: Path, takes_per_word: int = 3) -> RecordingSet:
+    """Read ``{number}_{speaker}_{index}.wav`` files, the layout of the Free Spoken Digit Dataset.
+
+    Args:
+        folder: where the files are.
+        takes_per_word: how many takes of a number are used of each speaker, lowest index first.
+
+    Raises:
+        RecordingsError: there is no such file, or a speaker lacks a number.
+    """
+    taken: Counter[tuple[int, str]] = Counter()
+    found: list[Recording] = []
+    paths = [path for path in folder.glob("*_*_*.wav") if path.stem.split("_")[2].isdigit()]
+    for path in sorted(paths, key=lambda path: (int(path.stem.split("_")[2]), path.name)):
+        number_text, speaker, _ = path.stem.split("_")
+        if not number_text.isdigit() or taken[int(number_text), speaker] >= takes_per_word:
+            continue
+        taken[int(number_text), speaker] += 1
+        found.append(
+            Recording(
+                number=int(number_text),
+                speaker=speaker,
+                language="English",
+                wave=decode(path.read_bytes()),
+            )
+        )
+    return checked(
+        RecordingSet(
+            name=f"the folder {folder.name}",
+            note=f"up to {takes_per_word} takes of each number and speaker",
+            recordings=tuple(found),
+        )
+    )
+
+
+def checked(recordings: RecordingSet) -> RecordingSet:
+    """Return the set if every voice says every number.
+
+    Raises:
+        RecordingsError: something is missing.
+    """
+    have = {(item.speaker, item.language, item.number) for item in recordings.recordings}
+    missing = [
+        f"{speaker} says no {number} in {language}"
+        for speaker, language in recordings.voices
+        for number in range(10)
+        if (speaker, language, number) not in have
+    ]
+    if not have:
+        raise RecordingsError(f"{recordings.name} holds no file named NUMBER_SPEAKER_INDEX.wav")
+    if missing:
+        raise RecordingsError(f"{recordings.name} is not complete: {', '.join(missing[:5])}")
+    return recordings
+
+
+def first_available(
+    sources: dict[str, Callable[[], RecordingSet]], say: Callable[[str], None]
+) -> RecordingSet:
+    """Return the first source that can be had; say which were tried and why they failed.
+
+    Raises:
+        RecordingsError: none can be had.
+    """
+    for name, load in sources.items():
+        try:
+            return load()
+        except RecordingsError as error:
+            say(f"{name}: not available ({error})")
+    raise RecordingsError(
+        "no recordings could be had; give a folder with --recordings DIR "
+        "(files NUMBER_SPEAKER_INDEX.wav, numbers 0 to 9)"
+    )
