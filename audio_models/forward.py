@@ -25,13 +25,13 @@ class Forward:
     Attributes:
         states: layer number -> [B, T, D], in the model's dtype, part of the autograd graph if one
             is recorded.
-        readout: [N, D], the unembedding's input (after the final norm) at the asked positions.
-        logits: [N, V], the model's own logits there; no rows if ``unembed_now`` was false.
+        readout_ND: the unembedding's input (after the final norm) at the asked positions.
+        logits_NV: the model's own logits there; no rows if ``unembed_now`` was false.
     """
 
     states: dict[int, Tensor]
-    readout: Tensor
-    logits: Tensor
+    readout_ND: Tensor  # noqa: N815
+    logits_NV: Tensor  # noqa: N815
 
 
 def flatten_positions(positions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -66,7 +66,7 @@ def forward_with_states(
     ):
         output = model(**inputs, use_cache=False)
     (readout_ND,) = readouts
-    return Forward(states=states, readout=readout_ND, logits=output.logits)
+    return Forward(states=states, readout_ND=readout_ND, logits_NV=output.logits)
 
 
 def unembed(model: Any, readout_ND: Tensor) -> Tensor:

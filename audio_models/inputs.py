@@ -69,7 +69,7 @@ def chat_messages(text: str) -> list[dict[str, Any]]:
 
 
 def render_prompt(lm: AudioLM, text: str) -> str:
-    """Return the prompt in the model's chat form: one audio placeholder, generation prompt added."""
+    """Return the chat prompt: one audio placeholder, generation prompt added."""
     return str(
         lm.processor.apply_chat_template(
             chat_messages(text), tokenize=False, add_generation_prompt=True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +12,8 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils.import_utils import is_torchvision_available
 
 from audio_models.families import Family, family_of
-from cache_schema.errors import ModelError, UsageError, nearest
+from cache_schema.errors import ModelError, UsageError
+from cache_schema.fingerprint import check_model_path
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +99,25 @@ def load_audio_lm(model: str, dtype: str = "auto", device: str = "auto") -> Audi
     )
 
 
+def read_num_layers(model: str) -> int:
+    """Return the language model's number of blocks from its config, without loading weights.
+
+    Raises:
+        ModelError: nothing there, or no language model in the config.
+    """
+    text = _load_config(model).get_text_config()
+    if not isinstance(getattr(text, "num_hidden_layers", None), int):
+        raise ModelError(f"model {model!r}: its config has no language model (num_hidden_layers)")
+    return int(text.num_hidden_layers)
+
+
+def read_dtype(model: str) -> torch.dtype:
+    """Return the dtype the weights were saved in, by the config; float32 if it does not say."""
+    config = _load_config(model)
+    found = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
 def resolve_device(device: str) -> torch.device:
     """Return the torch device; ``auto`` is CUDA where there is one, else the CPU."""
     if device != "auto":
@@ -107,15 +126,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def _load_config(model: str) -> Any:
-    path = Path(model)
-    if not path.exists() and (path.is_absolute() or model.startswith((".", "~")) or "\\" in model):
-        raise ModelError(f"model {model!r}: no such directory; give one with a config.json")
-    if path.is_dir() and not (path / "config.json").is_file():
-        beside = nearest("config.json", (item.name for item in path.iterdir()))
-        raise ModelError(
-            f"model {model!r}: the directory has no config.json{beside}; give a directory "
-            "written by save_pretrained"
-        )
+    check_model_path(model)
     try:
         return transformers.AutoConfig.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:

@@ -36,10 +36,10 @@ def run(lm: AudioLM, requests: list[Request], layers: list[int], side: str = "ri
 def test_batched_rows_equal_single_rows(lm: AudioLM, tones: list[np.ndarray], side: str) -> None:
     requests = requests_for(lm, tones)
     batch, output = run(lm, requests, [0, 1, 2], side)
-    logits = torch.split(output.logits, [len(p) for p in batch.predict_positions])
+    logits = torch.split(output.logits_NV, [len(p) for p in batch.predict_positions])
     for index, request in enumerate(requests):
         alone, expected = run(lm, [request], [0, 1, 2])
-        torch.testing.assert_close(logits[index], expected.logits, atol=ATOL, rtol=1e-4)
+        torch.testing.assert_close(logits[index], expected.logits_NV, atol=ATOL, rtol=1e-4)
         for layer in (0, 1, 2):
             ours = output.states[layer][index, batch.audio_positions[index]]
             theirs = expected.states[layer][0, alone.audio_positions[0]]
@@ -72,7 +72,7 @@ def test_logits_are_those_that_predict_each_response_token(
         np.testing.assert_array_equal(
             batch.inputs["input_ids"][index, columns + 1], request.response_ids
         )
-        got = output.logits[start : start + len(columns)]
+        got = output.logits_NV[start : start + len(columns)]
         # fewer rows in the matrix product: another order of sums
         torch.testing.assert_close(got, full_BTV[index, columns], atol=ATOL, rtol=1e-4)
         start += len(columns)
@@ -87,8 +87,8 @@ def test_unembedding_later_gives_the_same_logits_and_no_vocabulary_tensor_before
         later = forward_with_states(
             lm.model, batch.inputs, [], batch.predict_positions, unembed_now=False
         )
-        torch.testing.assert_close(unembed(lm.model, later.readout), now.logits)
-    assert later.logits.shape[0] == 0
+        torch.testing.assert_close(unembed(lm.model, later.readout_ND), now.logits_NV)
+    assert later.logits_NV.shape[0] == 0
 
 
 def test_gradients_reach_tower_projector_and_language_model(
@@ -96,7 +96,7 @@ def test_gradients_reach_tower_projector_and_language_model(
 ) -> None:
     batch = build_inputs(lm, requests_for(lm, tones))
     output = forward_with_states(lm.model, batch.inputs, [1], batch.predict_positions)
-    loss = output.logits.square().mean() + output.states[1].square().mean()
+    loss = output.logits_NV.square().mean() + output.states[1].square().mean()
     loss.backward()
     for prefixes in lm.family.parts.values():
         grads = [
