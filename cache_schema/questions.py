@@ -54,7 +54,8 @@ def is_correct(answer: str, expected: str, choices: Sequence[str] = ()) -> bool 
     if wanted not in options or given in options:
         return False
     letter = _LETTER.match(answer.strip())
-    if letter and normalize_answer(answer.strip()[letter.end() :]) not in ("", wanted):
-        return False
+    rest = normalize_answer(answer.strip()[letter.end() :]) if letter else ""
+    if rest:
+        return rest == wanted
     named = letter.group(1) if letter else given
     return len(named) == 1 and ord(named.lower()) - ord("a") == options.index(wanted)

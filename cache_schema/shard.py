@@ -117,10 +117,10 @@ class _Sink(io.RawIOBase):
 
 
 def _write_table(path: Path, table: pa.Table) -> dict[str, Any]:
-    file = HashedFile(path)
-    with pa.ipc.new_file(pa.PythonFile(_Sink(file), mode="w"), table.schema) as writer:
-        writer.write_table(table)
-    return file.close()
+    with HashedFile(path) as file:
+        with pa.ipc.new_file(pa.PythonFile(_Sink(file), mode="w"), table.schema) as writer:
+            writer.write_table(table)
+        return file.close()
 
 
 def is_finite(states: Mapping[int, NDArray[Any]]) -> bool:

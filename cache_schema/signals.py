@@ -93,9 +93,10 @@ Row = dict[str, Any]
 def encode_audio(audio: NDArray[np.float32]) -> tuple[bytes, str]:
     """Encode audio losslessly: 16-bit words where every value is one, float32 otherwise."""
     scaled = audio * np.float32(32768.0)
-    words = scaled.astype(np.int16)
-    if np.array_equal(words.astype(np.float32), scaled):
-        return words.astype("<i2").tobytes(), "int16"
+    if np.abs(scaled).max(initial=0.0) <= 32768.0 and scaled.max(initial=0.0) < 32768.0:
+        words = scaled.astype("<i2")
+        if np.array_equal(words.astype(np.float32), scaled):
+            return words.tobytes(), "int16"
     return audio.astype("<f4").tobytes(), "float32"
 
 

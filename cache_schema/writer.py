@@ -43,8 +43,8 @@ SHARD_SAMPLES = 512
 DEFAULT_LICENCE = "unspecified"
 
 
-def create_tape(root: Path, licence: str = DEFAULT_LICENCE) -> None:
-    """Make an empty tape at ``root``, or accept the one that is there.
+def check_output(root: Path) -> bool:
+    """Return whether a tape is at ``root``; a missing or empty folder is a place for a new one.
 
     Raises:
         OutputError: the folder holds something else.
@@ -53,29 +53,32 @@ def create_tape(root: Path, licence: str = DEFAULT_LICENCE) -> None:
     file = root / layout.DATASET_FILE
     if file.exists():
         check_format(file.read_bytes(), str(root))
-        return
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        return True
+    if root.exists() and (not root.is_dir() or not all(map(_is_leftover, root.iterdir()))):
         raise OutputError(
             f"{root} holds something that is not a tape; nothing was changed. "
             "Give --out a new or empty folder."
         )
-    write_atomic(file, dataset_json(licence))
+    return False
 
 
 class TapeWriter:
     """Adds samples to one group of a tape; use as a context manager.
 
+    Nothing is written before the first sample is added; the tape is made then, if there is none.
+
     Args:
-        root: directory of an existing tape (see ``create_tape``).
+        root: directory of the tape.
         info: who makes the group. If the group exists, its identity must be the same.
+        licence: what a new tape may be used for.
         writer: name of this writer; two open writers of one name exclude each other.
         states_dtype: logical type of stored states.
         shard_bytes: a shard is sealed after this many bytes,
         shard_samples: or after this many samples.
 
     Raises:
+        OutputError: the folder holds something else.
         ProvenanceError: the group was made by someone else.
-        TapeError: another process holds the writer's name.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class TapeWriter:
         root: Path,
         info: GroupInfo,
         *,
+        licence: str = DEFAULT_LICENCE,
         writer: str = "w0",
         states_dtype: str = "bfloat16",
         shard_bytes: int = SHARD_BYTES,
@@ -90,21 +94,20 @@ class TapeWriter:
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_]+", writer):
             raise ValueError(f"writer name {writer!r}: letters, digits and _ only")
-        check_format((root / layout.DATASET_FILE).read_bytes(), str(root))
+        check_output(root)
+        self._maker_file = root / layout.group_file(info.group)
+        if self._maker_file.exists():
+            refuse_other_maker(group_from_json(self._maker_file.read_bytes()), info)
         self._root = root
         self._info = info
+        self._licence = licence
         self._writer = writer
         self._states_dtype = states_dtype
         self._shard_bytes = shard_bytes
         self._shard_samples = shard_samples
         self._shard: OpenShard | None = None
-        self._lock = _lock(root / layout.lock_file(writer))
-        try:
-            self._record_maker()
-            self._seq = self._recover()
-        except BaseException:
-            self._lock.close()
-            raise
+        self._lock: IO[bytes] | None = None
+        self._seq = 0
 
     def __enter__(self) -> TapeWriter:
         return self
@@ -121,7 +124,8 @@ class TapeWriter:
             elif self._shard is not None:
                 self._shard.discard()
         finally:
-            self._lock.close()
+            if self._lock is not None:
+                self._lock.close()
 
     def add(
         self,
@@ -137,10 +141,12 @@ class TapeWriter:
 
         Raises:
             OutputError: the disk is full; committed shards are safe and the run can be continued.
+            TapeError: another process writes under the same name.
         """
         unknown = {*rows, *(["hidden"] if hidden else [])} - set(GROUP_TABLES[self._info.kind])
         assert not unknown, f"group kind {self._info.kind} holds no {sorted(unknown)}"
         with self._disk_errors():
+            self._open()
             if self._shard is None:
                 self._shard = OpenShard(self._temporary(), self._states_dtype)
             shard = self._shard
@@ -164,6 +170,7 @@ class TapeWriter:
             detail=detail,
         )
         with self._disk_errors():
+            self._open()
             append_line(self._root / layout.manifest_file(self._writer), "quarantine", record)
 
     def seal(self) -> None:
@@ -196,12 +203,16 @@ class TapeWriter:
         folder = self._root / layout.group_dir(self._info.group)
         return folder / f".{self._writer}-{self._seq:06d}"
 
-    def _record_maker(self) -> None:
-        file = self._root / layout.group_file(self._info.group)
-        if file.exists():
-            refuse_other_maker(group_from_json(file.read_bytes()), self._info)
-        else:
-            write_atomic(file, self._info.to_json())
+    def _open(self) -> None:
+        """Make the tape and the group where they are missing, and take the writer's lock; once."""
+        if self._lock is not None:
+            return
+        if not check_output(self._root):
+            write_atomic(self._root / layout.DATASET_FILE, dataset_json(self._licence))
+        self._lock = _lock(self._root / layout.lock_file(self._writer))
+        if not self._maker_file.exists():
+            write_atomic(self._maker_file, self._info.to_json())
+        self._seq = self._recover()
 
     def _recover(self) -> int:
         """Remove what a killed run of this writer left; return the next sequence number."""
@@ -235,6 +246,11 @@ class TapeWriter:
                 f"the disk of {self._root} is full; every committed shard is safe. "
                 "Make room and run the same command again: it continues."
             ) from error
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a path was left by a run killed while it made the tape."""
+    return path.match(f".{layout.DATASET_FILE}.*.tmp")
 
 
 def _lock(path: Path) -> IO[bytes]:

@@ -108,35 +108,35 @@ def _extraction(step: str | None) -> Callable[..., None]:
             _option(
                 "--text-layers",
                 "top | all | none | every:N | proportional:N | 0,4,8; 0 is the embeddings, N after "
-                "block N [default: proportional:4]",
+                "block N (default proportional:4)",
             ),
         ] = None,
         acoustic_layers: Annotated[
             str | None, _option("--acoustic-layers", "The same, for the acoustic teacher.")
         ] = None,
         top_k: Annotated[
-            int | None, _option("--top-k", "Logits kept a token, both teachers [default: 64]")
+            int | None, _option("--top-k", "Logits kept a token, both teachers (default 64)")
         ] = None,
-        traces: Annotated[int | None, _option("--traces", "Traces a sample [default: 1]")] = None,
+        traces: Annotated[int | None, _option("--traces", "Traces a sample (default 1)")] = None,
         max_new_tokens: Annotated[
-            int | None, _option("--max-new-tokens", "Longest trace [default: 512]")
+            int | None, _option("--max-new-tokens", "Longest trace (default 512)")
         ] = None,
         temperature: Annotated[
-            float | None, _option("--temperature", "0 is greedy [default: 0]")
+            float | None, _option("--temperature", "0 is greedy (default 0)")
         ] = None,
-        seed: Annotated[int | None, _option("--seed", "Seed of everything [default: 0]")] = None,
+        seed: Annotated[int | None, _option("--seed", "Seed of everything (default 0)")] = None,
         engine: Annotated[
-            str | None, _option("--engine", "vllm or transformers [default: vllm]")
+            str | None, _option("--engine", "vllm or transformers (default vllm)")
         ] = None,
         audio: Annotated[
             str | None,
-            _option("--audio", "store the recordings, or a reference (hash) [default: store]"),
+            _option("--audio", "store the recordings, or a reference (hash) (default store)"),
         ] = None,
         profile: Annotated[
-            str | None, _option("--profile", "hot: uncompressed [default: hot]")
+            str | None, _option("--profile", "hot: uncompressed (default hot)")
         ] = None,
         worker: Annotated[
-            str | None, _option("--worker", "I/N: this is worker I of N [default: 0/1]")
+            str | None, _option("--worker", "I/N: this is worker I of N (default 0/1)")
         ] = None,
         recipe: Annotated[Path | None, _option("--recipe", "TOML file with any field.")] = None,
         set_: Annotated[

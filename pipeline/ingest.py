@@ -10,10 +10,10 @@ from pathlib import Path
 
 from cache_schema import open_tape
 from cache_schema.errors import AudioError
-from cache_schema.manifest import GroupInfo
+from cache_schema.manifest import GroupInfo, refuse_other_settings
 from cache_schema.signals import sample_row
 from cache_schema.types import Sample
-from cache_schema.writer import create_tape
+from cache_schema.writer import check_output
 from pipeline.audio import audio_sha256
 from pipeline.progress import say
 from pipeline.recipe import ExtractRecipe
@@ -29,18 +29,11 @@ def run(recipe: ExtractRecipe) -> None:
 
     Raises:
         DatasetError: the dataset cannot be used; nothing is written.
+        ProvenanceError: the tape was made from another dataset.
         QuarantineError: too many recordings cannot be used.
     """
     rows = open_rows(recipe.dataset)
     root = Path(recipe.tape.out)
-    create_tape(root, recipe.tape.licence)
-    tape = open_tape(root)
-    settled = {row.row_index for row in tape}
-    settled |= {q.row_index for q in tape.quarantined if q.group == "samples"}
-    todo = [i for i in range(len(rows)) if i not in settled and recipe.is_mine(i)]
-    if not todo:
-        say(f"ingest: all {len(rows)} rows are on the tape")
-        return
     info = GroupInfo(
         group="samples",
         kind="samples",
@@ -51,10 +44,22 @@ def run(recipe: ExtractRecipe) -> None:
             "question": rows.question,
             "audio": recipe.dataset.audio,
         },
-        notes=notes({"dataset": recipe.dataset.path, "licence": recipe.tape.licence}),
+        notes=notes({"dataset": recipe.dataset.path}),
     )
+    seen: set[str] = set()
+    settled: set[int] = set()
+    if check_output(root):
+        tape = open_tape(root)
+        if "samples" in tape.groups:
+            refuse_other_settings(tape.groups["samples"], info.identity)
+        seen = set(tape.sample_ids)
+        settled = {row.row_index for row in tape}
+        settled |= {q.row_index for q in tape.quarantined if q.group == "samples"}
+    todo = [i for i in range(len(rows)) if i not in settled and recipe.is_mine(i)]
+    if not todo:
+        say(f"ingest: all {len(rows)} rows are on the tape")
+        return
     failures = Failures("ingest", recipe.failures.max_fraction)
-    seen = set(tape.sample_ids)
     with writer_for(recipe, info) as writer, counter("ingest", len(todo)) as progress:
         for row_index, outcome in _decode(rows, todo):
             progress.advance()

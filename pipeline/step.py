@@ -13,7 +13,7 @@ from typing import Any
 
 from cache_schema import Tape, TapeRow, open_tape
 from cache_schema.errors import QuarantineError, TapeError
-from cache_schema.manifest import GroupInfo
+from cache_schema.manifest import GroupInfo, refuse_other_settings
 from cache_schema.writer import TapeWriter
 from pipeline.progress import Counter, say
 from pipeline.recipe import ExtractRecipe
@@ -55,14 +55,25 @@ class Failures:
         say(f"{self.step}: quarantined {len(self.items)} of {attempted} samples:\n{shown}{more}")
 
 
-def pending(tape: Tape, group: str, recipe: ExtractRecipe) -> list[TapeRow]:
+def pending(
+    tape: Tape, group: str, recipe: ExtractRecipe, settings: Mapping[str, Any]
+) -> list[TapeRow]:
     """Return this worker's samples that ``group`` has neither recorded nor quarantined.
 
+    Args:
+        tape: the tape as it is.
+        group: the group to add to.
+        recipe: says which samples are this worker's.
+        settings: what of the group's identity is known before its teacher is loaded.
+
     Raises:
+        ProvenanceError: the group was recorded with other settings.
         TapeError: the tape holds no samples yet.
     """
     if len(tape) == 0:
         raise TapeError(f"{tape.location}: no samples yet; run the ingest step first")
+    if group in tape.groups:
+        refuse_other_settings(tape.groups[group], settings)
     settled = tape.recorded(group) | {q.sample_id for q in tape.quarantined if q.group == group}
     return [row for row in tape if row.sample_id not in settled and recipe.is_mine(row.row_index)]
 
@@ -77,6 +88,7 @@ def writer_for(recipe: ExtractRecipe, info: GroupInfo) -> AbstractContextManager
     return TapeWriter(
         Path(recipe.tape.out),
         info,
+        licence=recipe.tape.licence,
         writer=recipe.writer,
         states_dtype=recipe.tape.states_dtype,
         shard_bytes=recipe.tape.shard_mb << 20,

@@ -13,12 +13,21 @@ _READ_BYTES = 8 << 20
 
 
 class HashedFile:
-    """A new file that is hashed as it is written and fsynced when closed."""
+    """A new file that is hashed as it is written and fsynced when closed.
+
+    As a context manager it is closed in any case, and counts only if ``close`` was called.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("xb")
         self._hash = xxhash.xxh3_128()
         self._bytes = 0
+
+    def __enter__(self) -> HashedFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def write(self, data: bytes | memoryview) -> int:
         """Append bytes; return how many."""
@@ -41,9 +50,9 @@ class HashedFile:
 
 def write_hashed(path: Path, content: bytes) -> dict[str, Any]:
     """Write a small file; return its record."""
-    file = HashedFile(path)
-    file.write(content)
-    return file.close()
+    with HashedFile(path) as file:
+        file.write(content)
+        return file.close()
 
 
 def checksum(path: Path) -> str:
