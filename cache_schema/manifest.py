@@ -97,27 +97,12 @@ def refuse_other_maker(recorded: GroupInfo, offered: GroupInfo) -> None:
     """
     old = {**recorded.identity, **{f"signal {k}": v for k, v in recorded.signals.items()}}
     new = {**offered.identity, **{f"signal {k}": v for k, v in offered.signals.items()}}
-    _refuse_differences(recorded.group, old, new, old.keys() | new.keys())
-
-
-def refuse_other_settings(recorded: GroupInfo, settings: Mapping[str, Any]) -> None:
-    """Refuse settings that contradict how a group was made; keys not given are not compared.
-
-    Raises:
-        ProvenanceError: naming each field that differs.
-    """
-    _refuse_differences(recorded.group, recorded.identity, settings, settings.keys())
-
-
-def _refuse_differences(
-    group: str, old: Mapping[str, Any], new: Mapping[str, Any], keys: Iterable[str]
-) -> None:
-    as_json = json.loads(json.dumps(dict(new)))
-    differing = sorted(key for key in keys if old.get(key) != as_json.get(key))
+    new = json.loads(json.dumps(new))
+    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if differing:
-        lines = "\n".join(f"  {k}: tape {old.get(k)!r}, now {as_json.get(k)!r}" for k in differing)
+        lines = "\n".join(f"  {k}: tape {old.get(k)!r}, now {new.get(k)!r}" for k in differing)
         raise ProvenanceError(
-            f"{group!r} was recorded differently:\n{lines}\n"
+            f"{recorded.group!r} was recorded differently:\n{lines}\n"
             "Use the same settings to continue, or another --out."
         )
 

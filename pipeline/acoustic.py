@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,15 @@ from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE, IntArray, TopK
 from cache_schema.writer import TapeWriter
 from pipeline.progress import say
 from pipeline.recipe import ExtractRecipe
-from pipeline.step import Failures, counter, notes, open_for, pending, writer_for
-from pipeline.teachers.describe import describe_model
+from pipeline.step import Failures, counter, kept_logits, notes, open_for, pending, writer_for
+from pipeline.teachers.describe import (
+    TextShape,
+    describe_model,
+    load_config,
+    load_tokenizer,
+    resolve_dtype,
+    text_shape,
+)
 
 WINDOW_BATCHES = 16
 """Batches sorted by length together: little padding, and shards stay near the dataset's order."""
@@ -49,40 +57,48 @@ def run(recipe: ExtractRecipe) -> None:
         QuarantineError: too many samples failed.
     """
     tape = open_for(recipe)
-    todo = pending(tape, AUDIO_SOURCE, recipe)
+    teacher = recipe.acoustic.teacher
+    shape = text_shape(load_config(teacher))
+    tokenizer = load_tokenizer(teacher)
+    layers = parse_layers(recipe.acoustic.layers, shape.num_layers)
+    about = describe_model(teacher, tokenizer)
+    responses = Responses(tape, tokenizer, about["tokenizer_digest"])
+    info = group_info(recipe, about, shape, layers, responses.origin)
+    todo = pending(tape, info, recipe)
     if not todo:
         say("acoustic: every sample is recorded")
         return
-    lm = load_audio_lm(recipe.acoustic.teacher, recipe.acoustic.dtype, recipe.acoustic.device)
-    layers = parse_layers(recipe.acoustic.layers, lm.num_layers)
-    about = describe_model(recipe.acoustic.teacher, lm.tokenizer)
-    responses = Responses(tape, lm, about["tokenizer_digest"])
-    info = group_info(recipe, lm, about, layers, responses.origin)
+    lm = load_audio_lm(teacher, info.identity["dtype"], recipe.acoustic.device)
+    top_k = info.signals.get("topk", {"k": 1})["k"]
     failures = Failures("acoustic", recipe.failures.max_fraction)
     with writer_for(recipe, info) as writer, counter("acoustic", len(todo)) as progress:
         for rows in windows(todo, recipe.acoustic.batch_size):
             for batch in batches(rows, recipe.acoustic.batch_size):
-                record_batch(lm, layers, recipe.acoustic.top_k, batch, responses, writer, failures)
+                record_batch(lm, layers, top_k, batch, responses, writer, failures)
                 progress.advance(len(batch))
         writer.seal()
         failures.settle(writer, len(todo))
 
 
 def group_info(
-    recipe: ExtractRecipe, lm: AudioLM, about: Mapping[str, Any], layers: Sequence[int], origin: str
+    recipe: ExtractRecipe,
+    about: Mapping[str, Any],
+    shape: TextShape,
+    layers: Sequence[int],
+    origin: str,
 ) -> GroupInfo:
-    """Return who makes the acoustic signals."""
+    """Return who makes the acoustic signals; ``origin`` says where the responses come from."""
     if not layers and origin == "none":
         raise UsageError("--acoustic-layers none leaves nothing to record: there are no responses")
     signals: dict[str, dict[str, Any]] = {}
     if layers:
         signals["hidden"] = {
             "layers": list(layers),
-            "width": lm.width,
+            "width": shape.width,
             "dtype": recipe.tape.states_dtype,
         }
     if origin != "none":
-        signals["topk"] = {"k": recipe.acoustic.top_k}
+        signals["topk"] = {"k": kept_logits("acoustic", recipe.acoustic.top_k, shape.vocab_size)}
     return GroupInfo(
         group=AUDIO_SOURCE,
         kind=AUDIO_SOURCE,
@@ -90,13 +106,13 @@ def group_info(
         identity={
             **{key: value for key, value in about.items() if key != "model"},
             "engine": "transformers",
-            "dtype": str(lm.model.dtype).removeprefix("torch."),
-            "num_layers": lm.num_layers,
-            "width": lm.width,
-            "vocab_size": lm.vocab_size,
+            "dtype": resolve_dtype(recipe.acoustic.dtype, shape),
+            "num_layers": shape.num_layers,
+            "width": shape.width,
+            "vocab_size": shape.vocab_size,
             "responses": origin,
         },
-        notes=notes({"model": recipe.acoustic.teacher, "device": str(lm.device)}),
+        notes=notes({"model": recipe.acoustic.teacher, "engine_version": version("transformers")}),
     )
 
 
@@ -106,8 +122,8 @@ class Responses:
     ``origin`` says which: ``trace ids`` (same tokenizer), ``trace text``, ``answers`` or ``none``.
     """
 
-    def __init__(self, tape: Tape, lm: AudioLM, tokenizer_digest: str) -> None:
-        self._lm = lm
+    def __init__(self, tape: Tape, tokenizer: Any, tokenizer_digest: str) -> None:
+        self._tokenizer = tokenizer
         textual = tape.sources.get(TEXT_SOURCE)
         if textual is not None:
             same = textual.get("tokenizer_digest") == tokenizer_digest
@@ -126,8 +142,8 @@ class Responses:
     def _encode(self, text: str) -> IntArray:
         if not text:
             return np.empty(0, dtype=np.int64)
-        ids = self._lm.tokenizer(text, add_special_tokens=False)["input_ids"]
-        stop = self._lm.tokenizer.eos_token_id
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        stop = self._tokenizer.eos_token_id
         ends = [] if stop is None else [stop]
         return np.asarray([*ids, *ends], dtype=np.int64)
 
@@ -221,8 +237,7 @@ def read_batch(
     batch = build_inputs(lm, requests).to(lm.device)
     forward = forward_with_states(lm.model, batch.inputs, layers, batch.predict_positions)
     logprobs_NV = forward.logits_NV.float().log_softmax(dim=-1)
-    k = min(top_k, logprobs_NV.shape[-1])
-    kept_Nk, ids_Nk = logprobs_NV.topk(k, dim=-1)
+    kept_Nk, ids_Nk = logprobs_NV.topk(top_k, dim=-1)
     tail_N = (1.0 - kept_Nk.double().exp().sum(dim=-1)).clamp(0.0, 1.0).float()
     counts = [len(item.response_ids) for item in items]
     parts = [tensor.cpu().split(counts) for tensor in (ids_Nk, kept_Nk, tail_N)]

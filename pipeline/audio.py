@@ -84,4 +84,5 @@ def _resample(mono: FloatArray, rate_hz: int) -> FloatArray:
     import torch
     from torchaudio.functional import resample
 
-    return resample(torch.from_numpy(mono), rate_hz, SAMPLE_RATE_HZ).numpy()
+    resampled = resample(torch.from_numpy(mono), rate_hz, SAMPLE_RATE_HZ)
+    return np.asarray(resampled.numpy(), dtype=np.float32)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cache_schema import open_tape
 from cache_schema.errors import AudioError
-from cache_schema.manifest import GroupInfo, refuse_other_settings
+from cache_schema.manifest import GroupInfo, refuse_other_maker
 from cache_schema.signals import sample_row
 from cache_schema.types import Sample
 from cache_schema.writer import check_output
@@ -51,7 +51,7 @@ def run(recipe: ExtractRecipe) -> None:
     if check_output(root):
         tape = open_tape(root)
         if "samples" in tape.groups:
-            refuse_other_settings(tape.groups["samples"], info.identity)
+            refuse_other_maker(tape.groups["samples"], info)
         seen = set(tape.sample_ids)
         settled = {row.row_index for row in tape}
         settled |= {q.row_index for q in tape.quarantined if q.group == "samples"}

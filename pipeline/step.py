@@ -13,7 +13,7 @@ from typing import Any
 
 from cache_schema import Tape, TapeRow, open_tape
 from cache_schema.errors import QuarantineError, TapeError
-from cache_schema.manifest import GroupInfo, refuse_other_settings
+from cache_schema.manifest import GroupInfo, refuse_other_maker
 from cache_schema.writer import TapeWriter
 from pipeline.progress import Counter, say
 from pipeline.recipe import ExtractRecipe
@@ -55,26 +55,24 @@ class Failures:
         say(f"{self.step}: quarantined {len(self.items)} of {attempted} samples:\n{shown}{more}")
 
 
-def pending(
-    tape: Tape, group: str, recipe: ExtractRecipe, settings: Mapping[str, Any]
-) -> list[TapeRow]:
-    """Return this worker's samples that ``group`` has neither recorded nor quarantined.
+def pending(tape: Tape, info: GroupInfo, recipe: ExtractRecipe) -> list[TapeRow]:
+    """Return this worker's samples that a group has neither recorded nor quarantined.
 
     Args:
         tape: the tape as it is.
-        group: the group to add to.
+        info: who would add to the group.
         recipe: says which samples are this worker's.
-        settings: what of the group's identity is known before its teacher is loaded.
 
     Raises:
-        ProvenanceError: the group was recorded with other settings.
+        ProvenanceError: the group was recorded by another maker or with other settings.
         TapeError: the tape holds no samples yet.
     """
     if len(tape) == 0:
         raise TapeError(f"{tape.location}: no samples yet; run the ingest step first")
-    if group in tape.groups:
-        refuse_other_settings(tape.groups[group], settings)
-    settled = tape.recorded(group) | {q.sample_id for q in tape.quarantined if q.group == group}
+    if info.group in tape.groups:
+        refuse_other_maker(tape.groups[info.group], info)
+    settled = tape.recorded(info.group)
+    settled |= {q.sample_id for q in tape.quarantined if q.group == info.group}
     return [row for row in tape if row.sample_id not in settled and recipe.is_mine(row.row_index)]
 
 
@@ -99,6 +97,13 @@ def writer_for(recipe: ExtractRecipe, info: GroupInfo) -> AbstractContextManager
 def counter(step: str, total: int) -> Counter:
     """Return the progress display of a step."""
     return Counter(step, total)
+
+
+def kept_logits(step: str, top_k: int, vocab_size: int) -> int:
+    """Return how many logits a token to keep: ``top_k``, or all of a smaller vocabulary."""
+    if top_k > vocab_size:
+        say(f"{step}: --top-k {top_k} exceeds the vocabulary, all {vocab_size} logits are kept")
+    return min(top_k, vocab_size)
 
 
 def notes(extra: Mapping[str, Any]) -> dict[str, Any]:

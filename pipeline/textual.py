@@ -21,7 +21,16 @@ from cache_schema.writer import TapeWriter
 from pipeline.progress import say
 from pipeline.prompts import TEXTUAL_TEMPLATE, textual_messages
 from pipeline.recipe import ExtractRecipe, TextualRecipe
-from pipeline.step import Failures, counter, notes, open_for, pending, seed_of, writer_for
+from pipeline.step import (
+    Failures,
+    counter,
+    kept_logits,
+    notes,
+    open_for,
+    pending,
+    seed_of,
+    writer_for,
+)
 from pipeline.teachers.base import Generated, Sampling, TextTeacher, TokenSignals
 
 NOTE_KEYS = ("model", "engine_version")
@@ -49,21 +58,22 @@ def run(recipe: ExtractRecipe) -> None:
     if "descriptions" not in tape.groups:
         raise TapeError(f"{recipe.tape.out}: no descriptions yet; run the textualize step first")
     described = tape.recorded("descriptions")
-    todo = [row for row in pending(tape, TEXT_SOURCE, recipe) if row.sample_id in described]
+    teacher = load_teacher(recipe.textual, recipe.seed)
+    about = teacher.describe()
+    layers = parse_layers(recipe.textual.layers, about["num_layers"])
+    info = group_info(recipe, about, layers, tape.groups["descriptions"].fingerprint)
+    todo = [row for row in pending(tape, info, recipe) if row.sample_id in described]
     if not todo:
         say("textual: every described sample is recorded")
         return
-    teacher = load_teacher(recipe.textual, recipe.seed)
+    top_k = info.signals["topk"]["k"]
+    failures = Failures("textual", recipe.failures.max_fraction)
+    size = recipe.textual.batch_samples
     try:
-        about = teacher.describe()
-        layers = parse_layers(recipe.textual.layers, about["num_layers"])
-        info = group_info(recipe, about, layers, tape.groups["descriptions"].fingerprint)
-        failures = Failures("textual", recipe.failures.max_fraction)
-        size = recipe.textual.batch_samples
         with writer_for(recipe, info) as writer, counter("textual", len(todo)) as progress:
             for start in range(0, len(todo), size):
                 batch = todo[start : start + size]
-                record_batch(recipe, teacher, layers, batch, writer, failures)
+                record_batch(recipe, teacher, layers, top_k, batch, writer, failures)
                 progress.advance(len(batch))
             writer.seal()
             failures.settle(writer, len(todo))
@@ -72,7 +82,7 @@ def run(recipe: ExtractRecipe) -> None:
 
 
 def load_teacher(recipe: TextualRecipe, seed: int) -> TextTeacher:
-    """Start the engine the recipe names; only here is an engine imported."""
+    """Return the teacher the recipe names; only here is an engine imported, none is started."""
     if recipe.engine == "vllm":
         from pipeline.teachers.vllm_text import VllmTextTeacher
 
@@ -96,7 +106,10 @@ def group_info(
 ) -> GroupInfo:
     """Return who makes the textual signals."""
     textual = recipe.textual
-    signals: dict[str, dict[str, Any]] = {"trace": {}, "topk": {"k": textual.top_k}}
+    signals: dict[str, dict[str, Any]] = {
+        "trace": {},
+        "topk": {"k": kept_logits("textual", textual.top_k, about["vocab_size"])},
+    }
     if layers:
         signals["hidden"] = {
             "layers": list(layers),
@@ -125,6 +138,7 @@ def record_batch(
     recipe: ExtractRecipe,
     teacher: TextTeacher,
     layers: Sequence[int],
+    top_k: int,
     rows: Sequence[TapeRow],
     writer: TapeWriter,
     failures: Failures,
@@ -146,7 +160,7 @@ def record_batch(
     scored = teacher.score(
         [item.prompt for item, _ in flat],
         [trace.token_ids for _, trace in flat],
-        recipe.textual.top_k,
+        top_k,
         layers,
     )
     left = iter(zip(flat, scored, strict=True))

@@ -61,16 +61,20 @@ def run(recipe: ExtractRecipe) -> None:
         QuarantineError: too many samples have nothing to describe them by.
     """
     tape = open_for(recipe)
-    settings = {
-        "method": "columns",
-        "template": recipe.textualize.template,
-        "columns": [] if recipe.textualize.template else list(KNOWN_COLUMNS),
-    }
-    todo = pending(tape, "descriptions", recipe, settings)
+    info = GroupInfo(
+        group="descriptions",
+        kind="descriptions",
+        identity={
+            "method": "columns",
+            "template": recipe.textualize.template,
+            "columns": [] if recipe.textualize.template else list(KNOWN_COLUMNS),
+        },
+        notes=notes({}),
+    )
+    todo = pending(tape, info, recipe)
     if not todo:
         say(f"textualize: all {len(tape)} samples are described")
         return
-    info = GroupInfo(group="descriptions", kind="descriptions", identity=settings, notes=notes({}))
     described = [(row, describe(row.metadata, recipe.textualize.template)) for row in todo]
     failures = Failures("textualize", recipe.failures.max_fraction)
     with writer_for(recipe, info) as writer, counter("textualize", len(todo)) as progress:
