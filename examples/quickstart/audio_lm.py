@@ -8,10 +8,12 @@ from transformers import (
     Qwen2_5OmniThinkerForConditionalGeneration,
 )
 
+from examples.quickstart.recordings import SAMPLE_RATE_HZ
 from examples.quickstart.tokens import (
     AUDIO,
     AUDIO_END,
     AUDIO_START,
+    HOP_SAMPLES,
     IMAGE,
     LONGEST_CLIP_S,
     NUM_MEL_BINS,
@@ -23,7 +25,6 @@ from examples.quickstart.tokens import (
 WIDTH = 128
 NUM_LAYERS = 3
 INIT_STD = 0.08
-MEL_FRAMES_PER_S = 100
 
 
 def make_audio_lm(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniThinkerForConditionalGeneration:
@@ -39,7 +40,7 @@ def make_audio_lm(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniThinkerForCo
             "output_dim": WIDTH,
             "initializer_range": INIT_STD,
             # Attention windows of the tower are 2 * n_window mel frames: the whole clip.
-            "n_window": LONGEST_CLIP_S * MEL_FRAMES_PER_S // 2,
+            "n_window": LONGEST_CLIP_S * SAMPLE_RATE_HZ // HOP_SAMPLES // 2,
         },
         vision_config={
             "depth": 1,
@@ -51,6 +52,7 @@ def make_audio_lm(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniThinkerForCo
         },
         text_config={
             "vocab_size": len(tokenizer),
+            "initializer_range": INIT_STD,
             "hidden_size": WIDTH,
             "intermediate_size": 3 * WIDTH,
             "num_hidden_layers": NUM_LAYERS,

@@ -116,7 +116,7 @@ def _counts(_: Sequence[int], __: np.random.Generator) -> tuple[str, ...]:
     return NUMBER_WORDS[:4]
 
 
-def _four_numbers(numbers: Sequence[int], rng: np.random.Generator) -> tuple[str, ...]:
+def four_numbers(numbers: Sequence[int], rng: np.random.Generator) -> tuple[str, ...]:
     """The numbers heard and others that are not, in random order: four choices."""
     heard = sorted(set(numbers))
     others = [number for number in range(len(NUMBER_WORDS)) if number not in heard]
@@ -147,6 +147,6 @@ REASONING_QUESTIONS: dict[str, QuestionKind] = {
         text="How many of the numbers are odd?", choices=_counts, solve=_solve_count_odd
     ),
     "largest": QuestionKind(
-        text="Which number is the largest?", choices=_four_numbers, solve=_solve_largest
+        text="Which number is the largest?", choices=four_numbers, solve=_solve_largest
     ),
 }

@@ -1,0 +1,188 @@
+"""Train the base audio language model to hear, and to hear only.
+
+Two phases. First the audio tower alone learns which number is spoken at each audio token, from the
+times at which the clips were put together; a layer thrown away afterwards reads it out. Then the
+whole model answers questions about what is heard: the numbers, whether one occurs, which is first
+or last, how many there are. Nothing is asked that has to be worked out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2AudioProcessor
+
+from audio_models.families import whisper_pooled_tokens
+from cache_schema.questions import question_text
+from examples.quickstart.questions import HEARING_QUESTION, NUMBER_WORDS, four_numbers, transcript
+from examples.quickstart.recordings import SAMPLE_RATE_HZ
+from examples.quickstart.tokens import AUDIO, HOP_SAMPLES, TURN_END
+from examples.quickstart.training import shuffled, train
+from examples.quickstart.world import Clip
+
+TOWER_STEPS = 220
+TOWER_BATCH = 24
+LM_STEPS = 250
+LM_BATCH = 32
+LM_LR_SCALE = 0.5
+TRANSCRIPTION_SHARE = 0.4
+_IGNORED = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeardClip:
+    """A clip ready for training.
+
+    Attributes:
+        numbers: what is spoken.
+        mel_MF: float32 [mel bins, frames].
+        labels_A: int64 [audio tokens]: 0 for silence, number + 1 where one is spoken.
+    """
+
+    numbers: tuple[int, ...]
+    mel_MF: Tensor
+    labels_A: Tensor
+
+
+def prepare_clips(clips: Sequence[Clip], processor: Qwen2AudioProcessor) -> list[HeardClip]:
+    """Compute features and labels of all clips."""
+    heard = []
+    for start in range(0, len(clips), 64):
+        batch = clips[start : start + 64]
+        features = processor.feature_extractor(
+            [clip.wave for clip in batch],
+            sampling_rate=SAMPLE_RATE_HZ,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        num_frames = features.attention_mask.sum(-1).tolist()
+        for clip, mel_MF, count in zip(batch, features.input_features, num_frames, strict=True):
+            heard.append(
+                HeardClip(
+                    numbers=clip.numbers,
+                    mel_MF=mel_MF[:, :count].clone(),
+                    labels_A=_token_labels(clip, whisper_pooled_tokens(count)),
+                )
+            )
+    return heard
+
+
+def _token_labels(clip: Clip, num_tokens: int) -> Tensor:
+    """An audio token spans four mel frames; its label is what is spoken at its middle."""
+    middle_s = (torch.arange(num_tokens) + 0.5) * 4 * HOP_SAMPLES / SAMPLE_RATE_HZ
+    labels_A = torch.zeros(num_tokens, dtype=torch.long)
+    for number, (start_s, end_s) in zip(clip.numbers, clip.spans_s, strict=True):
+        labels_A[(middle_s >= start_s) & (middle_s < end_s)] = number + 1
+    return labels_A
+
+
+def train_tower(
+    model: Qwen2_5OmniThinkerForConditionalGeneration,
+    clips: Sequence[HeardClip],
+    rng: np.random.Generator,
+    say: Callable[[str], None],
+    num_steps: int = TOWER_STEPS,
+) -> None:
+    """Phase one: the audio tower learns what is spoken when."""
+    readout = torch.nn.Linear(model.config.audio_config.output_dim, len(NUMBER_WORDS) + 1)
+    batches = shuffled(len(clips), TOWER_BATCH, rng)
+
+    def loss_of_step(_: int) -> Tensor:
+        chosen = [clips[place] for place in next(batches)]
+        states_AD = model.audio_tower(
+            torch.cat([clip.mel_MF for clip in chosen], dim=1),
+            feature_lens=torch.tensor([clip.mel_MF.shape[1] for clip in chosen]),
+        ).last_hidden_state
+        return F.cross_entropy(readout(states_AD), torch.cat([clip.labels_A for clip in chosen]))
+
+    parameters = [*model.audio_tower.named_parameters(), *readout.named_parameters()]
+    train(
+        [(name, parameter) for name, parameter in parameters if "bos_eos" not in name],
+        loss_of_step,
+        num_steps,
+        say,
+    )
+
+
+def hearing_turn(numbers: Sequence[int], rng: np.random.Generator) -> tuple[str, str]:
+    """Draw a question that hearing alone answers; returns (question with choices, answer)."""
+    if rng.random() < TRANSCRIPTION_SHARE:
+        return HEARING_QUESTION, transcript(numbers)
+    kind = int(rng.integers(4))
+    if kind == 0:
+        asked = int(rng.choice(numbers)) if rng.random() < 0.5 else int(rng.integers(10))
+        answer = "yes" if asked in numbers else "no"
+        return question_text(f"Is the number {NUMBER_WORDS[asked]} spoken?", ("yes", "no")), answer
+    if kind == 1:
+        answer = NUMBER_WORDS[len(numbers)]
+        return question_text("How many numbers are spoken?", NUMBER_WORDS[:4]), answer
+    place, name = ((0, "first"), (-1, "last"))[kind - 2]
+    choices = four_numbers(numbers, rng)
+    return question_text(f"Which number is the {name}?", choices), NUMBER_WORDS[numbers[place]]
+
+
+def train_hearing(
+    model: Qwen2_5OmniThinkerForConditionalGeneration,
+    processor: Qwen2AudioProcessor,
+    clips: Sequence[HeardClip],
+    rng: np.random.Generator,
+    say: Callable[[str], None],
+    num_steps: int = LM_STEPS,
+) -> None:
+    """Phase two: the whole model answers questions about what it hears."""
+    batches = shuffled(len(clips), LM_BATCH, rng)
+
+    def loss_of_step(_: int) -> Tensor:
+        chosen = [clips[place] for place in next(batches)]
+        turns = [hearing_turn(clip.numbers, rng) for clip in chosen]
+        return response_loss(model, processor, chosen, turns)
+
+    unused = ("visual.", "audio_tower.audio_bos_eos_token.")
+    train(
+        [(name, p) for name, p in model.named_parameters() if not name.startswith(unused)],
+        loss_of_step,
+        num_steps,
+        say,
+        lr_scale=LM_LR_SCALE,
+    )
+
+
+def response_loss(
+    model: Qwen2_5OmniThinkerForConditionalGeneration,
+    processor: Qwen2AudioProcessor,
+    clips: Sequence[HeardClip],
+    turns: Sequence[tuple[str, str]],
+) -> Tensor:
+    """Mean cross-entropy on the answers' tokens, the end of the turn included."""
+    tokenizer = processor.tokenizer
+    rows, labels = [], []
+    for clip, (question, answer) in zip(clips, turns, strict=True):
+        messages = [
+            {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": question}]}
+        ]
+        prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        prompt_ids = tokenizer(prompt.replace(AUDIO, AUDIO * len(clip.labels_A))).input_ids
+        answer_ids = tokenizer(answer + TURN_END).input_ids
+        rows.append(torch.tensor(prompt_ids + answer_ids))
+        labels.append(torch.tensor([_IGNORED] * len(prompt_ids) + answer_ids))
+    ids_BT = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    labels_BT = pad_sequence(labels, batch_first=True, padding_value=_IGNORED)
+    mels = [clip.mel_MF.T for clip in clips]
+    logits_BTV = model(
+        input_ids=ids_BT,
+        attention_mask=(torch.arange(ids_BT.shape[1]) < torch.tensor([[len(r)] for r in rows])).long(),
+        input_features=pad_sequence(mels, batch_first=True).transpose(1, 2),
+        feature_attention_mask=pad_sequence(
+            [torch.ones(len(mel), dtype=torch.long) for mel in mels], batch_first=True
+        ),
+        use_cache=False,
+    ).logits
+    return F.cross_entropy(
+        logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=_IGNORED
+    )
