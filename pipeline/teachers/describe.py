@@ -1,0 +1,161 @@
+"""What a teacher is: digests of its weights and tokenizer, and its shape, before any engine starts."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+
+from cache_schema.errors import ModelError
+from cache_schema.fingerprint import check_model_path, digest_files, tokenizer_digest
+
+WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
+"""Weight files of a local model directory; ``config.json`` is hashed beside them."""
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextShape:
+    """The language model's sizes.
+
+    Attributes:
+        num_layers: blocks; states exist for layers 0 (embeddings) to ``num_layers``.
+        width: size of one hidden state.
+        vocab_size: number of logits, padding included.
+        max_positions: longest sequence the model was made for.
+        dtype: what the weights are stored in, one of ``DTYPES``.
+    """
+
+    num_layers: int
+    width: int
+    vocab_size: int
+    max_positions: int
+    dtype: str
+
+
+def load_config(model: str) -> Any:
+    """Return the transformers configuration of a local directory or hub id.
+
+    Raises:
+        ModelError: the model does not exist or its configuration cannot be read.
+    """
+    check_model_path(model)
+    try:
+        return AutoConfig.from_pretrained(model)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"model {model!r}: no readable configuration; give a directory in transformers' layout "
+            f"or a hub id ({_first_line(error)})"
+        ) from error
+
+
+def text_shape(config: Any) -> TextShape:
+    """Return the sizes of the language model, the inner one of a multimodal configuration."""
+    text = config.get_text_config()
+    dtype = str(getattr(text, "dtype", None) or getattr(config, "dtype", None) or "float32")
+    return TextShape(
+        num_layers=int(text.num_hidden_layers),
+        width=int(text.hidden_size),
+        vocab_size=int(text.vocab_size),
+        max_positions=int(text.max_position_embeddings),
+        dtype=dtype.removeprefix("torch."),
+    )
+
+
+def resolve_dtype(dtype: str, shape: TextShape) -> str:
+    """Return the dtype to compute in; ``auto`` is the dtype the weights are stored in.
+
+    Engines read ``auto`` each in their own way, so it is settled here, once, and recorded.
+
+    Raises:
+        ModelError: the dtype is unknown.
+    """
+    resolved = shape.dtype if dtype == "auto" else dtype
+    if resolved not in DTYPES:
+        raise ModelError(f"dtype {resolved!r}: expected auto, {', '.join(DTYPES)}")
+    return resolved
+
+
+def load_tokenizer(model: str) -> Any:
+    """Return the model's own tokenizer.
+
+    Raises:
+        ModelError: the model has none.
+    """
+    check_model_path(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"model {model!r}: no usable tokenizer ({_first_line(error)})") from error
+    if not tokenizer.get_vocab():
+        raise ModelError(f"model {model!r}: its tokenizer has an empty vocabulary")
+    return tokenizer
+
+
+def require_chat_template(model: str, tokenizer: Any) -> None:
+    """Refuse a tokenizer that cannot render chat messages.
+
+    Raises:
+        ModelError: naming the model.
+    """
+    if not tokenizer.chat_template:
+        raise ModelError(
+            f"model {model!r}: its tokenizer has no chat template, so it cannot be asked; "
+            "use an instruction-tuned model, or add chat_template.jinja to its directory"
+        )
+
+
+def model_digest(model: str) -> str:
+    """Return what identifies the weights.
+
+    Returns:
+        ``sha256:...`` over ``config.json`` and the weight files of a local directory (about a
+        second a gigabyte), ``commit:...`` of a hub model.
+
+    Raises:
+        ModelError: a local directory holds no weights.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        weights = [path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern)]
+        if not weights:
+            raise ModelError(
+                f"model {model!r}: the directory holds no weights ({', '.join(WEIGHT_PATTERNS)})"
+            )
+        return f"sha256:{digest_files([folder / 'config.json', *weights])}"
+    from huggingface_hub import hf_hub_download
+
+    # The cache keeps every file under snapshots/<commit>/.
+    return f"commit:{Path(hf_hub_download(model, 'config.json')).parent.name}"
+
+
+def describe_model(model: str, tokenizer: Any) -> dict[str, Any]:
+    """Return what identifies a model, whichever engine runs it: JSON values.
+
+    Args:
+        model: a local directory or hub id.
+        tokenizer: its tokenizer.
+
+    Returns:
+        ``model`` (as given), ``model_digest``, ``tokenizer_digest``, ``chat_template_digest``.
+
+    Raises:
+        ModelError: the model does not exist or holds no weights.
+    """
+    check_model_path(model)
+    # Some tokenizers keep several named templates.
+    template = repr(getattr(tokenizer, "chat_template", None) or "")
+    return {
+        "model": model,
+        "model_digest": model_digest(model),
+        "tokenizer_digest": tokenizer_digest(tokenizer),
+        "chat_template_digest": hashlib.sha256(template.encode()).hexdigest(),
+    }
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
