@@ -1,0 +1,1 @@
+"""Stage two: train a student from a tape, without its teachers."""

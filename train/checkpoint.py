@@ -1,0 +1,110 @@
+"""Checkpoints: everything a run needs to go on as if it had never stopped.
+
+Written into a hidden directory beside, then renamed: a checkpoint is whole or absent. Tensors are
+read back as data only (``weights_only``), never as code.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from cache_schema.errors import OutputError
+
+_NAME = re.compile(r"step-(\d{8})")
+
+
+def trained_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the parameters that are trained, by name; what is frozen comes with the student."""
+    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def save_checkpoint(
+    folder: Path,
+    step: int,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    rng_states: Sequence[dict[str, torch.Tensor]],
+    keep: int,
+) -> None:
+    """Write the checkpoint of ``step`` and remove all but the last ``keep``.
+
+    Args:
+        folder: where checkpoints lie.
+        step: steps done.
+        module: student and projectors, unwrapped.
+        optimizer: its moments are saved too.
+        state: JSON values to hand back on loading.
+        rng_states: every process's random state, by rank.
+        keep: checkpoints that stay.
+    """
+    final = folder / f"step-{step:08d}"
+    beside = folder / f".{final.name}.partial"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in trained_tensors(module).items()}
+    save_file(tensors, beside / "weights.safetensors")
+    torch.save(optimizer.state_dict(), beside / "optimizer.pt")
+    torch.save(list(rng_states), beside / "rng.pt")
+    (beside / "state.json").write_text(json.dumps({**state, "step": step}, indent=2) + "\n")
+    shutil.rmtree(final, ignore_errors=True)
+    beside.rename(final)
+    for _, old in list_checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+
+
+def rng_state() -> dict[str, torch.Tensor]:
+    """Return this process's random state."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """Return (step, directory) of every whole checkpoint, ascending."""
+    found = []
+    for path in folder.glob("step-*"):
+        match = _NAME.fullmatch(path.name)
+        if match and (path / "state.json").is_file():
+            found.append((int(match.group(1)), path))
+    return sorted(found)
+
+
+def load_checkpoint(
+    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, rank: int
+) -> dict[str, Any]:
+    """Put a checkpoint's weights, moments and random state back; return its state.
+
+    With more processes than it was written with, the new ones keep their fresh random state.
+
+    Raises:
+        OutputError: the checkpoint is of a student with other trained parameters.
+    """
+    saved = load_file(path / "weights.safetensors")
+    current = trained_tensors(module)
+    if saved.keys() != current.keys():
+        differing = sorted(saved.keys() ^ current.keys())
+        raise OutputError(
+            f"{path}: trained parameters differ from the student's, first {differing[0]!r}; "
+            "give another --out"
+        )
+    with torch.no_grad():
+        for name, tensor in current.items():
+            tensor.copy_(saved[name])
+    optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True))
+    rng_states = torch.load(path / "rng.pt", weights_only=True)
+    if rank < len(rng_states):
+        torch.set_rng_state(rng_states[rank]["cpu"])
+        if "cuda" in rng_states[rank] and torch.cuda.is_available():
+            torch.cuda.set_rng_state(rng_states[rank]["cuda"])
+    return dict(json.loads((path / "state.json").read_text()))

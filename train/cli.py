@@ -1,0 +1,79 @@
+"""The command ``train``: flags into a recipe, errors into a few lines."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cache_schema.errors import TeachertapeError, UsageError
+from train.metrics import say
+from train.recipe import load_train_recipe
+
+app = typer.Typer(
+    help="Stage two: train a student from a tape, without its teachers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+EXAMPLE = """Example:
+
+    train student --cache ./cache --student Qwen/Qwen2.5-Omni-7B --out ./run
+"""
+
+
+@app.callback()
+def main() -> None:
+    """Stage two: train a student from a tape, without its teachers."""
+
+
+@app.command(epilog=EXAMPLE)
+def student(
+    cache: Annotated[str, typer.Option("--cache", help="The tape: a directory or an fsspec URL.")],
+    model: Annotated[str, typer.Option("--student", help="The student: a directory or a hub id.")],
+    out: Annotated[Path, typer.Option("--out", help="The run to write or continue.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="A TOML file, or a shipped recipe: joint (default), sft."),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="One value of the recipe, as section.key=value."),
+    ] = None,
+    max_steps: Annotated[
+        int | None, typer.Option("--max-steps", help="Stop after this many steps.")
+    ] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option("--batch-tokens", help="Tokens a step, over all processes.")
+    ] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Order of rows, new weights.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue only; fail if there is no run in --out.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+) -> None:
+    """Train a student from a tape; the same command continues a run that was stopped."""
+    flags = {
+        "loop.max_steps": max_steps,
+        "loop.batch_tokens": batch_tokens,
+        "optim.lr": lr,
+        "loop.seed": seed,
+    }
+    given = [f"{key}={value!r}" for key, value in flags.items() if value is not None]
+    try:
+        resolved = load_train_recipe(recipe, [*(assignments or []), *given])
+        from train.run import Flags, train_student  # torch is loaded once the flags are right
+
+        train_student(Flags(cache=cache, student=model, out=out, resume=resume), resolved)
+    except TeachertapeError as error:
+        if debug:
+            traceback.print_exc()
+        say(f"error: {error}")
+        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
+    except KeyboardInterrupt as error:
+        say("interrupted; run the same command again to continue")
+        raise typer.Exit(130) from error

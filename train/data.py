@@ -1,0 +1,213 @@
+"""Which rows are trained on, in which order, loaded ahead by a thread.
+
+The order depends on (seed, epoch) alone, never on the number of processes: a step is a set of rows
+within a budget of tokens; processes and micro-batches only divide it.
+"""
+
+from __future__ import annotations
+
+import queue
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from audio_models.inputs import render_prompt
+from audio_models.load import AudioLM
+from cache_schema import Tape, TapeRow
+from cache_schema.errors import TapeError
+from cache_schema.questions import question_text
+from cache_schema.types import SAMPLE_RATE_HZ, Trace
+from train.recipe import DataRecipe
+
+T = TypeVar("T")
+
+POOL_STEPS = 50
+"""Steps whose rows are sorted by length together: little padding, and a varying order."""
+
+AUDIO_TOKENS_PER_S = 25.0
+"""Assumed where a family does not say; only the budget depends on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One trace of one sample, and about how many input positions it takes."""
+
+    sample_id: str
+    trace_index: int
+    num_tokens: int
+
+
+def usable(trace: Trace, recipe: DataRecipe) -> str:
+    """Return why a trace is not used, or an empty string."""
+    if len(trace.token_ids) == 0:
+        return "empty trace"
+    if trace.correct is False and not recipe.wrong_traces:
+        return "wrong answer"
+    if trace.finish_reason == "length" and not recipe.truncated_traces:
+        return "truncated trace"
+    return ""
+
+
+def scan(
+    tape: Tape, lm: AudioLM, recipe: DataRecipe, signals: Sequence[str]
+) -> tuple[list[Example], Counter[str]]:
+    """Return the rows to train on, in the tape's order, and how many were left out, by reason.
+
+    Raises:
+        TapeError: nothing is left.
+    """
+    examples: list[Example] = []
+    left_out: Counter[str] = Counter()
+    for row in tape:
+        missing = [name for name in signals if name not in row]
+        if not row.traces or missing:
+            left_out[f"no {missing[0]}" if row.traces else "no trace"] += 1
+            continue
+        if row.num_audio_samples / SAMPLE_RATE_HZ > lm.max_audio_s:
+            left_out[f"audio longer than {lm.max_audio_s:g} s"] += 1
+            continue
+        prompt = _prompt_tokens(lm, row)
+        for index, trace in enumerate(row.traces):
+            length = prompt + len(trace.token_ids)
+            reason = usable(trace, recipe)
+            if not reason and length > recipe.max_tokens:
+                reason = f"longer than {recipe.max_tokens} tokens"
+            if reason:
+                left_out[reason] += 1
+            else:
+                examples.append(
+                    Example(sample_id=row.sample_id, trace_index=index, num_tokens=length)
+                )
+    if not examples:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise TapeError(f"{tape.location}: no row to train on ({reasons or 'the tape is empty'})")
+    return examples, left_out
+
+
+def _prompt_tokens(lm: AudioLM, row: TapeRow) -> int:
+    text = render_prompt(lm, question_text(row.question, row.choices))
+    duration_s = row.num_audio_samples / SAMPLE_RATE_HZ
+    if lm.family.tokens_of_frames is None:
+        audio = round(duration_s * AUDIO_TOKENS_PER_S)
+    else:
+        hop = lm.processor.feature_extractor.hop_length
+        audio = lm.family.tokens_of_frames(-(-round(duration_s * lm.sample_rate_hz) // hop))
+    return len(lm.tokenizer(text)["input_ids"]) - 1 + audio
+
+
+def plan_epoch(
+    examples: Sequence[Example], batch_tokens: int, seed: int, epoch: int
+) -> list[list[Example]]:
+    """Return the steps of one epoch: rows of similar length, at most ``batch_tokens`` a step.
+
+    Every row comes once; a row longer than the budget has a step of its own.
+    """
+    order = random.Random(f"{seed}/{epoch}")
+    shuffled = list(examples)
+    order.shuffle(shuffled)
+    steps: list[list[Example]] = []
+    for pool in _cut(shuffled, POOL_STEPS * batch_tokens):
+        pool.sort(key=lambda example: example.num_tokens)
+        pooled = _cut(pool, batch_tokens)
+        order.shuffle(pooled)
+        steps += pooled
+    return steps
+
+
+def _cut(examples: Sequence[Example], budget: int) -> list[list[Example]]:
+    """Cut a sequence into runs whose tokens stay within the budget."""
+    runs: list[list[Example]] = []
+    filled = 0
+    for example in examples:
+        if not runs or filled + example.num_tokens > budget:
+            runs.append([])
+            filled = 0
+        runs[-1].append(example)
+        filled += example.num_tokens
+    return runs
+
+
+def divide_step(
+    step: Sequence[Example], rank: int, num_ranks: int, micro_tokens: int
+) -> list[list[Example]]:
+    """Return one process's micro-batches of a step, each within ``micro_tokens`` padded tokens.
+
+    Rows are dealt in turn, longest first. A process that gets none returns no micro-batch.
+    """
+    ordered = sorted(step, key=lambda e: (-e.num_tokens, e.sample_id, e.trace_index))
+    micro: list[list[Example]] = []
+    for example in ordered[rank::num_ranks]:
+        fits = micro and micro[-1][0].num_tokens * (len(micro[-1]) + 1) <= micro_tokens
+        if fits:
+            micro[-1].append(example)
+        else:
+            micro.append([example])
+    return micro
+
+
+def steps_of_run(
+    examples: Sequence[Example], batch_tokens: int, seed: int, epochs: int, max_steps: int
+) -> int:
+    """Return the number of steps: that of the epochs, or ``max_steps`` if it is set."""
+    if max_steps:
+        return max_steps
+    return sum(len(plan_epoch(examples, batch_tokens, seed, epoch)) for epoch in range(epochs))
+
+
+def run_plan(examples: Sequence[Example], batch_tokens: int, seed: int) -> Iterator[list[Example]]:
+    """Yield step after step, epoch after epoch, without end."""
+    epoch = 0
+    while True:
+        yield from plan_epoch(examples, batch_tokens, seed, epoch)
+        epoch += 1
+
+
+def prefetch(jobs: Iterator[Callable[[], T]], ahead: int) -> Generator[T, None, None]:
+    """Run jobs in one thread, in order, at most ``ahead`` results waiting.
+
+    A thread and not processes: tables and arrays are mapped memory, read without the interpreter's
+    lock. An error in a job is raised where its result is taken; leaving the iterator ends the
+    thread.
+    """
+    results: queue.Queue[_Result[T]] = queue.Queue(maxsize=ahead)
+    ended = threading.Event()
+
+    def put(result: _Result[T]) -> None:
+        while not ended.is_set():
+            try:
+                results.put(result, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def work() -> None:
+        try:
+            for job in jobs:
+                if ended.is_set():
+                    return
+                put(_Result(value=job()))
+            put(_Result(last=True))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
+            put(_Result(error=error))
+
+    thread = threading.Thread(target=work, name="loader", daemon=True)
+    thread.start()
+    try:
+        while not (result := results.get()).last:
+            if result.error is not None:
+                raise result.error
+            assert result.value is not None
+            yield result.value
+    finally:
+        ended.set()
+        thread.join()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Result(Generic[T]):
+    value: T | None = None
+    error: BaseException | None = None
+    last: bool = False

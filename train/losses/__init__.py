@@ -1,0 +1,1 @@
+"""Losses as pure functions: values per position, added up where they are used."""

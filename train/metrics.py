@@ -1,0 +1,138 @@
+"""What a run says while it runs: ``metrics.jsonl``, a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from train.rundir import write_text_atomic
+
+
+def say(message: str) -> None:
+    """Print one line of what is happening to stderr; stdout is for results."""
+    print(message, file=sys.stderr, flush=True)  # noqa: T201 - the one place that prints
+
+
+@dataclass(frozen=True, kw_only=True)
+class TermValue:
+    """One term of one step.
+
+    Attributes:
+        value: mean over its positions, unweighted.
+        weight: what it is multiplied by in the loss.
+        count: its positions in the step.
+        gradient_norm: norm of the weighted term's gradient over all trained parameters, on the
+            step's first micro-batch; ``None`` where it was not measured.
+    """
+
+    value: float
+    weight: float
+    count: int
+    gradient_norm: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepMetrics:
+    """One line of ``metrics.jsonl``.
+
+    Attributes:
+        step: steps done, from 1.
+        loss: weighted sum of the terms.
+        terms: every term.
+        lr: learning rate of the student.
+        grad_norm: gradient norm before clipping.
+        tokens: unpadded input positions over all processes.
+        tokens_per_s: the same a second of this step.
+        step_s: seconds of this step, waiting included.
+        loader_wait_s: seconds spent waiting for data.
+    """
+
+    step: int
+    loss: float
+    terms: dict[str, TermValue]
+    lr: float
+    grad_norm: float
+    tokens: int
+    tokens_per_s: float
+    step_s: float
+    loader_wait_s: float
+
+    def to_json(self) -> str:
+        """Return the line, without its end."""
+        values: dict[str, Any] = {**vars(self)}
+        values["terms"] = {
+            name: {key: value for key, value in vars(term).items() if value is not None}
+            for name, term in self.terms.items()
+        }
+        return json.dumps(values)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of ``metrics.jsonl``; a last line cut by a crash is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def cut_metrics(path: Path, step: int) -> None:
+    """Drop the lines after ``step``: those steps are done again."""
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    if path.is_file():
+        write_text_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+class Reporter:
+    """Writes metrics and shows progress; use as a context manager, on the first process only."""
+
+    def __init__(self, path: Path, total: int, done: int, every: int) -> None:
+        self._path, self._total, self._first, self._every = path, total, done, every
+        self._started_s = time.monotonic()
+        self._bar: Progress | None = None
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+            self._task = self._bar.add_task("", total=total, completed=done)
+
+    def __enter__(self) -> Reporter:
+        self._file = self._path.open("a", encoding="utf-8")
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, metrics: StepMetrics) -> None:
+        """Record one step."""
+        self._file.write(metrics.to_json() + "\n")
+        self._file.flush()
+        terms = "  ".join(f"{name} {term.value:.4f}" for name, term in metrics.terms.items())
+        text = f"loss {metrics.loss:.4f}  {terms}  {metrics.tokens_per_s:,.0f} tok/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=metrics.step, description=text)
+        elif metrics.step % self._every == 0 or metrics.step in (self._first + 1, self._total):
+            done = metrics.step - self._first
+            left_s = (time.monotonic() - self._started_s) / done * (self._total - metrics.step)
+            say(f"step {metrics.step}/{self._total}  {text}  {left_s:.0f} s left")

@@ -1,0 +1,145 @@
+"""The run directory: whose it is, what it was started with, whether it is finished.
+
+```
+RUN/
+  run.json         tape, student, rows; "finished" when done
+  recipe.toml      the resolved recipe
+  metrics.jsonl    one line a step
+  checkpoints/     step-00000200/, ...
+  student/         the trained student, written last but for the report
+  report.md
+```
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache_schema.errors import OutputError, ProvenanceError, UsageError
+from cache_schema.recipes import as_toml
+from train.recipe import TrainRecipe
+
+RUN_FORMAT = "teachertape-run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDir:
+    """Paths of one run."""
+
+    root: Path
+
+    @property
+    def info(self) -> Path:
+        """What the run is."""
+        return self.root / "run.json"
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.root / "recipe.toml"
+
+    @property
+    def metrics(self) -> Path:
+        """One line a step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.root / "checkpoints"
+
+    @property
+    def student(self) -> Path:
+        """The trained student."""
+        return self.root / "student"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.root / "report.md"
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write a file beside and rename it into place."""
+    beside = path.with_name(f".{path.name}.partial")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def check_run_dir(run: RunDir, recipe: TrainRecipe, resume: bool) -> dict[str, Any] | None:
+    """Return what ``run.json`` says of a run started before, ``None`` for a new one.
+
+    Raises:
+        OutputError: the directory holds something else.
+        UsageError: ``resume`` without a run, or the run was started with another recipe.
+    """
+    if not run.info.is_file():
+        if run.root.exists() and (not run.root.is_dir() or any(run.root.iterdir())):
+            raise OutputError(
+                f"{run.root} holds something that is not a training run; nothing was changed. "
+                "Give --out a new or empty folder."
+            )
+        if resume:
+            raise UsageError(f"--resume: {run.root} holds no run; leave --resume out to start one")
+        return None
+    info = json.loads(run.info.read_text(encoding="utf-8"))
+    if info.get("format") != RUN_FORMAT:
+        raise OutputError(f"{run.info} is not a training run's; nothing was changed")
+    before = tomllib.loads(run.recipe.read_text(encoding="utf-8"))
+    now = tomllib.loads(as_toml(recipe))
+    changed = _differences(before, now, "")
+    if changed:
+        raise UsageError(
+            f"{run.root} was started with another recipe:\n  " + "\n  ".join(changed) + "\n"
+            "Repeat the same flags to continue, or give another --out."
+        )
+    return dict(info)
+
+
+def open_run(run: RunDir, recipe: TrainRecipe, about: dict[str, Any]) -> None:
+    """Record what the run is, or check that it is still the same.
+
+    Raises:
+        ProvenanceError: tape, student or rows differ from those the run was started with.
+    """
+    if not run.info.is_file():
+        run.root.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(run.recipe, as_toml(recipe))
+        write_text_atomic(run.info, json.dumps({"format": RUN_FORMAT, **about}, indent=2) + "\n")
+        return
+    info = json.loads(run.info.read_text(encoding="utf-8"))
+    changed = [
+        f"{key}: then {info.get(key)!r}, now {value!r}"
+        for key, value in about.items()
+        if info.get(key) != value
+    ]
+    if changed:
+        raise ProvenanceError(
+            f"{run.root} was started from something else:\n  " + "\n  ".join(changed) + "\n"
+            "Give another --out."
+        )
+
+
+def mark_finished(run: RunDir) -> None:
+    """Record that nothing is left to do."""
+    info = json.loads(run.info.read_text(encoding="utf-8"))
+    write_text_atomic(run.info, json.dumps({**info, "finished": True}, indent=2) + "\n")
+
+
+def _differences(before: Any, now: Any, where: str) -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = sorted(before.keys() | now.keys())
+        return [
+            line
+            for key in keys
+            for line in _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
+        ]
+    return [] if before == now else [f"{where}: then {before!r}, now {now!r}"]
