@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from audio_models.forward import Forward, forward_with_states
-from audio_models.inputs import AudioBatch, Request, build_inputs
+from audio_models.inputs import Request
 from audio_models.load import AudioLM, load_audio_lm
 from cache_schema import Tape, TapeRow
 from cache_schema.errors import AudioError, UsageError
@@ -21,7 +20,7 @@ from cache_schema.manifest import GroupInfo
 from cache_schema.questions import question_text
 from cache_schema.shard import is_finite
 from cache_schema.signals import AUDIO_ROW, Row, hidden_row, topk_row
-from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE, IntArray, TopK
+from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE, IntArray
 from cache_schema.writer import TapeWriter
 from pipeline.progress import say
 from pipeline.recipe import ExtractRecipe
@@ -34,18 +33,10 @@ from pipeline.teachers.describe import (
     resolve_dtype,
     text_shape,
 )
+from pipeline.teachers.hf_acoustic import AcousticSignals, read_batch
 
 WINDOW_BATCHES = 16
 """Batches sorted by length together: little padding, and shards stay near the dataset's order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """One forward row: a sample with one of its responses (int64 [R]; empty if it has none)."""
-
-    row: TapeRow
-    trace_index: int
-    response_ids: IntArray
 
 
 def run(recipe: ExtractRecipe) -> None:
@@ -72,10 +63,17 @@ def run(recipe: ExtractRecipe) -> None:
     top_k = info.signals.get("topk", {"k": 1})["k"]
     failures = Failures("acoustic", recipe.failures.max_fraction)
     with writer_for(recipe, info) as writer, counter("acoustic", len(todo)) as progress:
-        for rows in windows(todo, recipe.acoustic.batch_size):
-            for batch in batches(rows, recipe.acoustic.batch_size):
-                record_batch(lm, layers, top_k, batch, responses, writer, failures)
-                progress.advance(len(batch))
+        recorder = Recorder(
+            lm=lm,
+            layers=layers,
+            top_k=top_k,
+            responses=responses,
+            writer=writer,
+            failures=failures,
+        )
+        for batch in by_length(todo, recipe.acoustic.batch_size):
+            recorder.record(batch)
+            progress.advance(len(batch))
         writer.seal()
         failures.settle(writer, len(todo))
 
@@ -148,132 +146,74 @@ class Responses:
         return np.asarray([*ids, *ends], dtype=np.int64)
 
 
-def windows(rows: Sequence[TapeRow], batch_size: int) -> Iterator[list[TapeRow]]:
-    """Cut the samples into windows that are sorted by length within."""
-    size = batch_size * WINDOW_BATCHES
-    for start in range(0, len(rows), size):
-        yield sorted(rows[start : start + size], key=lambda row: row.num_audio_samples)
-
-
-def batches(rows: Sequence[TapeRow], batch_size: int) -> Iterator[list[TapeRow]]:
-    """Cut sorted samples into batches."""
-    for start in range(0, len(rows), batch_size):
-        yield list(rows[start : start + batch_size])
-
-
-def record_batch(
-    lm: AudioLM,
-    layers: Sequence[int],
-    top_k: int,
-    rows: Sequence[TapeRow],
-    responses: Responses,
-    writer: TapeWriter,
-    failures: Failures,
-) -> None:
-    """Record a batch, halved when memory runs out or to single out a recording it cannot hear."""
-    items = [
-        Item(row=row, trace_index=index, response_ids=ids)
-        for row in rows
-        for index, ids in enumerate(responses.of(row))
-    ]
-    try:
-        outputs = list(read_batch(lm, layers, top_k, items))
-    except torch.cuda.OutOfMemoryError:
-        if len(rows) == 1:
-            raise
-        torch.cuda.empty_cache()
-        say(f"acoustic: out of memory with {len(rows)} samples a batch, halving")
-        _record_halves(lm, layers, top_k, rows, responses, writer, failures)
-        return
-    except AudioError as error:
-        if len(rows) == 1:
-            failures.add(rows[0].sample_id, rows[0].row_index, "audio", str(error))
-            return
-        _record_halves(lm, layers, top_k, rows, responses, writer, failures)
-        return
-    for row in rows:
-        record_sample(
-            row, [output for output in outputs if output.item.row is row], writer, failures
-        )
-
-
-def _record_halves(
-    lm: AudioLM,
-    layers: Sequence[int],
-    top_k: int,
-    rows: Sequence[TapeRow],
-    responses: Responses,
-    writer: TapeWriter,
-    failures: Failures,
-) -> None:
-    middle = len(rows) // 2
-    for half in (rows[:middle], rows[middle:]):
-        record_batch(lm, layers, top_k, half, responses, writer, failures)
+def by_length(rows: Sequence[TapeRow], batch_size: int) -> Iterator[list[TapeRow]]:
+    """Cut the samples into batches of similar length, window by window of the dataset's order."""
+    window = batch_size * WINDOW_BATCHES
+    for start in range(0, len(rows), window):
+        ordered = sorted(rows[start : start + window], key=lambda row: row.num_audio_samples)
+        for first in range(0, len(ordered), batch_size):
+            yield ordered[first : first + batch_size]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
-    """What the teacher said of one item: states at audio positions, top-k on the response."""
+class Recorder:
+    """Reads batches with the teacher and puts them on the tape."""
 
-    item: Item
-    states: Mapping[int, NDArray[Any]]
-    times_s: NDArray[np.float32]
-    topk: TopK
+    lm: AudioLM
+    layers: Sequence[int]
+    top_k: int
+    responses: Responses
+    writer: TapeWriter
+    failures: Failures
+
+    def record(self, rows: Sequence[TapeRow]) -> None:
+        """Record a batch; what cannot be read or is not finite counts as failed."""
+        for row, signals in self.read(rows):
+            finite = all(np.isfinite(one.topk.logprobs).all() for one in signals)
+            if not (finite and is_finite(signals[0].states)):
+                self.failures.add(row.sample_id, row.row_index, "non-finite", "logits or states")
+                continue
+            self.writer.add(*rows_of(row.sample_id, signals))
+
+    def read(self, rows: Sequence[TapeRow]) -> list[tuple[TapeRow, list[AcousticSignals]]]:
+        """Read a batch, halved where memory runs out or one recording spoils it."""
+        responses = [self.responses.of(row) for row in rows]
+        requests = [
+            Request(
+                audio=row.audio,
+                text=question_text(row.question, row.choices),
+                response_ids=response_ids,
+            )
+            for row, many in zip(rows, responses, strict=True)
+            for response_ids in many
+        ]
+        try:
+            signals = iter(read_batch(self.lm, requests, self.layers, self.top_k))
+        except torch.cuda.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+            torch.cuda.empty_cache()
+            say(f"acoustic: out of memory with {len(rows)} samples a batch, halving")
+        except AudioError as error:
+            if len(rows) == 1:
+                self.failures.add(rows[0].sample_id, rows[0].row_index, "audio", str(error))
+                return []
+        else:
+            pairs = zip(rows, responses, strict=True)
+            return [(row, [next(signals) for _ in many]) for row, many in pairs]
+        middle = len(rows) // 2
+        return self.read(rows[:middle]) + self.read(rows[middle:])
 
 
-@torch.no_grad()
-def read_batch(
-    lm: AudioLM, layers: Sequence[int], top_k: int, items: Sequence[Item]
-) -> Iterator[Output]:
-    """Run one forward pass over the items, audio and response together."""
-    requests = [
-        Request(
-            audio=item.row.audio,
-            text=question_text(item.row.question, item.row.choices),
-            response_ids=item.response_ids,
-        )
-        for item in items
+def rows_of(
+    sample_id: str, signals: Sequence[AcousticSignals]
+) -> tuple[dict[str, list[Row]], list[tuple[Row, Mapping[int, NDArray[Any]]]]]:
+    """Return a sample's rows: states once (they do not see the response), top-k a response."""
+    topk = [
+        topk_row(sample_id, index, one.topk)
+        for index, one in enumerate(signals)
+        if len(one.topk.target_ids)
     ]
-    batch = build_inputs(lm, requests).to(lm.device)
-    forward = forward_with_states(lm.model, batch.inputs, layers, batch.predict_positions)
-    logprobs_NV = forward.logits_NV.float().log_softmax(dim=-1)
-    kept_Nk, ids_Nk = logprobs_NV.topk(top_k, dim=-1)
-    tail_N = (1.0 - kept_Nk.double().exp().sum(dim=-1)).clamp(0.0, 1.0).float()
-    counts = [len(item.response_ids) for item in items]
-    parts = [tensor.cpu().split(counts) for tensor in (ids_Nk, kept_Nk, tail_N)]
-    for index, item in enumerate(items):
-        ids, kept, tail = (part[index].numpy() for part in parts)
-        yield Output(
-            item=item,
-            states=_audio_states(forward, batch, index),
-            times_s=batch.audio_times_s[index],
-            topk=TopK(target_ids=item.response_ids, token_ids=ids, logprobs=kept, tail=tail),
-        )
-
-
-def _audio_states(forward: Forward, batch: AudioBatch, index: int) -> dict[int, NDArray[Any]]:
-    positions = batch.audio_positions[index]
-    states = {}
-    for layer, states_BTD in forward.states.items():
-        rows = states_BTD[index, positions.to(states_BTD.device)].cpu()
-        bits = rows.view(torch.uint16) if rows.dtype == torch.bfloat16 else rows
-        states[layer] = bits.numpy()
-    return states
-
-
-def record_sample(
-    row: TapeRow, outputs: Sequence[Output], writer: TapeWriter, failures: Failures
-) -> None:
-    """Put one sample on the tape: states once (they do not see the response), top-k a response."""
-    first = outputs[0]
-    finite = all(np.isfinite(output.topk.logprobs).all() for output in outputs)
-    if not (finite and is_finite(first.states)):
-        failures.add(row.sample_id, row.row_index, "non-finite", "logits or states")
-        return
-    topk: list[Row] = [
-        topk_row(row.sample_id, output.item.trace_index, output.topk)
-        for output in outputs
-        if len(output.topk.target_ids)
-    ]
-    place = hidden_row(row.sample_id, AUDIO_ROW, "audio", (0, 0), None, first.times_s)
-    writer.add({"topk": topk}, [(place, first.states)] if first.states else [])
+    first = signals[0]
+    place = hidden_row(sample_id, AUDIO_ROW, "audio", (0, 0), None, first.times_s)
+    return {"topk": topk}, [(place, first.states)] if first.states else []
