@@ -170,12 +170,17 @@ app.command(
     "extract-teachers",
     help="Ingest a dataset and record its teachers' signals.\n\n" + EXAMPLE,
 )(_extraction(None))
-app.command("ingest", help="Only the first step: rows and audio become samples.")(
-    _extraction("ingest")
-)
-app.command("textualize", help="Only the second step: samples get descriptions.")(
-    _extraction("textualize")
-)
+app.command(
+    "ingest",
+    help="Only the first step: rows and audio become samples.\n\n"
+    "Example: pipeline ingest --dataset clips.jsonl --out ./cache",
+)(_extraction("ingest"))
+app.command(
+    "textualize",
+    help="Only the second step: samples get the descriptions a textual teacher reads.\n\n"
+    "Example: pipeline textualize --dataset clips.jsonl --out ./cache "
+    "--set textualize.template='{speaker} says: {transcript}'",
+)(_extraction("textualize"))
 
 
 @app.command("inspect")
