@@ -6,6 +6,7 @@ within a budget of tokens; processes and micro-batches only divide it.
 
 from __future__ import annotations
 
+import itertools
 import queue
 import random
 import threading
@@ -13,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+import torch
 
 from audio_models.inputs import render_prompt
 from audio_models.load import AudioLM
@@ -38,6 +41,16 @@ class Example:
     sample_id: str
     trace_index: int
     num_tokens: int
+
+
+def require_audio(tape: Tape) -> None:
+    """Read one recording, so that a tape without audio is refused before anything is loaded.
+
+    Raises:
+        MissingSignalError: the tape keeps references to audio only.
+    """
+    for row in itertools.islice(tape, 1):
+        assert row.audio.ndim == 1
 
 
 def usable(trace: Trace, recipe: DataRecipe) -> str:
@@ -169,7 +182,8 @@ def prefetch(jobs: Iterator[Callable[[], T]], ahead: int) -> Generator[T, None, 
     """Run jobs in one thread, in order, at most ``ahead`` results waiting.
 
     A thread and not processes: tables and arrays are mapped memory, read without the interpreter's
-    lock. An error in a job is raised where its result is taken; leaving the iterator ends the
+    lock. It computes on one core: a second team of OpenMP threads would spin against the training
+    step's. An error in a job is raised where its result is taken; leaving the iterator ends the
     thread.
     """
     results: queue.Queue[_Result[T]] = queue.Queue(maxsize=ahead)
@@ -184,6 +198,7 @@ def prefetch(jobs: Iterator[Callable[[], T]], ahead: int) -> Generator[T, None, 
             return
 
     def work() -> None:
+        torch.set_num_threads(1)
         try:
             for job in jobs:
                 if ended.is_set():

@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator  # type: ignore[import-untyped]
-from accelerate.utils import gather_object  # type: ignore[import-untyped]
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from audio_models.load import AudioLM
@@ -98,7 +98,8 @@ def train_steps(run: Run, done: int, reporter: Reporter | None) -> None:
     """
     accelerator, device = run.accelerator, run.accelerator.device
     terms = run.unwrapped.terms
-    weights_M = torch.tensor([term.settings.weight for term in terms], device=device).double()
+    weights = [term.settings.weight for term in terms]
+    weights_M = torch.tensor(weights, dtype=torch.float64, device=device)
     parameters = [p for p in run.objective.parameters() if p.requires_grad]
     with contextlib.closing(_loads(run, done)) as loads:
         for step in range(done + 1, run.total_steps + 1):

@@ -179,15 +179,11 @@ class Objective(nn.Module):
 
     def counts(self, batch: TrainBatch) -> Tensor:
         """Return float64 [M]: the positions each term sums over."""
-        return torch.tensor(
-            [
-                batch.num_audio_positions
-                if term.name == "acoustic_hidden"
-                else len(batch.target_ids)
-                for term in self.terms
-            ],
-            dtype=torch.float64,
-        )
+        counts = [
+            batch.num_audio_positions if _at_audio(term) else len(batch.target_ids)
+            for term in self.terms
+        ]
+        return torch.tensor(counts, dtype=torch.float64)
 
     def forward(self, batch: TrainBatch) -> Tensor:
         """Return float32 [M]: every term summed over the batch's positions, unweighted."""
@@ -216,7 +212,7 @@ class Objective(nn.Module):
 
     def _states_sum(self, term: Term, batch: TrainBatch, states: Mapping[int, Tensor]) -> Tensor:
         """Return the mean over layer pairs of the distance summed over positions."""
-        audio = term.spec.source == AUDIO_SOURCE
+        audio = _at_audio(term)
         positions = batch.audio.audio_positions if audio else batch.audio.predict_positions
         recorded_NLD = batch.audio_states if audio else batch.text_states
         assert recorded_NLD is not None
@@ -234,6 +230,10 @@ class Objective(nn.Module):
             teacher_ND = recorded_NLD[:, layers.index(teacher)]
             total = total + distance(student_ND.float(), teacher_ND).sum()
         return total / len(term.pairs)
+
+
+def _at_audio(term: Term) -> bool:
+    return term.spec.states and term.spec.source == AUDIO_SOURCE
 
 
 def _vocabulary_sums(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator  # type: ignore[import-untyped]
-from accelerate.utils import (  # type: ignore[import-untyped]
-    DistributedDataParallelKwargs,
-)
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs
+from transformers.utils.logging import disable_progress_bar
 
 from audio_models.load import AudioLM, read_dtype, read_num_layers
 from cache_schema import Tape, open_tape
@@ -22,7 +22,7 @@ from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
 from train.align import align_tokenizers
 from train.batch import Needs
 from train.checkpoint import list_checkpoints, load_checkpoint
-from train.data import Example, scan, steps_of_run
+from train.data import Example, require_audio, scan, steps_of_run
 from train.loop import Run, train_steps
 from train.metrics import Reporter, cut_metrics, say
 from train.objective import Objective, Term, check_signals, resolve_terms, teacher_layers
@@ -48,13 +48,17 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
     Raises:
         TeachertapeError: a named error of the tape, the student, the recipe or the folder.
     """
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     directory = RunDir(root=flags.out)
     before = check_run_dir(directory, recipe, flags.resume)
+    PartialState().wait_for_everyone()  # every process has looked before the first one writes
     if before and before.get("finished"):
         say(f"{flags.out} is finished: {directory.student}; nothing to do")
         return
     tape = open_tape(flags.cache)
     signals = check_signals(recipe.terms, tape)
+    require_audio(tape)
     terms = resolve_terms(recipe.terms, tape, read_num_layers(flags.student))
     accelerator = make_accelerator(recipe, terms)
     torch.manual_seed(recipe.loop.seed)
@@ -168,13 +172,14 @@ def continue_from(run: Run, resume: bool, accelerator: Accelerator) -> int:
     """Load the last checkpoint, if there is one; return the steps done."""
     found = list_checkpoints(run.directory.checkpoints)
     done = 0
+    word = "--resume: the run stopped before its first checkpoint, so it starts over" * resume
     if found:
         done, path = found[-1]
         load_checkpoint(path, run.unwrapped, run.optimizer, accelerator.process_index)
-        say(f"continuing after step {done} of {run.total_steps} ({path})")
-    elif resume:
-        say("--resume: the run stopped before its first checkpoint, so it starts over")
+        word = f"continuing after step {done} of {run.total_steps} ({path})"
     if accelerator.is_main_process:
+        if word:
+            say(word)
         cut_metrics(run.directory.metrics, done)
     accelerator.wait_for_everyone()
     return done

@@ -2,7 +2,7 @@
 
 ```
 RUN/
-  run.json         tape, student, rows; "finished" when done
+  run.json         tape, student, rows, recipe; "finished" when done; written first
   recipe.toml      the resolved recipe
   metrics.jsonl    one line a step
   checkpoints/     step-00000200/, ...
@@ -13,9 +13,9 @@ RUN/
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def check_run_dir(run: RunDir, recipe: TrainRecipe, resume: bool) -> dict[str, A
         UsageError: ``resume`` without a run, or the run was started with another recipe.
     """
     if not run.info.is_file():
-        if run.root.exists() and (not run.root.is_dir() or any(run.root.iterdir())):
+        if run.root.exists() and (not run.root.is_dir() or _holds_something(run.root)):
             raise OutputError(
                 f"{run.root} holds something that is not a training run; nothing was changed. "
                 "Give --out a new or empty folder."
@@ -93,9 +93,7 @@ def check_run_dir(run: RunDir, recipe: TrainRecipe, resume: bool) -> dict[str, A
     info = json.loads(run.info.read_text(encoding="utf-8"))
     if info.get("format") != RUN_FORMAT:
         raise OutputError(f"{run.info} is not a training run's; nothing was changed")
-    before = tomllib.loads(run.recipe.read_text(encoding="utf-8"))
-    now = tomllib.loads(as_toml(recipe))
-    changed = _differences(before, now, "")
+    changed = _differences(info["recipe"], _as_json(recipe), "")
     if changed:
         raise UsageError(
             f"{run.root} was started with another recipe:\n  " + "\n  ".join(changed) + "\n"
@@ -112,8 +110,9 @@ def open_run(run: RunDir, recipe: TrainRecipe, about: dict[str, Any]) -> None:
     """
     if not run.info.is_file():
         run.root.mkdir(parents=True, exist_ok=True)
+        info = {"format": RUN_FORMAT, **about, "recipe": _as_json(recipe)}
+        write_text_atomic(run.info, json.dumps(info, indent=2) + "\n")
         write_text_atomic(run.recipe, as_toml(recipe))
-        write_text_atomic(run.info, json.dumps({"format": RUN_FORMAT, **about}, indent=2) + "\n")
         return
     info = json.loads(run.info.read_text(encoding="utf-8"))
     changed = [
@@ -132,6 +131,15 @@ def mark_finished(run: RunDir) -> None:
     """Record that nothing is left to do."""
     info = json.loads(run.info.read_text(encoding="utf-8"))
     write_text_atomic(run.info, json.dumps({**info, "finished": True}, indent=2) + "\n")
+
+
+def _as_json(recipe: TrainRecipe) -> Any:
+    return json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
+def _holds_something(root: Path) -> bool:
+    """Whether there is more than what a kill in the very first write leaves."""
+    return any(item.name != f".{RunDir(root=root).info.name}.partial" for item in root.iterdir())
 
 
 def _differences(before: Any, now: Any, where: str) -> list[str]:

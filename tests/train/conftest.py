@@ -1,17 +1,34 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate.state import AcceleratorState
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "audio_models")]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "audio_models"))
 
 import tiny_audio_lm
 from tiny_tape import MakeTape, build_tape
 
 from audio_models.load import AudioLM, load_audio_lm
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny matrices: OpenMP teams of parallel tests only spin against each other."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator() -> None:
+    """Each run in this process chooses its precision anew."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

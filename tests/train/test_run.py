@@ -1,49 +1,252 @@
 from __future__ import annotations
 
-import json
+import itertools
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
+import click.testing
 import numpy as np
 import pytest
 import tiny_audio_lm
 import torch
+from safetensors.torch import load_file
 from tiny_tape import MakeTape
 from typer.testing import CliRunner
 
 from audio_models.generate import generate
 from audio_models.inputs import Request
 from audio_models.load import load_audio_lm
-from train import checkpoint, loop
 from train.cli import app
-from train.metrics import read_metrics
+from train.metrics import Reporter, StepMetrics, read_metrics
+
+TIMES = ("step_s", "tokens_per_s", "loader_wait_s")
 
 
-def train(tape: Path, student: Path, out: Path, *more: str):
+def train(tape: Path, student: Path, out: Path, *more: str) -> click.testing.Result:
     arguments = ["student", "--cache", str(tape), "--student", str(student), "--out", str(out)]
     return CliRunner().invoke(app, [*arguments, *more])
 
 
-QUICK = (
-    "--max-steps", "6", "--batch-tokens", "400", "--lr", "1e-3", "--set", "checkpoints.every=3",
-)  # fmt: skip
+def flags(steps: int, *more: str) -> tuple[str, ...]:
+    return (
+        "--max-steps", str(steps), "--batch-tokens", "400", "--lr", "1e-3",
+        "--set", "checkpoints.every=5", *more,
+    )  # fmt: skip
+
+
+def without_times(run: Path) -> list[dict[str, object]]:
+    lines = read_metrics(run / "metrics.jsonl")
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Die after a step's metrics were written, its checkpoint not."""
+    record = Reporter.step
+
+    def step_and_die(self: Reporter, metrics: StepMetrics) -> None:
+        record(self, metrics)
+        if metrics.step == step:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Reporter, "step", step_and_die)
 
 
 def test_a_run_trains_and_leaves_a_student_that_answers(
     make_tape: MakeTape, student_dir: Path, tmp_path: Path
 ) -> None:
-    result = train(make_tape(), student_dir, tmp_path / "run", *QUICK, "--max-steps", "20")
+    result = train(make_tape(), student_dir, tmp_path / "run", *flags(20))
     assert result.exit_code == 0, result.output
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, 21))
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert set(lines[0]["terms"]) == {"ce", "text_jsd", "text_hidden", "acoustic_hidden"}
-    # the frozen student is the acoustic teacher: nothing to correct before the first step
+    # the untrained student is the acoustic teacher: nothing to correct before the first step
     assert lines[0]["terms"]["acoustic_hidden"]["value"] < 1e-5
     assert lines[-1]["terms"]["ce"]["value"] < lines[0]["terms"]["ce"]["value"]
     trained = load_audio_lm(str(tmp_path / "run" / "student"), "auto", "cpu")
     request = Request(audio=np.zeros(8000, np.float32), text="Is it high?")
     assert len(generate(trained, [request], max_new_tokens=4, batch_size=1)[0].token_ids) > 0
-    assert "tiny-text" in (tmp_path / "run" / "report.md").read_text()
-    assert (tmp_path / "run" / "recipe.toml").is_file()
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "tiny-text" in report
+    assert "1:2 2:4" in report
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 2
+
+
+def test_a_stopped_run_continues_bit_for_bit(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tape = make_tape()
+    assert train(tape, student_dir, tmp_path / "straight", *flags(10)).exit_code == 0
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        assert train(tape, student_dir, tmp_path / "stopped", *flags(10)).exit_code == 130
+    assert len(read_metrics(tmp_path / "stopped" / "metrics.jsonl")) == 7
+    assert not (tmp_path / "stopped" / "student").exists()
+    result = train(tape, student_dir, tmp_path / "stopped", *flags(10, "--resume"))
+    assert result.exit_code == 0, result.output
+    assert "continuing after step 5" in result.output
+    assert without_times(tmp_path / "stopped") == without_times(tmp_path / "straight")
+    one, other = (
+        load_file(tmp_path / name / "student" / "model.safetensors")
+        for name in ("straight", "stopped")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_micro_batches_equal_one_big_batch(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    tape = make_tape()
+    for name, micro in (("big", 100_000), ("small", 1)):
+        more = flags(4, "--set", f"loop.micro_tokens={micro}")
+        assert train(tape, student_dir, tmp_path / name, *more).exit_code == 0
+    for big, small in zip(
+        *(read_metrics(tmp_path / name / "metrics.jsonl") for name in ("big", "small")), strict=True
+    ):
+        assert big["tokens"] == small["tokens"]
+        # float32 sums in another order, and four steps of AdamW amplify them
+        assert small["loss"] == pytest.approx(big["loss"], rel=1e-4)
+        assert small["grad_norm"] == pytest.approx(big["grad_norm"], rel=1e-3)
+
+
+def test_a_finished_run_says_so(make_tape: MakeTape, student_dir: Path, tmp_path: Path) -> None:
+    tape = make_tape()
+    assert train(tape, student_dir, tmp_path / "run", *flags(2)).exit_code == 0
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    again = train(tape, student_dir, tmp_path / "run", *flags(2))
+    assert again.exit_code == 0
+    assert "is finished" in again.output
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+    other = train(tape, student_dir, tmp_path / "run", *flags(3))
+    assert other.exit_code == 2
+    assert "loop.max_steps: then 2, now 3" in other.output
+
+
+def test_what_is_recorded_and_what_is_saved(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    more = ("--recipe", "sft", "--set", "logging.gradient_norms_every=2", "--set", "loop.epochs=1")
+    result = train(make_tape(acoustic=False, signals=("trace",)), student_dir, tmp_path / "run",
+                   "--batch-tokens", "400", *more)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [set(line["terms"]) for line in lines] == [{"ce"}] * len(lines)
+    assert "gradient_norm" not in lines[0]["terms"]["ce"]
+    # one term, one micro-batch a step: its gradient is the whole gradient
+    assert lines[1]["terms"]["ce"]["gradient_norm"] == pytest.approx(lines[1]["grad_norm"], 1e-4)
+    assert sum(line["terms"]["ce"]["count"] for line in lines) == sum(
+        len(f"<THINK>pitch {i}</THINK><RESPONSE>{a}</RESPONSE>") + 1
+        for i, a in zip(range(12), itertools.cycle(["no", "yes"]), strict=False)
+    )
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("--set", "student.lora_rank=2"),
+        ("--set", "student.activation_checkpointing=true"),
+        ("--set", "student.autocast=bfloat16"),
+        ("--set", "terms.text_kl.weight=1", "--set", "terms.text_kl.temperature=2"),
+        ("--set", "terms.text_jsd.weight=0", "--set", "terms.ce.weight=0"),
+        ("--set", "loop.vocab_chunk=3"),
+    ],
+)
+def test_variants_train(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    result = train(make_tape(), student_dir, tmp_path / "run", *flags(3, *more))
+    assert result.exit_code == 0, result.output
+    before = load_file(student_dir / "model.safetensors")
+    after = load_file(tmp_path / "run" / "student" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_chunks_and_recomputation_change_nothing(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    tape = make_tape()
+    more = ("--set", "loop.vocab_chunk=3", "--set", "student.activation_checkpointing=true")
+    assert train(tape, student_dir, tmp_path / "plain", *flags(3)).exit_code == 0
+    assert train(tape, student_dir, tmp_path / "lean", *flags(3, *more)).exit_code == 0
+    for one, other in zip(
+        *(read_metrics(tmp_path / name / "metrics.jsonl") for name in ("plain", "lean")),
+        strict=True,
+    ):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+
+
+def test_frozen_parts_stay(make_tape: MakeTape, student_dir: Path, tmp_path: Path) -> None:
+    more = flags(3, "--set", 'student.freeze=["audio_tower"]')
+    assert train(make_tape(), student_dir, tmp_path / "run", *more).exit_code == 0
+    before = load_file(student_dir / "model.safetensors")
+    after = load_file(tmp_path / "run" / "student" / "model.safetensors")
+    for name, tensor in before.items():
+        frozen = name.startswith(("visual.", "audio_tower."))
+        projector = name.startswith("audio_tower.proj.")
+        if frozen and not projector:
+            assert torch.equal(tensor, after[name]), name
+    assert not torch.equal(before["audio_tower.proj.weight"], after["audio_tower.proj.weight"])
+    assert not torch.equal(before["lm_head.weight"], after["lm_head.weight"])
+
+
+def test_everything_trains_when_nothing_is_frozen(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    assert train(make_tape(), student_dir, tmp_path / "run", *flags(3)).exit_code == 0
+    before = load_file(student_dir / "model.safetensors")
+    after = load_file(tmp_path / "run" / "student" / "model.safetensors")
+    for prefix in ("audio_tower.layers.", "audio_tower.proj.", "model.layers.1.", "lm_head."):
+        names = [name for name in before if name.startswith(prefix)]
+        assert any(not torch.equal(before[name], after[name]) for name in names), prefix
+
+
+def test_the_students_dtype_is_kept(make_tape: MakeTape, tmp_path: Path) -> None:
+    directory = tiny_audio_lm.save_omni(tmp_path / "bf16")
+    lm = load_audio_lm(str(directory), "bfloat16", "cpu")
+    lm.model.save_pretrained(directory)
+    assert train(make_tape(), directory, tmp_path / "run", *flags(2)).exit_code == 0
+    saved = load_file(tmp_path / "run" / "student" / "model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
+
+
+def test_no_serving_engine_and_no_datasets_in_the_process(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    tape = make_tape()
+    script = f"""
+        import sys
+        from typer.testing import CliRunner
+        from train.cli import app
+        result = CliRunner().invoke(app, ["student", "--cache", {str(tape)!r}, "--student",
+            {str(student_dir)!r}, "--out", {str(tmp_path / "run")!r}, "--max-steps", "1"])
+        assert result.exit_code == 0, result.output
+        loaded = {{"vllm", "pipeline", "ray"}} & {{name.partition(".")[0] for name in sys.modules}}
+        assert not loaded, loaded
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
+
+
+def test_a_killed_process_continues(make_tape: MakeTape, student_dir: Path, tmp_path: Path) -> None:
+    tape = make_tape()
+    command = [
+        sys.executable, "-m", "train", "student", "--cache", str(tape), "--student",
+        str(student_dir), "--out", str(tmp_path / "run"), *flags(400),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step 20/"):
+            process.kill()
+            break
+    process.communicate(timeout=60)
+    checkpoints = [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")]
+    assert checkpoints
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 30)
+        result = train(tape, student_dir, tmp_path / "run", *flags(400))
+    assert "continuing after step" in result.output
+    steps = [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
+    assert steps == list(range(1, 31))

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cache_schema.types import TopK
+from train.batch import NO_TOKEN, fold_topk
+from train.losses import eager, states, vocabulary
+from train.losses.chunked import chunked_sums
+
+N, V, K = 7, 40, 6
+# float32 against a reference that forms probabilities: log(p / q) loses a few digits where p is small
+TOLERANCE = {"atol": 2e-6, "rtol": 2e-5}
+
+
+def logits(seed: int, vocab: int = V, scale: float = 3.0) -> Tensor:
+    return torch.randn(N, vocab, generator=torch.Generator().manual_seed(seed)) * scale
+
+
+def recorded(teacher_NV: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    kept, ids = teacher_NV.log_softmax(-1).topk(k)
+    rest = teacher_NV.softmax(-1).scatter(-1, ids, 0.0).sum(-1)
+    return ids, kept, rest
+
+
+def both(function, student_NV: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = student_NV.clone().requires_grad_()
+    value = function(leaf)
+    value.sum().backward()
+    assert leaf.grad is not None
+    return value.detach(), leaf.grad
+
+
+def bucketed(divergence, teacher_NV: Tensor, k: int, temperature: float = 1.0):
+    ids, kept, tail = recorded(teacher_NV, k)
+
+    def run(student_NV: Tensor) -> Tensor:
+        p = vocabulary.temper(vocabulary.teacher_buckets(kept, tail), temperature)
+        q = vocabulary.temper(vocabulary.student_buckets(student_NV, ids), temperature)
+        return divergence(p, q)
+
+    return run
+
+
+PAIRS = [
+    (vocabulary.forward_kl, eager.dense_forward_kl),
+    (vocabulary.jensen_shannon, eager.dense_jensen_shannon),
+]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize(("fast", "dense"), PAIRS)
+def test_all_tokens_kept_equals_the_dense_divergence(fast, dense, temperature: float) -> None:
+    teacher, student = logits(0), logits(1)
+    value, grad = both(bucketed(fast, teacher, V, temperature), student)
+    expected, expected_grad = both(lambda s: dense(teacher, s, temperature), student)
+    torch.testing.assert_close(value, expected, **TOLERANCE)
+    torch.testing.assert_close(grad, expected_grad, **TOLERANCE)
+
+
+@pytest.mark.parametrize(("fast", "dense"), PAIRS)
+def test_buckets_equal_explicit_buckets_and_bound_the_divergence_below(fast, dense) -> None:
+    teacher, student = logits(0), logits(1)
+    ids, _, _ = recorded(teacher, K)
+
+    def explicit(student_NV: Tensor) -> Tensor:
+        p = eager.dense_buckets(teacher.softmax(-1), ids).log()
+        q = eager.dense_buckets(student_NV.softmax(-1), ids).log()
+        return dense(p, q, 1.0)
+
+    value, grad = both(bucketed(fast, teacher, K), student)
+    expected, expected_grad = both(explicit, student)
+    torch.testing.assert_close(value, expected, **TOLERANCE)
+    torch.testing.assert_close(grad, expected_grad, **TOLERANCE)
+    assert (value <= dense(teacher, student, 1.0) + 1e-6).all()
+    assert (value >= 0).all()
+
+
+@pytest.mark.parametrize("divergence", [vocabulary.forward_kl, vocabulary.jensen_shannon])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_teacher_itself_costs_nothing(divergence, temperature: float) -> None:
+    teacher = logits(0)
+    value, grad = both(bucketed(divergence, teacher, K, temperature), teacher)
+    torch.testing.assert_close(value, torch.zeros(N), atol=1e-6, rtol=0)
+    torch.testing.assert_close(grad, torch.zeros_like(grad), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("divergence", [vocabulary.forward_kl, vocabulary.jensen_shannon])
+def test_tail_logits_get_gradient(divergence) -> None:
+    teacher, student = logits(0), logits(1)
+    ids, _, _ = recorded(teacher, K)
+    _, grad = both(bucketed(divergence, teacher, K), student)
+    in_tail = torch.ones(N, V, dtype=torch.bool).scatter(-1, ids, False)
+    assert (grad[in_tail].abs() > 0).all()
+
+
+def test_a_tail_too_small_for_one_minus_the_sum_keeps_its_digits() -> None:
+    student = torch.full((1, V), -30.0)
+    student[0, 0] = 0.0
+    ids = torch.tensor([[0]])
+    tail = vocabulary.student_buckets(student, ids)[0, -1]
+    assert tail.item() == pytest.approx(math.log((V - 1) * math.exp(-30.0)), rel=1e-5)
+
+
+@pytest.mark.parametrize("divergence", [vocabulary.forward_kl, vocabulary.jensen_shannon])
+def test_a_student_vocabulary_with_padding_rows_puts_them_in_the_tail(divergence) -> None:
+    teacher, student = logits(0), logits(1, vocab=V + 8)
+    value, grad = both(bucketed(divergence, teacher, K), student)
+    assert torch.isfinite(value).all()
+    assert (grad[:, V:].abs() > 0).all()
+    padded = torch.cat([student[:, :V], torch.full((N, 8), -1e4)], dim=-1)
+    without, _ = both(bucketed(divergence, teacher, K), student[:, :V])
+    torch.testing.assert_close(both(bucketed(divergence, teacher, K), padded)[0], without)
+
+
+@pytest.mark.parametrize("divergence", [vocabulary.forward_kl, vocabulary.jensen_shannon])
+def test_absent_entries_make_no_nan(divergence) -> None:
+    teacher = logits(0)
+    ids, kept, tail = recorded(teacher, K)
+    moved = tail + kept[:, -1].exp()
+    ids[:, -1], kept[:, -1] = NO_TOKEN, -math.inf
+    leaf = logits(1).requires_grad_()
+    value = divergence(
+        vocabulary.teacher_buckets(kept, moved), vocabulary.student_buckets(leaf, ids)
+    )
+    value.sum().backward()
+    narrow = bucketed(divergence, teacher, K - 1)
+    expected, expected_grad = both(narrow, leaf.detach())
+    torch.testing.assert_close(value.detach(), expected, **TOLERANCE)
+    torch.testing.assert_close(leaf.grad, expected_grad, **TOLERANCE)
+
+
+def test_jensen_shannon_is_bounded_and_finite_for_disjoint_distributions() -> None:
+    p = torch.tensor([[0.0, -math.inf]])
+    q = torch.tensor([[-math.inf, 0.0]], requires_grad=True)
+    value = vocabulary.jensen_shannon(p, q)
+    value.sum().backward()
+    assert value.item() == pytest.approx(math.log(2))
+    assert q.grad is not None
+    assert torch.isfinite(q.grad).all()
+
+
+def test_cross_entropy_equals_its_reference() -> None:
+    student, targets = logits(1), torch.arange(N)
+    value, grad = both(lambda s: vocabulary.cross_entropy(s, targets), student)
+    expected, expected_grad = both(lambda s: eager.dense_cross_entropy(s, targets), student)
+    torch.testing.assert_close(value, expected, **TOLERANCE)
+    torch.testing.assert_close(grad, expected_grad, **TOLERANCE)
+
+
+def test_folding_moves_unknown_and_surplus_entries_to_the_tail() -> None:
+    topk = TopK(
+        target_ids=np.array([1]),
+        token_ids=np.array([[1, 90, 3, 4]]),
+        logprobs=np.log(np.array([[0.5, 0.2, 0.1, 0.05]], dtype=np.float32)),
+        tail=np.array([0.15], dtype=np.float32),
+    )
+    ids, logprobs, tail = fold_topk(topk, 3, lambda token_ids: token_ids < 50)
+    np.testing.assert_array_equal(ids, [[1, NO_TOKEN, 3]])
+    np.testing.assert_allclose(np.exp(logprobs), [[0.5, 0.0, 0.1]], rtol=1e-6)
+    np.testing.assert_allclose(tail, [0.4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 100])
+def test_chunks_change_neither_value_nor_gradient_nor_hold_more_logits(chunk: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(N, 8, generator=generator, requires_grad=True)
+    weight = torch.randn(V, 8, generator=generator, requires_grad=True)
+    targets = torch.arange(N)
+    seen: list[int] = []
+
+    def unembed(readout: Tensor) -> Tensor:
+        seen.append(len(readout))
+        return readout @ weight.T
+
+    def losses(logits_nV: Tensor, where: slice) -> Tensor:
+        value = vocabulary.cross_entropy(logits_nV, targets[where])
+        return torch.stack([value.sum(), (value * value).sum()])
+
+    sums = chunked_sums(hidden, unembed, losses, chunk)
+    sums.sum().backward()
+    assert max(seen) == min(chunk, N)
+    grads = hidden.grad.clone(), weight.grad.clone()
+    hidden.grad = weight.grad = None
+    dense = losses(hidden @ weight.T, slice(None))
+    dense.sum().backward()
+    torch.testing.assert_close(sums, dense)
+    torch.testing.assert_close(grads[0], hidden.grad)
+    torch.testing.assert_close(grads[1], weight.grad)
+
+
+def test_distances_of_states() -> None:
+    teacher = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    zero = torch.zeros(2)
+    torch.testing.assert_close(states.cosine_distance(2 * teacher, teacher), zero)
+    torch.testing.assert_close(states.relative_mse(teacher, teacher), zero)
+    torch.testing.assert_close(states.relative_mse(0 * teacher, teacher), zero + 1)
+    both_distances = states.cosine_and_mse(-teacher, teacher)
+    torch.testing.assert_close(both_distances, torch.tensor([6.0, 6.0]))

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import click.testing
+import numpy as np
+import pytest
+import tiny_audio_lm
+from tiny_tape import MakeTape
+from typer.testing import CliRunner
+
+from train.cli import app
+
+
+def train(tape: Path, student: Path, out: Path, *more: str) -> click.testing.Result:
+    arguments = ["student", "--cache", str(tape), "--student", str(student), "--out", str(out)]
+    return CliRunner().invoke(app, [*arguments, "--max-steps", "1", *more])
+
+
+def refuse(result: click.testing.Result, *parts: str, status: int = 1) -> None:
+    assert result.exit_code == status, result.output
+    assert result.output.count("error:") == 1
+    assert "Traceback" not in result.output
+    for part in parts:
+        assert part in result.output
+
+
+def test_a_tape_without_a_signal_is_refused_before_the_student_is_read(
+    make_tape: MakeTape, tmp_path: Path
+) -> None:
+    tape = make_tape(acoustic=False, signals=("trace", "topk"))
+    result = train(tape, tmp_path / "no-student", tmp_path / "run")
+    refuse(
+        result,
+        "[terms.text_hidden] needs textual/hidden",
+        "[terms.acoustic_hidden] needs acoustic/hidden",
+        "It has: textual/topk, textual/trace",
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_layer_the_tape_lacks_is_refused(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    more = ("--set", "terms.text_hidden.layers=1:3")
+    refuse(train(make_tape(), student_dir, tmp_path / "run", *more), "holds 2, 4", "record layer 3")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_tokenizer_is_refused(make_tape: MakeTape, tmp_path: Path) -> None:
+    other = tiny_audio_lm.save_omni(tmp_path / "other", first_byte=7)
+    result = train(make_tape(), other, tmp_path / "run")
+    refuse(result, "token 0 of the trace has id", "'<THINK>", "Train a student that shares")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_stop_token_is_refused(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    text = "<RESPONSE>no</RESPONSE>"
+    ids = tiny_audio_lm.build_tokenizer()(text)["input_ids"]
+    foreign = tiny_audio_lm.build_tokenizer().convert_tokens_to_ids("<|im_start|>")
+    changes = {"s0": {"text": text, "token_ids": np.asarray([*ids, foreign], dtype=np.int64)}}
+    tape = make_tape(changes=changes, digest="other")
+    refuse(train(tape, student_dir, tmp_path / "run"), "'<|im_start|>'", "'<|im_end|>'")
+
+
+def test_the_same_strings_under_another_digest_train(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    result = train(make_tape(digest="other"), student_dir, tmp_path / "run")
+    assert result.exit_code == 0, result.output
+
+
+def test_a_folder_with_something_else_is_left_alone(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    refuse(train(make_tape(), student_dir, out), "holds something that is not a training run")
+    assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+
+
+def test_rows_are_left_out_with_a_count(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    changes = {
+        "s0": {"correct": False},
+        "s1": {"finish_reason": "length"},
+        "s2": {"correct": None},
+        "s3": {"token_ids": np.empty(0, dtype=np.int64)},
+    }
+    result = train(make_tape(changes=changes), student_dir, tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    assert (
+        "rows: 9; left out: 1 empty trace; left out: 1 truncated trace; left out: 1 wrong answer"
+        in result.output
+    )
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "9 used; left out: 1 empty trace, 1 truncated trace, 1 wrong answer" in report
+
+
+def test_no_usable_row_is_refused(make_tape: MakeTape, student_dir: Path, tmp_path: Path) -> None:
+    changes = {f"s{index}": {"correct": False} for index in range(3)}
+    tape = make_tape(changes=changes, num_samples=3)
+    refuse(train(tape, student_dir, tmp_path / "run"), "no row to train on (3 wrong answer)")
+    assert not (tmp_path / "run").exists()
+    more = ("--set", "data.wrong_traces=true")
+    assert train(tape, student_dir, tmp_path / "run", *more).exit_code == 0
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_by_name(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    result = train(
+        make_tape(), student_dir, tmp_path / "run", "--lr", "1e30", "--max-steps", "9",
+        "--set", "optim.warmup_fraction=0.0",
+    )  # fmt: skip
+    refuse(result, "step 2: loss nan", "on rows s", "The last checkpoint is good")
+
+
+def test_wrong_flags_are_wrong_usage(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    tape = make_tape()
+    for more, part in [
+        (("--set", "optm.lr=1"), "did you mean 'optim'"),
+        (("--set", "terms.text_kld.weight=1"), "did you mean 'text_kl'"),
+        (("--set", "terms.ce.temperature=2"), "unknown key 'temperature'"),
+        (("--set", "terms.ce.weight=-1"), "expected 0 or more"),
+        (("--recipe", "jont"), "did you mean 'joint'"),
+        (("--resume",), "holds no run"),
+        (("--set", 'student.freeze=["audio_towr"]'), "did you mean 'audio_tower'"),
+    ]:
+        refuse(train(tape, student_dir, tmp_path / "run", *more), part, status=2)
+        assert not (tmp_path / "run").exists()
+    refuse(train(tmp_path / "none", student_dir, tmp_path / "run"), "no tape here")
+    refuse(train(tape, tmp_path / "none", tmp_path / "run"), "does not exist")
+
+
+def test_help_shows_an_example() -> None:
+    for arguments in (["--help"], ["student", "--help"]):
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert "train student --cache ./cache" in CliRunner().invoke(app, ["student", "--help"]).output
