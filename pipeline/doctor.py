@@ -4,7 +4,8 @@
 
 Each probe is a process of its own: a CUDA build of an audio library beside a CPU torch fails with
 an OSError, or kills its interpreter, and would take the doctor along. Only the standard library is
-imported at the top, so the doctor runs where nothing else does. On two idle cores it takes 22 s.
+imported at the top, so the doctor runs where nothing else does. It takes 25 s of CPU time, on as
+many as four cores; most of it is vLLM's import.
 
 vLLM's CPU package pulls torchaudio, torchvision and torchcodec in builds that want CUDA libraries.
 A torchvision or torchcodec that cannot load makes transformers fail, and nothing here needs either;
@@ -124,7 +125,9 @@ def _look_at_compiler() -> Finding:
     if found := which(os.environ.get("CXX", "g++")):
         return Finding("compiler", "ok", found)
     mend = "install a C++ compiler (Debian: apt-get install g++)"
-    return Finding("compiler", "warn", "none: torch.compile, and so vLLM's default, fails", mend)
+    return Finding(
+        "compiler", "warn", "none: torch.compile and Triton, so vLLM on a GPU, fail", mend
+    )
 
 
 def _available_memory_bytes() -> int:
