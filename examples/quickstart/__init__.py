@@ -1,1 +1,1 @@
-"""The quickstart: both stages on recorded speech, with models made on the spot, on two CPU cores."""
+"""The quickstart: both stages on recorded speech, with models made on the spot."""

@@ -1,8 +1,8 @@
 """Recorded speech from Debian: spoken numbers of the Asterisk telephone prompts.
 
-Five packages, one language and one speaker each (Allison in two), CC-BY-SA (Russian: CC-BY). They are
-fetched by ``apt-get download``, which needs neither root nor an installation and checks Debian's
-signatures, and unpacked here. Only the fifty files that are used are kept, in the user's cache.
+Five packages, one language and one speaker each (Allison in two), CC-BY-SA (Russian: CC-BY). They
+are fetched by ``apt-get download``, which needs neither root nor an installation and checks
+Debian's signatures, and unpacked here. Only the fifty files that are used are kept, in the user's cache.
 """
 
 from __future__ import annotations

@@ -41,13 +41,13 @@ class HeardClip:
 
     Attributes:
         numbers: what is spoken.
-        mel_MF: float32 [mel bins, frames].
-        labels_A: int64 [audio tokens]: 0 for silence, number + 1 where one is spoken.
+        mel: float32 [mel bins, frames].
+        labels: int64 [audio tokens]: 0 for silence, number + 1 where one is spoken.
     """
 
     numbers: tuple[int, ...]
-    mel_MF: Tensor
-    labels_A: Tensor
+    mel: Tensor
+    labels: Tensor
 
 
 def prepare_clips(clips: Sequence[Clip], processor: Qwen2AudioProcessor) -> list[HeardClip]:
@@ -66,8 +66,8 @@ def prepare_clips(clips: Sequence[Clip], processor: Qwen2AudioProcessor) -> list
             heard.append(
                 HeardClip(
                     numbers=clip.numbers,
-                    mel_MF=mel_MF[:, :count].clone(),
-                    labels_A=_token_labels(clip, whisper_pooled_tokens(count)),
+                    mel=mel_MF[:, :count].clone(),
+                    labels=_token_labels(clip, whisper_pooled_tokens(count)),
                 )
             )
     return heard
@@ -96,10 +96,10 @@ def train_tower(
     def loss_of_step(_: int) -> Tensor:
         chosen = [clips[place] for place in next(batches)]
         states_AD = model.audio_tower(
-            torch.cat([clip.mel_MF for clip in chosen], dim=1),
-            feature_lens=torch.tensor([clip.mel_MF.shape[1] for clip in chosen]),
+            torch.cat([clip.mel for clip in chosen], dim=1),
+            feature_lens=torch.tensor([clip.mel.shape[1] for clip in chosen]),
         ).last_hidden_state
-        return F.cross_entropy(readout(states_AD), torch.cat([clip.labels_A for clip in chosen]))
+        return F.cross_entropy(readout(states_AD), torch.cat([clip.labels for clip in chosen]))
 
     parameters = [*model.audio_tower.named_parameters(), *readout.named_parameters()]
     train(
@@ -167,16 +167,18 @@ def response_loss(
             {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": question}]}
         ]
         prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        prompt_ids = tokenizer(prompt.replace(AUDIO, AUDIO * len(clip.labels_A))).input_ids
+        prompt_ids = tokenizer(prompt.replace(AUDIO, AUDIO * len(clip.labels))).input_ids
         answer_ids = tokenizer(answer + TURN_END).input_ids
         rows.append(torch.tensor(prompt_ids + answer_ids))
         labels.append(torch.tensor([_IGNORED] * len(prompt_ids) + answer_ids))
     ids_BT = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
     labels_BT = pad_sequence(labels, batch_first=True, padding_value=_IGNORED)
-    mels = [clip.mel_MF.T for clip in clips]
+    mels = [clip.mel.T for clip in clips]
     logits_BTV = model(
         input_ids=ids_BT,
-        attention_mask=(torch.arange(ids_BT.shape[1]) < torch.tensor([[len(r)] for r in rows])).long(),
+        attention_mask=(
+            torch.arange(ids_BT.shape[1]) < torch.tensor([[len(r)] for r in rows])
+        ).long(),
         input_features=pad_sequence(mels, batch_first=True).transpose(1, 2),
         feature_attention_mask=pad_sequence(
             [torch.ones(len(mel), dtype=torch.long) for mel in mels], batch_first=True

@@ -1,7 +1,8 @@
 """The task in words: numbers, questions about them, true answers and true reasoning.
 
-Every question needs two things: hearing which numbers are spoken, and a short chain of steps that
-composes over them. ``solve`` carries out the chain; the textual teacher learns to write it.
+A reasoning question needs two things: hearing which numbers are spoken, and a short chain of steps
+that composes over them. ``solve`` carries out the chain; the textual teacher learns to write it.
+The fourth question asks for the numbers alone: it measures hearing.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Solution:
         caption: what is heard.
         reasoning: the steps.
         summary: what follows from them.
-        answer: the answer, one of the choices.
+        answer: the answer, one of the choices if there are any.
     """
 
     planning: str
@@ -64,7 +65,19 @@ def _parity(number: int) -> str:
 
 
 def _steps(numbers: Sequence[int], step: Callable[[int], str]) -> str:
-    return " ".join(f"{NUMBER_WORDS[number]} {step(place)}." for place, number in enumerate(numbers))
+    return " ".join(
+        f"{NUMBER_WORDS[number]} {step(place)}." for place, number in enumerate(numbers)
+    )
+
+
+def _solve_hearing(numbers: Sequence[int]) -> Solution:
+    return Solution(
+        planning="write the numbers down",
+        caption=f"I hear {transcript(numbers)}",
+        reasoning="so far " + " ".join(f"{NUMBER_WORDS[number]}." for number in numbers),
+        summary=f"the numbers are {transcript(numbers)}",
+        answer=transcript(numbers),
+    )
 
 
 def _solve_sum_parity(numbers: Sequence[int]) -> Solution:
@@ -116,6 +129,10 @@ def _counts(_: Sequence[int], __: np.random.Generator) -> tuple[str, ...]:
     return NUMBER_WORDS[:4]
 
 
+def _open(_: Sequence[int], __: np.random.Generator) -> tuple[str, ...]:
+    return ()
+
+
 def four_numbers(numbers: Sequence[int], rng: np.random.Generator) -> tuple[str, ...]:
     """The numbers heard and others that are not, in random order: four choices."""
     heard = sorted(set(numbers))
@@ -130,7 +147,7 @@ class QuestionKind:
 
     Attributes:
         text: the question.
-        choices: makes the permitted answers for given numbers.
+        choices: makes the permitted answers for given numbers; none for an open question.
         solve: works out the true solution.
     """
 
@@ -139,7 +156,9 @@ class QuestionKind:
     solve: Callable[[Sequence[int]], Solution]
 
 
-REASONING_QUESTIONS: dict[str, QuestionKind] = {
+HEARING = "hearing"
+
+QUESTIONS: dict[str, QuestionKind] = {
     "sum parity": QuestionKind(
         text="Is the sum of the numbers even?", choices=_yes_no, solve=_solve_sum_parity
     ),
@@ -149,4 +168,8 @@ REASONING_QUESTIONS: dict[str, QuestionKind] = {
     "largest": QuestionKind(
         text="Which number is the largest?", choices=four_numbers, solve=_solve_largest
     ),
+    HEARING: QuestionKind(text=HEARING_QUESTION, choices=_open, solve=_solve_hearing),
 }
+"""Kind -> question; all but the last need reasoning."""
+
+REASONING_KINDS = tuple(kind for kind in QUESTIONS if kind != HEARING)

@@ -11,6 +11,7 @@ Tried in this order, each step said aloud:
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -152,4 +153,42 @@ def first_available(
     raise RecordingsError(
         "no recordings could be had; give a folder with --recordings DIR "
         "(files NUMBER_SPEAKER_INDEX.wav, numbers 0 to 9)"
+    )
+
+
+def save(recordings: RecordingSet, folder: Path) -> None:
+    """Keep a set as wav files with an index beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [{"name": recordings.name, "note": recordings.note}]
+    for place, item in enumerate(recordings.recordings):
+        file = f"{item.number}_{item.speaker}_{place:03d}.wav"
+        soundfile.write(folder / file, item.wave, SAMPLE_RATE_HZ, "PCM_16")
+        lines.append(
+            {
+                "file": file,
+                "number": item.number,
+                "speaker": item.speaker,
+                "language": item.language,
+            }
+        )
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "index.jsonl").write_text(text, encoding="utf-8")
+
+
+def load_saved(folder: Path) -> RecordingSet:
+    """Read a set that ``save`` wrote."""
+    text = (folder / "index.jsonl").read_text(encoding="utf-8")
+    about, *entries = [json.loads(line) for line in text.splitlines()]
+    return RecordingSet(
+        name=about["name"],
+        note=about["note"],
+        recordings=tuple(
+            Recording(
+                number=entry["number"],
+                speaker=entry["speaker"],
+                language=entry["language"],
+                wave=soundfile.read(folder / entry["file"], dtype="float32")[0],
+            )
+            for entry in entries
+        ),
     )

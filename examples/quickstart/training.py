@@ -50,9 +50,7 @@ def train(
     """
     matrices, others = split_parameters(named_parameters)
     optimizers = (
-        torch.optim.Muon(
-            matrices, lr=MATRIX_LR, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"
-        ),
+        torch.optim.Muon(matrices, lr=MATRIX_LR, weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=OTHER_LR, betas=(0.9, 0.98), weight_decay=0.01),
     )
     started_s, total, report_every = time.perf_counter(), 0.0, max(1, num_steps // 5)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from examples.quickstart.questions import REASONING_QUESTIONS, Solution, transcript
+from examples.quickstart.questions import NUMBER_WORDS, QUESTIONS, Solution, transcript
 from examples.quickstart.recordings import SAMPLE_RATE_HZ, Recording, RecordingSet
 
 NUMBERS_PER_CLIP = (2, 3)
@@ -44,12 +44,12 @@ class Row:
     @property
     def question(self) -> str:
         """The question put."""
-        return REASONING_QUESTIONS[self.kind].text
+        return QUESTIONS[self.kind].text
 
     @property
     def solution(self) -> Solution:
         """The true way to the answer."""
-        return REASONING_QUESTIONS[self.kind].solve(self.numbers)
+        return QUESTIONS[self.kind].solve(self.numbers)
 
     @property
     def transcript(self) -> str:
@@ -71,6 +71,24 @@ class Row:
         }
 
 
+def read_rows(path: Path) -> list[Row]:
+    """Read rows that ``write_rows`` wrote."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        rows.append(
+            Row(
+                row_id=values["id"],
+                kind=values["kind"],
+                numbers=tuple(NUMBER_WORDS.index(word) for word in values["transcript"].split()),
+                speaker=values["speaker"],
+                language=values["language"],
+                choices=tuple(values["choices"]),
+            )
+        )
+    return rows
+
+
 def split_compositions(seed: int) -> tuple[list[Composition], list[Composition]]:
     """Split all compositions by which numbers they hold, not by their order.
 
@@ -90,6 +108,16 @@ def split_compositions(seed: int) -> tuple[list[Composition], list[Composition]]
     return training, heldout
 
 
+def draw_clip(
+    compositions: Sequence[Composition], recordings: RecordingSet, rng: np.random.Generator
+) -> tuple[Composition, tuple[str, str]]:
+    """Draw what is spoken and by which voice, two and three numbers equally often."""
+    length = int(rng.choice(NUMBERS_PER_CLIP))
+    pool = [numbers for numbers in compositions if len(numbers) == length]
+    voices = recordings.voices
+    return pool[int(rng.integers(len(pool)))], voices[int(rng.integers(len(voices)))]
+
+
 def draw_rows(
     prefix: str,
     compositions: Sequence[Composition],
@@ -97,14 +125,11 @@ def draw_rows(
     count: int,
     rng: np.random.Generator,
 ) -> list[Row]:
-    """Draw rows: kinds of question in turn, two and three numbers equally often."""
-    by_length = [[c for c in compositions if len(c) == length] for length in NUMBERS_PER_CLIP]
-    kinds = list(REASONING_QUESTIONS)
+    """Draw rows, the kinds of question in turn."""
+    kinds = list(QUESTIONS)
     rows = []
     for place in range(count):
-        pool = by_length[int(rng.integers(len(by_length)))]
-        numbers = pool[int(rng.integers(len(pool)))]
-        speaker, language = recordings.voices[int(rng.integers(len(recordings.voices)))]
+        numbers, (speaker, language) = draw_clip(compositions, recordings, rng)
         kind = kinds[place % len(kinds)]
         rows.append(
             Row(
@@ -113,7 +138,7 @@ def draw_rows(
                 numbers=numbers,
                 speaker=speaker,
                 language=language,
-                choices=REASONING_QUESTIONS[kind].choices(numbers, rng),
+                choices=QUESTIONS[kind].choices(numbers, rng),
             )
         )
     return rows

@@ -1,0 +1,130 @@
+"""The textual teacher: a tiny Qwen3 that learns from text to reason, and never hears anything.
+
+It reads what stage one will give it (a description made from the row's columns, the question, the
+choices) and learns to write the true trace. It sees training compositions alone; on held-out ones
+it has to compose what it learned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from examples.quickstart.tokens import PAD, TURN_END
+from examples.quickstart.training import shuffled, train
+from examples.quickstart.world import Row
+from pipeline.prompts import textual_messages
+from pipeline.textualize import describe
+
+WIDTH = 128
+NUM_LAYERS = 4
+NUM_STEPS = 220
+BATCH = 32
+LR_SCALE = 0.5
+MAX_TRACE_TOKENS = 80
+_IGNORED = -100
+
+
+def make_teacher(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """Return an untrained teacher, about 0.9 million parameters (seed torch before)."""
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=3 * WIDTH,
+        num_hidden_layers=NUM_LAYERS,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=512,
+        initializer_range=0.08,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.convert_tokens_to_ids(PAD),
+        bos_token_id=None,
+        eos_token_id=tokenizer.convert_tokens_to_ids(TURN_END),
+    )
+    model = Qwen3ForCausalLM(config)
+    model.generation_config.eos_token_id = config.eos_token_id
+    model.generation_config.pad_token_id = config.pad_token_id
+    return model
+
+
+def teacher_messages(row: Row) -> list[dict[str, str]]:
+    """Return what the teacher reads about a row, exactly as stage one puts it."""
+    return textual_messages(describe(row.as_json()), row.question, row.choices)
+
+
+def tokenizer_texts(rows: Sequence[Row]) -> list[str]:
+    """Return texts to train the tokenizer on."""
+    return [
+        text
+        for row in rows
+        for text in (teacher_messages(row)[0]["content"], "assistant\n", row.solution.trace)
+    ]
+
+
+def teacher_prompt(row: Row, tokenizer: PreTrainedTokenizerFast) -> str:
+    """Return the prompt of a row in the teacher's chat form."""
+    messages = teacher_messages(row)
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def train_teacher(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: Sequence[Row],
+    rng: np.random.Generator,
+    say: Callable[[str], None],
+    num_steps: int = NUM_STEPS,
+) -> None:
+    """Learn to write the true traces of the rows; only the trace's tokens are scored."""
+    texts = [
+        (
+            tokenizer(teacher_prompt(row, tokenizer)).input_ids,
+            tokenizer(row.solution.trace + TURN_END).input_ids,
+        )
+        for row in rows
+    ]
+    batches = shuffled(len(texts), BATCH, rng)
+
+    def loss_of_step(_: int) -> Tensor:
+        chosen = [texts[place] for place in next(batches)]
+        ids_BT = pad_sequence(
+            [torch.tensor(prompt + trace) for prompt, trace in chosen],
+            batch_first=True,
+            padding_value=tokenizer.pad_token_id,
+        )
+        labels_BT = pad_sequence(
+            [torch.tensor([_IGNORED] * len(prompt) + trace) for prompt, trace in chosen],
+            batch_first=True,
+            padding_value=_IGNORED,
+        )
+        # Padding is on the right, where causal attention never looks from a scored position.
+        logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
+        return F.cross_entropy(
+            logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=_IGNORED
+        )
+
+    train(model.named_parameters(), loss_of_step, num_steps, say, lr_scale=LR_SCALE)
+
+
+@torch.no_grad()
+def answer_by_reading(folder: Path, rows: Sequence[Row], batch_size: int = 50) -> list[str]:
+    """Return a saved teacher's greedy trace for every row, reading the true transcript."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = Qwen3ForCausalLM.from_pretrained(folder)
+    traces = []
+    for start in range(0, len(rows), batch_size):
+        prompts = [teacher_prompt(row, tokenizer) for row in rows[start : start + batch_size]]
+        encoded = tokenizer(prompts, return_tensors="pt", padding=True)
+        output_BT = model.generate(**encoded, max_new_tokens=MAX_TRACE_TOKENS, do_sample=False)
+        traces += tokenizer.batch_decode(
+            output_BT[:, encoded.input_ids.shape[1] :], skip_special_tokens=True
+        )
+    return traces
