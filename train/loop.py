@@ -79,7 +79,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class StepLoad:
-    """One process's share of a step; ``idle`` if it got no row and only keeps the others company."""
+    """One process's share of a step; ``idle`` if it got no row and only joins in the reduction."""
 
     micro: list[TrainBatch]
     idle: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -52,7 +53,8 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
         disable_progress_bar()
     directory = RunDir(root=flags.out)
     before = check_run_dir(directory, recipe, flags.resume)
-    PartialState().wait_for_everyone()  # every process has looked before the first one writes
+    # every process has looked before the first one writes
+    PartialState(cpu=_processes_on_cpu()).wait_for_everyone()
     if before and before.get("finished"):
         say(f"{flags.out} is finished: {directory.student}; nothing to do")
         return
@@ -88,10 +90,19 @@ def make_accelerator(recipe: TrainRecipe, terms: tuple[Term, ...]) -> Accelerato
     bfloat16 = wanted == "bfloat16" or (wanted == "auto" and torch.cuda.is_available())
     only_states = all(term.spec.states for term in terms)
     return Accelerator(
+        cpu=_processes_on_cpu(),
         mixed_precision="bf16" if bfloat16 else "no",
         # without a term over the vocabulary the upper blocks and the unembedding get no gradient
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=only_states)],
     )
+
+
+def _processes_on_cpu() -> bool:
+    """Whether a launcher started this process on a machine without CUDA.
+
+    Accelerate must be told: it would otherwise run every process as if it were alone.
+    """
+    return "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
 
 
 def resolve_needs(

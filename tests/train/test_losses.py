@@ -13,7 +13,7 @@ from train.losses import eager, states, vocabulary
 from train.losses.chunked import chunked_sums
 
 N, V, K = 7, 40, 6
-# float32 against a reference that forms probabilities: log(p / q) loses a few digits where p is small
+# float32 against a reference that forms probabilities: log(p / q) loses digits where p is small
 TOLERANCE = {"atol": 2e-6, "rtol": 2e-5}
 
 

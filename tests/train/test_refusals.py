@@ -4,7 +4,6 @@ from pathlib import Path
 
 import click.testing
 import numpy as np
-import pytest
 import tiny_audio_lm
 from tiny_tape import MakeTape
 from typer.testing import CliRunner
@@ -63,6 +62,15 @@ def test_another_stop_token_is_refused(
     changes = {"s0": {"text": text, "token_ids": np.asarray([*ids, foreign], dtype=np.int64)}}
     tape = make_tape(changes=changes, digest="other")
     refuse(train(tape, student_dir, tmp_path / "run"), "'<|im_start|>'", "'<|im_end|>'")
+
+
+def test_an_acoustic_teacher_read_on_other_ids_is_refused(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    responses = {f"s{index}": np.arange(4) for index in range(12)}
+    tape = make_tape(acoustic_responses=responses)
+    result = train(tape, student_dir, tmp_path / "run", "--set", "terms.acoustic_kl.weight=1")
+    refuse(result, "acoustic/topk was recorded on other token ids")
 
 
 def test_the_same_strings_under_another_digest_train(

@@ -12,12 +12,12 @@ import pytest
 import tiny_audio_lm
 import torch
 from safetensors.torch import load_file
-from tiny_tape import MakeTape
+from tiny_tape import NUM_SAMPLES, MakeTape, sample, trace
 from typer.testing import CliRunner
 
 from audio_models.generate import generate
 from audio_models.inputs import Request
-from audio_models.load import load_audio_lm
+from audio_models.load import AudioLM, load_audio_lm
 from train.cli import app
 from train.metrics import Reporter, StepMetrics, read_metrics
 
@@ -164,6 +164,22 @@ def test_variants_train(
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_the_acoustic_teachers_distribution_is_a_term(
+    make_tape: MakeTape, student: AudioLM, student_dir: Path, tmp_path: Path
+) -> None:
+    responses = {
+        item.sample_id: trace(student, item).token_ids for item in map(sample, range(NUM_SAMPLES))
+    }
+    more = ("--set", "terms.acoustic_kl.weight=1", "--set", "terms.acoustic_kl.temperature=2")
+    tape = make_tape(acoustic_responses=responses)
+    assert train(tape, student_dir, tmp_path / "run", *flags(10, *more)).exit_code == 0
+    values = [
+        line["terms"]["acoustic_kl"]["value"]
+        for line in read_metrics(tmp_path / "run" / "metrics.jsonl")
+    ]
+    assert 0 < values[-1] < values[0]
+
+
 def test_chunks_and_recomputation_change_nothing(
     make_tape: MakeTape, student_dir: Path, tmp_path: Path
 ) -> None:
@@ -250,3 +266,31 @@ def test_a_killed_process_continues(make_tape: MakeTape, student_dir: Path, tmp_
     assert "continuing after step" in result.output
     steps = [line["step"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl")]
     assert steps == list(range(1, 31))
+
+
+def test_two_processes_equal_one(make_tape: MakeTape, student_dir: Path, tmp_path: Path) -> None:
+    tape = make_tape()
+    more = flags(4, "--set", "loop.micro_tokens=150", "--set", "logging.gradient_norms_every=2")
+    assert train(tape, student_dir, tmp_path / "one", *more).exit_code == 0
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "train",
+        "student", "--cache", str(tape), "--student", str(student_dir),
+        "--out", str(tmp_path / "two"), *more,
+    ]  # fmt: skip
+    subprocess.run(command, check=True, timeout=300, stderr=subprocess.PIPE)
+    for one, two in zip(
+        *(read_metrics(tmp_path / name / "metrics.jsonl") for name in ("one", "two")), strict=True
+    ):
+        assert two["tokens"] == one["tokens"]
+        # float32 sums in another order
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+
+
+def test_another_family_trains(make_tape: MakeTape, tmp_path: Path) -> None:
+    directory = tiny_audio_lm.save_qwen_audio(tmp_path / "qwen_audio")
+    result = train(make_tape(acoustic=False), directory, tmp_path / "run", *flags(8),
+                   "--set", "terms.acoustic_hidden.weight=0")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert lines[-1]["loss"] < lines[0]["loss"]

@@ -101,12 +101,21 @@ def write_textual(
             writer.add(rows, hidden if "hidden" in info.signals else None)
 
 
-def write_acoustic(root: Path, lm: AudioLM, samples: list[Sample]) -> None:
+def write_acoustic(
+    root: Path, lm: AudioLM, samples: list[Sample], responses: dict[str, np.ndarray]
+) -> None:
+    signals: dict[str, dict[str, object]] = {"hidden": {"layers": [1, 2], "width": lm.width}}
+    if responses:
+        signals["topk"] = {"k": TOP_K}
     info = GroupInfo(
         group="acoustic",
         kind="acoustic",
-        signals={"hidden": {"layers": [1, 2], "width": lm.width}},
-        identity={"num_layers": lm.num_layers, "width": lm.width},
+        signals=signals,
+        identity={
+            "num_layers": lm.num_layers,
+            "width": lm.width,
+            "tokenizer_digest": tokenizer_digest(lm.tokenizer),
+        },
         notes={"model": "tiny-acoustic"},
     )
     with TapeWriter(root, info, states_dtype="float32") as writer:
@@ -118,7 +127,11 @@ def write_acoustic(root: Path, lm: AudioLM, samples: list[Sample]) -> None:
             states = {n: s[0, batch.audio_positions[0]].numpy() for n, s in out.states.items()}
             times_s = batch.audio_times_s[0]
             place = hidden_row(item.sample_id, AUDIO_ROW, "audio", (0, 0), None, times_s)
-            writer.add({}, [(place, states)])
+            rows = {}
+            if responses:
+                topk = random_topk(responses[item.sample_id], item.row_index)
+                rows["topk"] = [topk_row(item.sample_id, 0, topk)]
+            writer.add(rows, [(place, states)])
 
 
 def build_tape(
@@ -131,6 +144,7 @@ def build_tape(
     changes: dict[str, dict[str, object]] | None = None,
     digest: str | None = None,
     num_samples: int = NUM_SAMPLES,
+    acoustic_responses: dict[str, np.ndarray] | None = None,
 ) -> Path:
     samples = [sample(index) for index in range(num_samples)]
     with TapeWriter(root, GroupInfo(group="samples", kind="samples")) as writer:
@@ -145,5 +159,5 @@ def build_tape(
     info = textual_info(digest or tokenizer_digest(student.tokenizer), layers, signals)
     write_textual(root, student, traces, info, layers)
     if acoustic:
-        write_acoustic(root, student, samples)
+        write_acoustic(root, student, samples, acoustic_responses or {})
     return root

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_tape import MakeTape
+
+from audio_models.load import AudioLM
+from cache_schema import TapeRow, open_tape
+from cache_schema.errors import TapeError
+from train.batch import Needs, collate
+from train.data import Example, divide_step, plan_epoch, prefetch, scan, steps_of_run
+from train.recipe import DataRecipe
+
+EXAMPLES = [
+    Example(sample_id=f"s{i}", trace_index=0, num_tokens=20 + (i * 37) % 90) for i in range(101)
+]
+
+
+def known(token_ids: np.ndarray) -> np.ndarray:
+    return token_ids < 1_000_000
+
+
+NEEDS = Needs(topk=("textual",), text_layers=(2, 4), audio_layers=(1, 2), known={"textual": known})
+
+
+def test_every_row_comes_once_an_epoch_within_the_budget() -> None:
+    steps = plan_epoch(EXAMPLES, 300, seed=0, epoch=0)
+    assert sorted(e.sample_id for step in steps for e in step) == sorted(
+        e.sample_id for e in EXAMPLES
+    )
+    assert all(sum(e.num_tokens for e in step) <= 300 for step in steps)
+    assert plan_epoch(EXAMPLES, 300, seed=0, epoch=0) == steps
+    assert plan_epoch(EXAMPLES, 300, seed=0, epoch=1) != steps
+    assert plan_epoch(EXAMPLES, 300, seed=1, epoch=0) != steps
+
+
+def test_rows_of_similar_length_share_a_step() -> None:
+    steps = plan_epoch(EXAMPLES, 300, seed=0, epoch=0)
+    padded = sum(max(e.num_tokens for e in step) * len(step) for step in steps)
+    assert padded < 1.1 * sum(e.num_tokens for e in EXAMPLES)
+
+
+def test_a_row_longer_than_the_budget_has_a_step_of_its_own() -> None:
+    long = Example(sample_id="long", trace_index=0, num_tokens=999)
+    steps = plan_epoch([*EXAMPLES[:5], long], 300, seed=0, epoch=0)
+    assert [long] in steps
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
+def test_processes_divide_a_step_and_nothing_else(num_ranks: int) -> None:
+    for step in plan_epoch(EXAMPLES, 300, seed=0, epoch=0):
+        shares = [divide_step(step, rank, num_ranks, 100) for rank in range(num_ranks)]
+        dealt = [e for share in shares for micro in share for e in micro]
+        assert sorted(e.sample_id for e in dealt) == sorted(e.sample_id for e in step)
+        for share in shares:
+            for micro in share:
+                widest = max(e.num_tokens for e in micro)
+                assert len(micro) == 1 or widest * len(micro) <= 100
+
+
+def test_number_of_steps() -> None:
+    an_epoch = [len(plan_epoch(EXAMPLES, 300, 0, epoch)) for epoch in range(3)]
+    assert steps_of_run(EXAMPLES, 300, seed=0, epochs=3, max_steps=0) == sum(an_epoch)
+    assert steps_of_run(EXAMPLES, 300, seed=0, epochs=3, max_steps=7) == 7
+
+
+def test_lengths_of_the_plan_are_those_of_the_inputs(make_tape: MakeTape, student: AudioLM) -> None:
+    tape = open_tape(make_tape())
+    examples, left_out = scan(tape, student, DataRecipe(), ())
+    assert not left_out
+    for example in examples:
+        batch = collate(student, tape, [(example.sample_id, 0)], NEEDS)
+        assert batch.num_tokens == example.num_tokens
+
+
+def test_teacher_rows_join_by_id_in_any_order(make_tape: MakeTape, student: AudioLM) -> None:
+    tape = open_tape(make_tape())
+    names = ["s7", "s0", "s11"]
+    batch = collate(student, tape, [(name, 0) for name in names], NEEDS)
+    for name, alone in zip(names, (tape[name] for name in names), strict=True):
+        single = collate(student, tape, [(name, 0)], NEEDS)
+        ids = alone.traces[0].token_ids
+        start = sum(len(tape[other].traces[0].token_ids) for other in names[: names.index(name)])
+        where = slice(start, start + len(ids))
+        np.testing.assert_array_equal(batch.target_ids[where], ids)
+        assert torch.equal(batch.topk["textual"].token_ids[where], single.topk["textual"].token_ids)
+        hidden = alone["textual/hidden"].states
+        np.testing.assert_array_equal(batch.text_states[where], hidden)
+        # the token that comes next, at the position that predicts it
+        row = names.index(name)
+        columns = batch.audio.predict_positions[row]
+        np.testing.assert_array_equal(batch.audio.inputs["input_ids"][row, columns + 1], ids)
+    counts = [len(positions) for positions in batch.audio.audio_positions]
+    parts = torch.split(batch.audio_states, counts)
+    for name, states in zip(names, parts, strict=True):
+        np.testing.assert_array_equal(states, tape[name]["acoustic/hidden"].states)
+
+
+def test_acoustic_positions_that_differ_are_refused(
+    make_tape: MakeTape, student: AudioLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tape = open_tape(make_tape())
+    longer = np.concatenate([tape["s3"].audio, tape["s3"].audio])
+    monkeypatch.setattr(TapeRow, "audio", longer)
+    with pytest.raises(TapeError, match=r"the acoustic teacher has \d+ positions \(audio\)"):
+        collate(student, tape, [("s3", 0)], NEEDS)
+
+
+def test_prefetch_keeps_order_hands_errors_over_and_ends(tmp_path: Path) -> None:
+    def fail() -> int:
+        raise TapeError("broken shard")
+
+    assert list(prefetch(iter([lambda: 1, lambda: 2, lambda: 3]), 2)) == [1, 2, 3]
+    results = prefetch(iter([lambda: 1, fail, lambda: 3]), 2)
+    assert next(results) == 1
+    with pytest.raises(TapeError, match="broken shard"):
+        next(results)
+    endless = prefetch((lambda: 1 for _ in iter(int, 1)), 2)
+    assert next(endless) == 1
+    endless.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "loader"]
