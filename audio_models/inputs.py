@@ -89,13 +89,11 @@ def build_inputs(
 
     Raises:
         AudioError: a recording is empty, not mono, not finite, longer than the front end hears or
-            shorter than one audio token; its text holds the placeholder; or placeholders and
-            features do not match.
+            shorter than one audio token; its text or response holds the placeholder; or
+            placeholders and features do not match.
     """
-    placeholder = lm.tokenizer.convert_ids_to_tokens(lm.audio_token_id)
     for index, request in enumerate(requests):
-        if placeholder in request.text:
-            raise AudioError(f"row {index}: its text holds the audio placeholder {placeholder!r}")
+        _refuse_placeholder(lm, request, index)
     audios = [_prepare_audio(lm, request.audio, index) for index, request in enumerate(requests)]
     encoded = _run_processor(lm, [render_prompt(lm, request.text) for request in requests], audios)
     prompts = [
@@ -133,6 +131,14 @@ def audio_position_times_s(duration_s: float, num_positions: int) -> FloatArray:
     """
     edges = np.linspace(0.0, duration_s, num_positions + 1, dtype=np.float32)
     return np.stack([edges[:-1], edges[1:]], axis=1)
+
+
+def _refuse_placeholder(lm: AudioLM, request: Request, index: int) -> None:
+    placeholder = lm.tokenizer.convert_ids_to_tokens(lm.audio_token_id)
+    if placeholder in request.text:
+        raise AudioError(f"row {index}: its text holds the audio placeholder {placeholder!r}")
+    if request.response_ids is not None and lm.audio_token_id in request.response_ids:
+        raise AudioError(f"row {index}: its response holds the audio placeholder {placeholder!r}")
 
 
 def _prepare_audio(lm: AudioLM, audio: FloatArray, index: int) -> FloatArray:

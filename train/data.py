@@ -53,10 +53,12 @@ def require_audio(tape: Tape) -> None:
         assert row.audio.ndim == 1
 
 
-def usable(trace: Trace, recipe: DataRecipe) -> str:
+def usable(trace: Trace, recipe: DataRecipe, audio_token_id: int) -> str:
     """Return why a trace is not used, or an empty string."""
     if len(trace.token_ids) == 0:
         return "empty trace"
+    if audio_token_id in trace.token_ids:
+        return "trace with an audio placeholder"
     if trace.correct is False and not recipe.wrong_traces:
         return "wrong answer"
     if trace.finish_reason == "length" and not recipe.truncated_traces:
@@ -85,7 +87,7 @@ def scan(
         prompt = _prompt_tokens(lm, row)
         for index, trace in enumerate(row.traces):
             length = prompt + len(trace.token_ids)
-            reason = usable(trace, recipe)
+            reason = usable(trace, recipe, lm.audio_token_id)
             if not reason and length > recipe.max_tokens:
                 reason = f"longer than {recipe.max_tokens} tokens"
             if reason:

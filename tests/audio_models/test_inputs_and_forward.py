@@ -170,6 +170,14 @@ def test_unusable_audio_is_named(omni: AudioLM, audio: np.ndarray, message: str)
         build_inputs(omni, [Request(audio=audio, text="?")])
 
 
+def test_a_response_holding_the_placeholder_is_refused(
+    omni: AudioLM, tones: list[np.ndarray]
+) -> None:
+    response = np.asarray([1, omni.audio_token_id])
+    with pytest.raises(AudioError, match="its response holds the audio placeholder"):
+        build_inputs(omni, [Request(audio=tones[0], text="?", response_ids=response)])
+
+
 def test_a_question_holding_the_placeholder_is_refused(
     omni: AudioLM, tones: list[np.ndarray]
 ) -> None:

@@ -8,6 +8,7 @@ import tiny_audio_lm
 from tiny_tape import MakeTape
 from typer.testing import CliRunner
 
+from audio_models.load import AudioLM
 from train.cli import app
 
 
@@ -91,22 +92,23 @@ def test_a_folder_with_something_else_is_left_alone(
 
 
 def test_rows_are_left_out_with_a_count(
-    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+    make_tape: MakeTape, student: AudioLM, student_dir: Path, tmp_path: Path
 ) -> None:
     changes = {
         "s0": {"correct": False},
         "s1": {"finish_reason": "length"},
         "s2": {"correct": None},
         "s3": {"token_ids": np.empty(0, dtype=np.int64)},
+        "s4": {"token_ids": np.asarray([5, student.audio_token_id])},
     }
     result = train(make_tape(changes=changes), student_dir, tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert (
-        "rows: 9; left out: 1 empty trace; left out: 1 truncated trace; left out: 1 wrong answer"
-        in result.output
+        "rows: 8; left out: 1 empty trace; left out: 1 trace with an audio placeholder; "
+        "left out: 1 truncated trace; left out: 1 wrong answer" in result.output
     )
     report = (tmp_path / "run" / "report.md").read_text()
-    assert "9 used; left out: 1 empty trace, 1 truncated trace, 1 wrong answer" in report
+    assert "8 used; left out: 1 empty trace, 1 trace with an audio placeholder, " in report
 
 
 def test_no_usable_row_is_refused(make_tape: MakeTape, student_dir: Path, tmp_path: Path) -> None:
