@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from audio_models.load import AudioLM
-from cache_schema.errors import AudioError
+from cache_schema.errors import AudioError, TokenizerMismatchError
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, IntArray
 
 _TOKEN_KEYS = ("input_ids", "attention_mask")
@@ -91,9 +91,10 @@ def build_inputs(
         AudioError: a recording is empty, not mono, not finite, longer than the front end hears or
             shorter than one audio token; its text or response holds the placeholder; or
             placeholders and features do not match.
+        TokenizerMismatchError: a response id is beyond the model's vocabulary.
     """
     for index, request in enumerate(requests):
-        _refuse_placeholder(lm, request, index)
+        _check_tokens(lm, request, index)
     audios = [_prepare_audio(lm, request.audio, index) for index, request in enumerate(requests)]
     encoded = _run_processor(lm, [render_prompt(lm, request.text) for request in requests], audios)
     prompts = [
@@ -133,12 +134,20 @@ def audio_position_times_s(duration_s: float, num_positions: int) -> FloatArray:
     return np.stack([edges[:-1], edges[1:]], axis=1)
 
 
-def _refuse_placeholder(lm: AudioLM, request: Request, index: int) -> None:
+def _check_tokens(lm: AudioLM, request: Request, index: int) -> None:
     placeholder = lm.tokenizer.convert_ids_to_tokens(lm.audio_token_id)
     if placeholder in request.text:
         raise AudioError(f"row {index}: its text holds the audio placeholder {placeholder!r}")
-    if request.response_ids is not None and lm.audio_token_id in request.response_ids:
+    if request.response_ids is None or len(request.response_ids) == 0:
+        return
+    if lm.audio_token_id in request.response_ids:
         raise AudioError(f"row {index}: its response holds the audio placeholder {placeholder!r}")
+    largest = int(request.response_ids.max())
+    if largest >= lm.vocab_size:
+        raise TokenizerMismatchError(
+            f"row {index}: its response has token id {largest}, and {lm.path} has {lm.vocab_size} "
+            "ids; responses must be in its own tokenizer"
+        )
 
 
 def _prepare_audio(lm: AudioLM, audio: FloatArray, index: int) -> FloatArray:

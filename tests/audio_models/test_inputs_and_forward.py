@@ -7,7 +7,7 @@ import torch
 from audio_models.forward import forward_with_states, unembed
 from audio_models.inputs import Request, audio_position_times_s, build_inputs, render_prompt
 from audio_models.load import AudioLM
-from cache_schema.errors import AudioError
+from cache_schema.errors import AudioError, TokenizerMismatchError
 
 # float32; a padded batch reorders the sums of attention and of matrix products
 ATOL = 2e-5
@@ -176,6 +176,11 @@ def test_a_response_holding_the_placeholder_is_refused(
     response = np.asarray([1, omni.audio_token_id])
     with pytest.raises(AudioError, match="its response holds the audio placeholder"):
         build_inputs(omni, [Request(audio=tones[0], text="?", response_ids=response)])
+
+
+def test_a_response_in_another_tokenizer_is_refused(omni: AudioLM, tones: list[np.ndarray]) -> None:
+    with pytest.raises(TokenizerMismatchError, match="token id 270"):
+        build_inputs(omni, [Request(audio=tones[0], text="?", response_ids=np.asarray([1, 270]))])
 
 
 def test_a_question_holding_the_placeholder_is_refused(
