@@ -83,10 +83,28 @@ class TextTeacher(Protocol):
     def decode(self, token_ids: IntArray) -> str:
         """Return the text of a trace, special tokens left out."""
 
+    def start(self, layers: Sequence[int]) -> None:
+        """Make ready to report these layers; saves a restart when ``generate`` comes first.
+
+        Raises:
+            ModelError: the engine cannot run the model, or cannot report its hidden states.
+            UsageError: the model has no such layer.
+        """
+
     def generate(
         self, prompts: Sequence[IntArray], seeds: Sequence[int], sampling: Sampling
     ) -> list[list[Generated]]:
         """Continue each prompt ``sampling.num_traces`` times; ``seeds[i]`` belongs to prompt i."""
+
+    def trace(
+        self,
+        prompts: Sequence[IntArray],
+        seeds: Sequence[int],
+        sampling: Sampling,
+        top_k: int,
+        layers: Sequence[int],
+    ) -> list[list[tuple[Generated, TokenSignals]]]:
+        """Generate, and report the signals of what was generated; one pass where the engine can."""
 
     def score(
         self,

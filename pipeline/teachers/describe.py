@@ -1,15 +1,16 @@
-"""What a teacher is: digests of its weights and tokenizer, and its shape, before any engine starts."""
+"""What a teacher is: digests of its weights and tokenizer, and its sizes; no engine needed."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
-from cache_schema.errors import ModelError
+from cache_schema.errors import ModelError, UsageError
 from cache_schema.fingerprint import check_model_path, digest_files, tokenizer_digest
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
@@ -35,6 +36,37 @@ class TextShape:
     vocab_size: int
     max_positions: int
     dtype: str
+
+    def max_len(self, asked: int | None, default: int) -> int:
+        """Return the longest prompt + trace: as asked for, else the model's within ``default``.
+
+        One position of the model is kept free for the token that ends a scoring pass.
+
+        Raises:
+            ModelError: more is asked for than the model takes.
+        """
+        limit = self.max_positions - 1
+        if asked is not None and not 1 <= asked <= limit:
+            raise ModelError(f"max_model_len {asked}: the model takes 1 to {limit} tokens")
+        return asked or min(default, limit)
+
+    def check_top_k(self, top_k: int) -> None:
+        """Refuse more logits than there are.
+
+        Raises:
+            UsageError: saying how many there are.
+        """
+        if not 0 <= top_k <= self.vocab_size:
+            raise UsageError(f"top-k {top_k}: the model has {self.vocab_size} logits")
+
+    def check_layers(self, layers: Sequence[int]) -> None:
+        """Refuse layers the model has not.
+
+        Raises:
+            UsageError: saying which there are.
+        """
+        if layers and not 0 <= min(layers) <= max(layers) <= self.num_layers:
+            raise UsageError(f"layers {list(layers)}: the model has layers 0 to {self.num_layers}")
 
 
 def load_config(model: str) -> Any:

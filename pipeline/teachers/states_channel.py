@@ -1,9 +1,9 @@
-"""The way hidden states take from an engine's worker process to ours: a socket without a file.
+"""The way hidden states take from an engine's worker to us: a socket without a file.
 
-A worker sends one message a step: int64 [n, 3] with (row, first position, count), then the states of
-these positions, one after the other, [sum of counts, L, D]. The socket lives in Linux's abstract
-namespace, so nothing is left on disk however either side dies, and only a peer that knows the key is
-heard. What is sent are plain bytes: nothing is unpickled.
+A worker sends one message a step: int64 [n, 3] with (row, first position, count), then the states
+of these positions, one after the other, [sum of counts, L, D]. The socket lives in Linux's abstract
+namespace, so nothing is left on disk however either side dies, and only a peer that knows the key
+is heard. What is sent are plain bytes: nothing is unpickled.
 
 Shapes: T wanted positions of a row, L layers, D width.
 """
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Client, Connection, Listener
 
 import numpy as np
@@ -20,56 +22,78 @@ from numpy.typing import NDArray
 from cache_schema.errors import ModelError
 
 _WAIT_S = 120.0
+"""A step's states are sent before its tokens are, so they are at most a copy away."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """An expected row: its first position, room for [T, L, D], and which of the T have come."""
+
+    first: int
+    states: NDArray[np.generic]
+    seen: NDArray[np.bool_]
 
 
 class StatesReceiver:
     """Our end: takes in the states of the rows that are expected, in any order."""
 
-    def __init__(self, num_layers: int, width: int, dtype: np.dtype[np.generic]) -> None:
-        self._shape = (num_layers, width)
+    def __init__(self, layers: Sequence[int], width: int, dtype: np.dtype[np.generic]) -> None:
+        """Listen.
+
+        Args:
+            layers: the layers a sender reports, in its order.
+            width: D.
+            dtype: of the states; uint16 for the bits of bfloat16.
+        """
+        self._layers = tuple(layers)
+        self._shape = (len(layers), width)
         self._dtype = dtype
         self._key = secrets.token_bytes(32)
         self._address = f"\0teachertape-{secrets.token_hex(16)}"
         self._listener = Listener(self._address, "AF_UNIX", authkey=self._key)
         self._changed = threading.Condition()
-        self._states: dict[int, NDArray[np.generic]] = {}
-        self._first: dict[int, int] = {}
-        self._seen: dict[int, NDArray[np.bool_]] = {}
+        self._rows: dict[int, _Row] = {}
+        self._next_row = 0
         self._failure = ""
         threading.Thread(target=self._accept, name="states-accept", daemon=True).start()
 
     @property
-    def contact(self) -> dict[str, str]:
-        """What a sender must know, as JSON values."""
-        return {"address": self._address[1:], "key": self._key.hex()}
+    def contact(self) -> tuple[str, str]:
+        """What a sender must know: its arguments."""
+        return self._address[1:], self._key.hex()
 
-    def expect(self, row: int, first: int, count: int) -> None:
-        """Make room for positions ``first`` to ``first + count`` of a row."""
+    def expect(self, first: int, count: int) -> int:
+        """Make room for positions ``first`` to ``first + count`` (exclusive); return the row."""
+        states = np.empty((count, *self._shape), self._dtype)
         with self._changed:
-            self._states[row] = np.empty((count, *self._shape), self._dtype)
-            self._first[row] = first
-            self._seen[row] = np.zeros(count, np.bool_)
+            row = self._next_row
+            self._next_row += 1
+            self._rows[row] = _Row(first=first, states=states, seen=np.zeros(count, np.bool_))
+        return row
 
-    def take(self, row: int) -> NDArray[np.generic]:
-        """Return the states of a row, [T, L, D], and forget them.
+    def take(self, row: int, count: int, layers: Sequence[int]) -> dict[int, NDArray[np.generic]]:
+        """Return the states of a row's first ``count`` expected positions, and forget the row.
+
+        Returns:
+            layer -> [count, D].
 
         Raises:
             ModelError: some position never came.
         """
         with self._changed:
+            expected = self._rows[row]
+            seen = expected.seen[:count]
             arrived = self._changed.wait_for(
-                lambda: bool(self._failure) or bool(self._seen[row].all()), _WAIT_S
+                lambda: bool(self._failure) or bool(seen.all()), _WAIT_S
             )
             if self._failure:
                 raise ModelError(f"hidden states were lost on their way: {self._failure}")
-            if not arrived:
-                missing = int((~self._seen[row]).sum())
+            if not arrived or len(seen) != count:
                 raise ModelError(
-                    f"the engine reported no hidden states for {missing} of "
-                    f"{len(self._seen[row])} positions"
+                    f"the engine reported hidden states for {int(seen.sum())} of {count} positions"
                 )
-            del self._seen[row], self._first[row]
-            return self._states.pop(row)
+            del self._rows[row]
+        return {layer: expected.states[:count, self._layers.index(layer)] for layer in layers}
 
     def close(self) -> None:
         """Stop listening."""
@@ -101,11 +125,12 @@ class StatesReceiver:
         states = np.frombuffer(payload, self._dtype).reshape(-1, *self._shape)
         at = 0
         with self._changed:
-            for row, position, count in spans.tolist():
-                if row in self._states:
-                    start = position - self._first[row]
-                    self._states[row][start : start + count] = states[at : at + count]
-                    self._seen[row][start : start + count] = True
+            for number, position, count in spans.tolist():
+                row = self._rows.get(number)
+                if row is not None:
+                    start = position - row.first
+                    row.states[start : start + count] = states[at : at + count]
+                    row.seen[start : start + count] = True
                 at += count
             self._changed.notify_all()
 

@@ -1,171 +1,148 @@
-"""Runs inside vLLM: hands the hidden states of wanted positions to our process, step by step.
+"""Runs inside vLLM: a worker that hands the hidden states of wanted positions to our process.
 
-vLLM's ``extract_hidden_states`` method writes the chosen layers of every scheduled token into a paged
-cache; a KV connector may read it at the end of each step, while the step's blocks still belong to their
-requests. vLLM's own example connector writes files through pinned memory and CUDA streams, and so
-fails on a CPU; this one copies with ``.cpu()``, works on both, and leaves nothing on disk.
+vLLM's models can return the input of chosen blocks beside their output (its EAGLE-3 interface),
+compiled and captured in CUDA graphs with the rest of the forward pass. vLLM itself asks for them
+only when it speculates: its ``extract_hidden_states`` method drafts a token a step to get at them,
+keeps the states of every token in the paged cache for a KV connector to fetch, and samples through
+a rejection sampler. Generation of a model of 80 M parameters and 32 k tokens, CPU time a token:
+plain 2.2 ms, with that method 4.9 ms, the same with its drafts thrown away 3.0 ms. This worker asks
+for the states without speculating, and copies the wanted rows at the end of a step.
 
-The scheduler's half turns each step's schedule into spans of positions; the worker's half gathers and
-sends them. Chunked prefill and preemption need no special case: a span is a span, and a recomputed
-position is sent again.
-
-A request asks for states with ``extra_args["kv_transfer_params"] = {"row": r, "first": p, "end": q}``
-and gets positions ``p`` to ``q`` (exclusive).
+A request asks with ``extra_args["states"] = {"row": r, "first": p, "end": q}`` and gets positions
+``p`` to ``q`` (exclusive) as they are computed. Chunked prefill and preemption need no special
+case: a span is a span, and a recomputed position is sent again.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from vllm.config import VllmConfig, get_layers_from_vllm_config
-from vllm.distributed.kv_transfer.kv_connector.v1.base import (
-    KVConnectorBase_V1,
-    KVConnectorMetadata,
-    KVConnectorRole,
-    SupportsHMA,
-)
 from vllm.distributed.parallel_state import get_tensor_model_parallel_rank
-from vllm.model_executor.models.extract_hidden_states import CacheOnlyAttentionLayer
+from vllm.model_executor.models.interfaces import supports_eagle3
+from vllm.platforms import current_platform
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.kv_cache_interface import HiddenStateCacheSpec, KVCacheConfig
 
 from pipeline.teachers.states_channel import StatesSender
 
+PlatformWorker: Any
+if current_platform.is_cpu():
+    from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
+else:
+    from vllm.v1.worker.gpu_worker import Worker as PlatformWorker
 
-@dataclass
-class WantedRow:
-    """A request whose states are wanted: positions ``first`` to ``end``, and where they are cached."""
+LAYERS_KEY = "recorded_layers"
+"""Key of ``additional_config`` with our layer numbers; being part of vLLM's configuration, it also
+keeps compiled graphs of other layers apart."""
+
+REQUEST_KEY = "states"
+"""Key of a request's ``extra_args``."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The positions ``first`` to ``end`` (exclusive) of a request, known to us as ``row``."""
 
     row: int
     first: int
     end: int
-    block_ids: list[int]
 
 
-@dataclass
-class StatesMetadata(KVConnectorMetadata):
-    """One step's spans: (row, first position, count, cache blocks of the request)."""
+@dataclass(frozen=True)
+class Span:
+    """Wanted positions of one step: where they lie in the batch, and whose they are."""
 
-    spans: list[tuple[int, int, int, list[int]]] = field(default_factory=list)
+    row: int
+    position: int
+    count: int
+    at: int
 
 
-class StatesConnector(KVConnectorBase_V1, SupportsHMA):
-    """A store-only connector: nothing is ever loaded from it."""
+class StatesWorker(PlatformWorker):  # type: ignore[misc]
+    """vLLM's worker of this platform, which also sends hidden states."""
 
-    def __init__(
-        self, vllm_config: VllmConfig, role: KVConnectorRole, kv_cache_config: KVCacheConfig
-    ) -> None:
-        super().__init__(vllm_config=vllm_config, role=role, kv_cache_config=kv_cache_config)
-        groups = kv_cache_config.kv_cache_groups
-        of_states = [
-            index
-            for index, group in enumerate(groups)
-            if isinstance(group.kv_cache_spec, HiddenStateCacheSpec)
-        ]
-        if not of_states and len(groups) == 1:  # a page shared with the attention layers
-            of_states = [0]
-        if len(of_states) != 1:
-            raise ValueError(f"{len(of_states)} cache groups of hidden states, expected one")
-        self._group = of_states[0]
-        self._wanted: dict[str, WantedRow] = {}
-        self._layer: CacheOnlyAttentionLayer | None = None
+    def load_model(self, **options: Any) -> None:
+        """Load the model and, before it is compiled, ask it for the layers."""
+        super().load_model(**options)
+        self._wanted: dict[str, Wanted] = {}
         self._sender: StatesSender | None = None
+        model: Any = self.model_runner.get_model()
+        self._supported = supports_eagle3(model)
+        if self._supported:
+            # Their numbering is ours: 0 is the embedding output, N what leaves block N.
+            model.set_aux_hidden_state_layers(tuple(self.vllm_config.additional_config[LAYERS_KEY]))
+            self.model_runner.use_aux_hidden_state_outputs = True
 
-    # ---- in the scheduler ----
+    def open_states(self, address: str, key: str) -> str | None:
+        """Connect to the receiver; called once over ``LLM.collective_rpc``.
 
-    def build_connector_meta(self, scheduler_output: SchedulerOutput) -> StatesMetadata:
-        """Say which positions of which rows this step computes."""
+        Returns:
+            The name of the model's class if it cannot report hidden states.
+        """
+        if not self._supported:
+            return type(self.model_runner.get_model()).__name__
+        if get_tensor_model_parallel_rank() == 0:  # every rank holds the same states
+            self._sender = StatesSender(address, key)
+        return None
+
+    def execute_model(self, scheduler_output: SchedulerOutput) -> Any:
+        """Run the forward pass; remember what it was asked to compute."""
         for request_id in scheduler_output.finished_req_ids:
             self._wanted.pop(request_id, None)
-        computed: dict[str, int] = {}
         for new in scheduler_output.scheduled_new_reqs:
             extra = new.sampling_params.extra_args if new.sampling_params else None
-            asked = (extra or {}).get("kv_transfer_params")
-            if asked:
-                blocks = list(new.block_ids[self._group])
-                self._wanted[new.req_id] = WantedRow(block_ids=blocks, **asked)
-                computed[new.req_id] = new.num_computed_tokens
-        cached = scheduler_output.scheduled_cached_reqs
-        for request_id, new_blocks, num_computed in zip(
-            cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True
-        ):
-            if request_id not in self._wanted:
-                continue
-            wanted = self._wanted[request_id]
-            if request_id in cached.resumed_req_ids:
-                wanted.block_ids = []
-            if new_blocks is not None:
-                wanted.block_ids = wanted.block_ids + list(new_blocks[self._group])
-            computed[request_id] = num_computed
-        metadata = StatesMetadata()
-        for request_id, num_computed in computed.items():
-            wanted = self._wanted[request_id]
-            scheduled = scheduler_output.num_scheduled_tokens[request_id]
-            first = max(num_computed, wanted.first)
-            count = min(num_computed + scheduled, wanted.end) - first
-            if count > 0:
-                metadata.spans.append((wanted.row, first, count, wanted.block_ids))
-        return metadata
+            if extra and REQUEST_KEY in extra:
+                self._wanted[new.req_id] = Wanted(**extra[REQUEST_KEY])
+        self._scheduled = scheduler_output
+        return super().execute_model(scheduler_output)
 
-    def get_num_new_matched_tokens(self, *_: Any) -> tuple[int, bool]:
-        """Offer nothing to load."""
-        return 0, False
+    @torch.inference_mode()
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        """Sample, then send the states of the pass that was sampled from."""
+        spans: list[Span] = []
+        state = self.model_runner.execute_model_state
+        if state is not None and self._sender is not None:
+            # vLLM has two model runners; they keep the batch in different places.
+            batch = getattr(state, "input_batch", None) or self.model_runner.input_batch
+            spans = self._spans(batch.req_ids)
+        output = super().sample_tokens(grammar_output)
+        if spans and self._sender is not None:
+            layers = state.aux_hidden_states
+            if len(layers) != len(self.vllm_config.additional_config[LAYERS_KEY]):
+                raise RuntimeError(
+                    f"the model reported {len(layers)} of the layers it was asked for"
+                )
+            _send(self._sender, spans, layers)
+        return output
 
-    def update_state_after_alloc(self, *_: Any) -> None:
-        """Take no note of blocks here: the schedule names them."""
+    def _spans(self, request_ids: list[str]) -> list[Span]:
+        """Return the wanted positions of this step; the batch is flat, in the order of the ids."""
+        scheduled = self._scheduled
+        computed = {new.req_id: new.num_computed_tokens for new in scheduled.scheduled_new_reqs}
+        cached = scheduled.scheduled_cached_reqs
+        computed.update(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
+        spans, at = [], 0
+        for request_id in request_ids:
+            num_tokens = scheduled.num_scheduled_tokens[request_id]
+            wanted = self._wanted.get(request_id)
+            if wanted is not None:
+                start = computed[request_id]
+                first = max(start, wanted.first)
+                count = min(start + num_tokens, wanted.end) - first
+                if count > 0:
+                    spans.append(Span(wanted.row, first, count, at + first - start))
+            at += num_tokens
+        return spans
 
-    def request_finished(self, *_: Any) -> tuple[bool, None]:
-        """Let the blocks go: their states were sent in the step that computed them."""
-        return False, None
 
-    def request_finished_all_groups(self, *_: Any) -> tuple[bool, None]:
-        """Let the blocks go, see ``request_finished``."""
-        return False, None
-
-    # ---- in the worker ----
-
-    def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
-        """Find the cache of hidden states; only the first tensor-parallel rank sends."""
-        if get_tensor_model_parallel_rank() != 0:
-            return
-        layers = get_layers_from_vllm_config(
-            self._vllm_config, CacheOnlyAttentionLayer, list(kv_caches)
-        )
-        (self._layer,) = layers.values()
-        contact = self._kv_transfer_config.kv_connector_extra_config
-        self._sender = StatesSender(contact["address"], contact["key"])
-
-    def wait_for_save(self) -> None:
-        """Send this step's spans; vLLM calls it after the states were cached."""
-        metadata = self._connector_metadata
-        if self._layer is None or self._sender is None:
-            return
-        if not isinstance(metadata, StatesMetadata) or not metadata.spans:
-            return
-        # [num_blocks, L, block_size, D] whatever the physical layout.
-        cache = self._layer.kv_cache
-        block_size = cache.shape[2]
-        blocks, offsets = [], []
-        for _, first, count, block_ids in metadata.spans:
-            positions = np.arange(first, first + count)
-            blocks.append(np.asarray(block_ids)[positions // block_size])
-            offsets.append(positions % block_size)
-        block = torch.from_numpy(np.concatenate(blocks)).to(cache.device)
-        offset = torch.from_numpy(np.concatenate(offsets)).to(cache.device)
-        states = cache[block, :, offset].cpu()
-        if states.dtype == torch.bfloat16:
-            states = states.view(torch.uint16)
-        spans = np.array([span[:3] for span in metadata.spans], np.int64)
-        self._sender.send(spans, states.numpy())
-
-    def start_load_kv(self, *_: Any, **__: Any) -> None:
-        """Load nothing."""
-
-    def wait_for_layer_load(self, layer_name: str) -> None:
-        """Load nothing."""
-
-    def save_kv_layer(self, *_: Any, **__: Any) -> None:
-        """Save nothing here: the layers are cached together and sent in ``wait_for_save``."""
+def _send(sender: StatesSender, spans: list[Span], layers: list[torch.Tensor]) -> None:
+    """Copy the spans' rows of every layer, [batch tokens, D] each, to the host and send them."""
+    rows = np.concatenate([np.arange(span.at, span.at + span.count) for span in spans])
+    index = torch.from_numpy(rows).to(layers[0].device)
+    states = torch.stack([layer[index] for layer in layers], dim=1).cpu()
+    if states.dtype == torch.bfloat16:
+        states = states.view(torch.uint16)
+    header = np.array([(span.row, span.position, span.count) for span in spans], np.int64)
+    sender.send(header, states.numpy())
