@@ -1,4 +1,4 @@
-"""Step three, the textual teacher: traces, judged; then top-k and states of just those tokens."""
+"""Step three, the textual teacher: traces, judged, with top-k and states of their tokens."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def record_batch(
     writer: TapeWriter,
     failures: Failures,
 ) -> None:
-    """Generate, judge, score and record a batch of samples."""
+    """Generate, judge and record a batch of samples."""
     prompted = encode_prompts(teacher, rows, recipe.textual.max_new_tokens, failures)
     if not prompted:
         return
@@ -155,17 +155,8 @@ def record_batch(
     )
     prompts = [item.prompt for item in prompted]
     seeds = [seed_of(recipe.seed, item.row.sample_id) for item in prompted]
-    generated = teacher.generate(prompts, seeds, sampling)
-    flat = [(item, trace) for item, many in zip(prompted, generated, strict=True) for trace in many]
-    scored = teacher.score(
-        [item.prompt for item, _ in flat],
-        [trace.token_ids for _, trace in flat],
-        top_k,
-        layers,
-    )
-    left = iter(zip(flat, scored, strict=True))
-    for item, many in zip(prompted, generated, strict=True):
-        pairs = [(trace, signals) for (_, trace), signals in (next(left) for _ in many)]
+    traced = teacher.trace(prompts, seeds, sampling, top_k, layers)
+    for item, pairs in zip(prompted, traced, strict=True):
         record_sample(teacher, item, pairs, writer, failures)
 
 

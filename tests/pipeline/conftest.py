@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -118,7 +119,15 @@ def tape_dir(
     text_teacher: Path,
     acoustic_teacher: Path,
 ) -> Path:
-    out = tmp_path_factory.mktemp("tapes") / request.param
-    done = run_pipeline(*extraction(dataset, text_teacher, acoustic_teacher, out, request.param))
+    """A tape whose teachers are gone: they were copies, deleted after extraction."""
+    folder = tmp_path_factory.mktemp("tapes")
+    out = folder / request.param
+    copies = [
+        Path(shutil.copytree(model, folder / f"teacher-{name}"))
+        for name, model in (("text", text_teacher), ("audio", acoustic_teacher))
+    ]
+    done = run_pipeline(*extraction(dataset, *copies, out, request.param))
     assert done.returncode == 0, done.stderr
+    for copy in copies:
+        shutil.rmtree(copy)
     return out
