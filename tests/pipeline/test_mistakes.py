@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import save_dataset
+from tiny_stage_one import save_dataset
 from typer.testing import CliRunner, Result
 
 from cache_schema import open_tape

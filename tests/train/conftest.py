@@ -2,17 +2,12 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from pathlib import Path
 
 import pytest
+import tiny_audio_lm
 import torch
 from accelerate.state import AcceleratorState
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "audio_models"))
-
-import tiny_audio_lm
 from tiny_tape import MakeTape, build_tape
 
 from audio_models.load import AudioLM, load_audio_lm
