@@ -2,7 +2,8 @@
 
 Five packages, one language and one speaker each (Allison in two), CC-BY-SA (Russian: CC-BY). They
 are fetched by ``apt-get download``, which needs neither root nor an installation and checks
-Debian's signatures, and unpacked here. Only the fifty files that are used are kept, in the user's cache.
+Debian's signatures, and unpacked here. Only the fifty files that are used are kept, in the user's
+cache.
 """
 
 from __future__ import annotations

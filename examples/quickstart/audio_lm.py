@@ -75,7 +75,7 @@ def make_audio_lm(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniThinkerForCo
         video_token_index=token_id(VIDEO),
         vision_start_token_id=token_id(IMAGE),
         vision_end_token_id=token_id(VIDEO),
-        user_token_id=token_id("user"),
+        user_token_id=tokenizer("user").input_ids[0],
         tie_word_embeddings=True,
         pad_token_id=token_id(PAD),
     )

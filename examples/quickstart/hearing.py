@@ -168,7 +168,7 @@ def response_loss(
         ]
         prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         prompt_ids = tokenizer(prompt.replace(AUDIO, AUDIO * len(clip.labels))).input_ids
-        answer_ids = tokenizer(answer + TURN_END).input_ids
+        answer_ids = tokenizer(f" {answer}{TURN_END}").input_ids  # the word as in the choices
         rows.append(torch.tensor(prompt_ids + answer_ids))
         labels.append(torch.tensor([_IGNORED] * len(prompt_ids) + answer_ids))
     ids_BT = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)

@@ -47,11 +47,14 @@ class Solution:
 
     @property
     def trace(self) -> str:
-        """The trace in the tagged form of CoTA (arXiv 2503.02318)."""
+        """The trace in the tagged form of CoTA (arXiv 2503.02318).
+
+        The space before the answer makes it the same token as in the caption and the choices.
+        """
         return (
             f"<THINK><PLANNING>{self.planning}</PLANNING><CAPTION>{self.caption}</CAPTION>"
             f"<REASONING>{self.reasoning}</REASONING><SUMMARY>{self.summary}</SUMMARY></THINK>"
-            f"<RESPONSE>{self.answer}</RESPONSE>"
+            f"<RESPONSE> {self.answer}</RESPONSE>"
         )
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ class Steps:
     Args:
         folder: where everything goes.
         identity: what the results depend on; with another identity everything is made anew.
+        made: names of the files and folders that steps make in it.
         total: how many steps there will be.
         fresh: start over in any case.
 
@@ -32,7 +33,14 @@ class Steps:
         FolderError: the folder holds something that no quickstart made.
     """
 
-    def __init__(self, folder: Path, identity: dict[str, Any], total: int, fresh: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        identity: dict[str, Any],
+        made: Sequence[str],
+        total: int,
+        fresh: bool,
+    ) -> None:
         self.folder = folder
         self._total, self._number, self._started_s = total, 0, time.perf_counter()
         identity = {**identity, "sources": source_digest(Path(__file__).parent)}
@@ -41,9 +49,9 @@ class Steps:
             if not owner.is_file():
                 raise FolderError(f"{folder} is not empty, and no quickstart made it")
             if fresh:
-                _empty(folder, "starting over, as asked")
+                _empty(folder, made, "starting over, as asked")
             elif json.loads(owner.read_text()) != identity:
-                _empty(folder, "made with another seed, source or version: starting over")
+                _empty(folder, made, "made with another seed, source or version: starting over")
         (folder / MARK_FOLDER).mkdir(parents=True, exist_ok=True)
         owner.write_text(json.dumps(identity, indent=2) + "\n")
 
@@ -88,11 +96,11 @@ def source_digest(folder: Path) -> str:
     return total.hexdigest()[:16]
 
 
-def _empty(folder: Path, reason: str) -> None:
-    """Remove what an earlier quickstart left in its folder."""
+def _empty(folder: Path, made: Sequence[str], reason: str) -> None:
+    """Remove what an earlier quickstart made, and nothing else."""
     print(f"{folder}: {reason}", flush=True)
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink():
+    for path in (folder / name for name in (MARK_FOLDER, *made)):
+        if path.is_dir():
             shutil.rmtree(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)

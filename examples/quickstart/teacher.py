@@ -25,7 +25,7 @@ from pipeline.textualize import describe
 
 WIDTH = 128
 NUM_LAYERS = 4
-NUM_STEPS = 220
+NUM_STEPS = 180
 BATCH = 32
 LR_SCALE = 0.5
 MAX_TRACE_TOKENS = 80
@@ -65,7 +65,7 @@ def tokenizer_texts(rows: Sequence[Row]) -> list[str]:
     return [
         text
         for row in rows
-        for text in (teacher_messages(row)[0]["content"], "assistant\n", row.solution.trace)
+        for text in (teacher_messages(row)[0]["content"], "user\nassistant\n", row.solution.trace)
     ]
 
 
