@@ -28,6 +28,7 @@ class TextShape:
         width: size of one hidden state.
         vocab_size: number of logits, padding included.
         max_positions: longest sequence the model was made for.
+        cached_values: keys and values an engine caches for each token.
         dtype: what the weights are stored in, one of ``DTYPES``.
     """
 
@@ -35,6 +36,7 @@ class TextShape:
     width: int
     vocab_size: int
     max_positions: int
+    cached_values: int
     dtype: str
 
     def max_len(self, asked: int | None, default: int) -> int:
@@ -49,6 +51,10 @@ class TextShape:
         if asked is not None and not 1 <= asked <= limit:
             raise ModelError(f"max_model_len {asked}: the model takes 1 to {limit} tokens")
         return asked or min(default, limit)
+
+    def cache_bytes(self, num_tokens: int, dtype: str) -> int:
+        """Return the keys and values an engine caches for a sequence."""
+        return self.cached_values * num_tokens * (4 if dtype == "float32" else 2)
 
     def check_top_k(self, top_k: int) -> None:
         """Refuse more logits than there are.
@@ -89,11 +95,15 @@ def text_shape(config: Any) -> TextShape:
     """Return the sizes of the language model, the inner one of a multimodal configuration."""
     text = config.get_text_config()
     dtype = str(getattr(text, "dtype", None) or getattr(config, "dtype", None) or "float32")
+    heads = int(text.num_attention_heads)
+    kv_heads = int(getattr(text, "num_key_value_heads", None) or heads)
+    head_width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
     return TextShape(
         num_layers=int(text.num_hidden_layers),
         width=int(text.hidden_size),
         vocab_size=int(text.vocab_size),
         max_positions=int(text.max_position_embeddings),
+        cached_values=2 * int(text.num_hidden_layers) * kv_heads * head_width,
         dtype=dtype.removeprefix("torch."),
     )
 
@@ -123,8 +133,12 @@ def load_tokenizer(model: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"model {model!r}: no usable tokenizer ({_first_line(error)})") from error
-    if not tokenizer.get_vocab():
-        raise ModelError(f"model {model!r}: its tokenizer has an empty vocabulary")
+    # Without files transformers makes one up: it knows the special tokens and nothing else.
+    if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
+        raise ModelError(
+            f"model {model!r}: no tokenizer; its directory needs the files that the tokenizer's "
+            "save_pretrained writes"
+        )
     return tokenizer
 
 
@@ -149,7 +163,7 @@ def model_digest(model: str) -> str:
         second a gigabyte), ``commit:...`` of a hub model.
 
     Raises:
-        ModelError: a local directory holds no weights.
+        ModelError: a local directory holds no weights, or the hub has no such model.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -161,8 +175,11 @@ def model_digest(model: str) -> str:
         return f"sha256:{digest_files([folder / 'config.json', *weights])}"
     from huggingface_hub import hf_hub_download
 
-    # The cache keeps every file under snapshots/<commit>/.
-    return f"commit:{Path(hf_hub_download(model, 'config.json')).parent.name}"
+    try:
+        config = Path(hf_hub_download(model, "config.json"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {model!r}: {_first_line(error)}") from error
+    return f"commit:{config.parent.name}"  # the cache keeps files under snapshots/<commit>/
 
 
 def describe_model(model: str, tokenizer: Any) -> dict[str, Any]:

