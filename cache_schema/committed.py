@@ -25,18 +25,17 @@ class Shard:
     def __init__(self, files: TapeFiles, record: ShardRecord) -> None:
         self.record = record
         self._files = files
-        self._tables: dict[str, pa.Table] = {}
-        self._arrays: dict[int, NDArray[Any]] = {}
 
     def table(self, name: str) -> pa.Table:
         """Return a table, mapped."""
-        if name not in self._tables:
-            source = pa.memory_map(str(self._local(layout.table_file(name))))
-            table = pa.ipc.open_file(source).read_all()
-            if not table.schema.equals(SCHEMAS[name]):
-                raise TapeError(f"{self.record.path}/{name}: columns differ from the format's")
-            self._tables[name] = table
-        return self._tables[name]
+        return self._files.opened(f"{self.record.path}/{name}", lambda: self._read_table(name))
+
+    def _read_table(self, name: str) -> pa.Table:
+        source = pa.memory_map(str(self._local(layout.table_file(name))))
+        table = pa.ipc.open_file(source).read_all()
+        if not table.schema.equals(SCHEMAS[name]):
+            raise TapeError(f"{self.record.path}/{name}: columns differ from the format's")
+        return table
 
     def row(self, name: str, index: int) -> Row:
         """Return one row of a table; number lists are NumPy arrays."""
@@ -45,10 +44,13 @@ class Shard:
 
     def states(self, layer: int) -> NDArray[Any]:
         """Return one layer's rows [positions, width] in the stored type, mapped."""
-        if layer not in self._arrays:
-            metadata = self._local(f"{layout.layer_dir(layer)}/zarr.json")
-            self._arrays[layer] = map_rows(metadata, self._local(layout.layer_data_file(layer)))
-        return self._arrays[layer]
+        folder = layout.layer_dir(layer)
+        return self._files.opened(
+            f"{self.record.path}/{folder}",
+            lambda: map_rows(
+                self._local(f"{folder}/zarr.json"), self._local(layout.layer_data_file(layer))
+            ),
+        )
 
     def hidden(self, index: int, layers: tuple[int, ...] | None) -> Hidden:
         """Return the states a row of the ``hidden`` table places, of all layers or of some.
@@ -65,6 +67,8 @@ class Shard:
                 f"it has {list(self.record.layers)}"
             )
         span = slice(row["offset"], row["offset"] + row["count"])
+        if not 0 <= span.start <= span.stop <= self.record.positions:
+            raise TapeError(f"{self.record.path}: row {index} of hidden is outside the arrays")
         states = [bfloat16.decode(self.states(layer)[span]) for layer in chosen]
         return Hidden(
             states=np.stack(states, axis=1),

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 import weakref
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from cache_schema.codecs.files import CHECKSUM, checksum
 from cache_schema.errors import TapeError
+
+T = TypeVar("T")
+
+MAX_OPENED = 256
+"""Files kept mapped at one time; a process may usually open 1,024."""
 
 
 class TapeFiles:
@@ -28,6 +35,8 @@ class TapeFiles:
         self.location = location
         self._fs, self._root = fsspec.core.url_to_fs(location)
         self._checked: set[str] = set()
+        self._opened: OrderedDict[str, Any] = OrderedDict()
+        self._opening = threading.Lock()
         if isinstance(self._fs, LocalFileSystem):
             self._local = Path(self._root)
         else:
@@ -51,6 +60,21 @@ class TapeFiles:
         """Return the content of a small file."""
         return bytes(self._fs.cat_file(f"{self._root}/{name}"))
 
+    def opened(self, name: str, open_file: Callable[[], T]) -> T:
+        """Return what ``open_file`` makes of a file, kept open among the last ``MAX_OPENED``.
+
+        A mapped file holds a descriptor, and a tape has more files than a process may open. What
+        falls out of the list stays valid for whoever still holds it.
+        """
+        with self._opening:
+            if name not in self._opened:
+                self._opened[name] = open_file()
+            self._opened.move_to_end(name)
+            if len(self._opened) > MAX_OPENED:
+                self._opened.popitem(last=False)
+            opened: T = self._opened[name]
+            return opened
+
     def local(self, name: str, record: Mapping[str, Any]) -> Path:
         """Return a local path of a shard's file, checked against its record on first touch.
 
@@ -60,7 +84,7 @@ class TapeFiles:
         path = self._local / name
         if name in self._checked:
             return path
-        if self._fs.protocol and not isinstance(self._fs, LocalFileSystem):
+        if not isinstance(self._fs, LocalFileSystem):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fs.get_file(f"{self._root}/{name}", str(path))
         if not path.is_file():

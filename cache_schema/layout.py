@@ -14,6 +14,7 @@ TAPE/
 
 from __future__ import annotations
 
+import re
 from pathlib import PurePosixPath
 
 DATASET_FILE = "dataset.json"
@@ -23,6 +24,12 @@ SHARDS_DIR = "shards"
 SHARD_FILE = "shard.json"
 HIDDEN_STORE = "hidden.zarr"
 SHARDS_PER_FOLDER = 1000
+
+SHARD_PATH = re.compile(r"shards/(?P<group>\w+)/\d{3,}/\w+-\d{6,}", re.ASCII)
+"""What a shard's path in the manifest must look like."""
+
+SHARD_FILE_NAME = re.compile(r"\w[\w./]*", re.ASCII)
+"""What the name of a shard's file must look like."""
 
 
 def group_file(group: str) -> str:

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cache_schema.codecs.files import sync_dir
+from cache_schema import layout
+from cache_schema.codecs.files import CHECKSUM, sync_dir
 from cache_schema.errors import ProvenanceError, TapeError
 from cache_schema.fingerprint import fingerprint
-from cache_schema.signals import FORMAT_NAME, FORMAT_VERSION
+from cache_schema.signals import FORMAT_NAME, FORMAT_VERSION, GROUP_TABLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,11 +82,16 @@ class GroupInfo:
 
 def group_from_json(content: bytes) -> GroupInfo:
     """Read a group's file, checking its fingerprint."""
-    values = json.loads(content)
-    recorded = values.pop("fingerprint")
-    info = GroupInfo(**values)
+    try:
+        values = json.loads(content)
+        recorded = values.pop("fingerprint")
+        info = GroupInfo(**values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TapeError(f"not the file of a group ({error})") from error
     if info.fingerprint != recorded:
         raise TapeError(f"group {info.group!r}: its file was changed after it was written")
+    if info.kind not in GROUP_TABLES:
+        raise TapeError(f"group {info.group!r}: unknown kind {info.kind!r}")
     return info
 
 
@@ -168,11 +174,24 @@ def parse_lines(lines: Iterable[bytes], where: str) -> list[ShardRecord | Quaran
             kind = values.pop("type")
             if kind == "shard":
                 values["layers"] = tuple(values["layers"])
-                records.append(ShardRecord(**values))
+                records.append(_checked(ShardRecord(**values)))
             elif kind == "quarantine":
                 records.append(Quarantined(**values))
             else:
                 raise TapeError(f"{where}:{number}: unknown line type {kind!r}")
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TapeError(f"{where}:{number}: not a manifest line ({error})") from error
     return records
+
+
+def _checked(record: ShardRecord) -> ShardRecord:
+    """Refuse names that lead out of the tape: a tape from anyone must be safe to open."""
+    expected = layout.SHARD_PATH.fullmatch(record.path)
+    if expected is None or expected["group"] != record.group:
+        raise ValueError(f"{record.path!r} is not a shard of group {record.group!r}")
+    for name, file in record.files.items():
+        if not layout.SHARD_FILE_NAME.fullmatch(name) or ".." in name:
+            raise ValueError(f"{name!r} is not a file of a shard")
+        if not isinstance(file["bytes"], int) or not isinstance(file[CHECKSUM], str):
+            raise TypeError(f"{name!r} has no size or checksum")
+    return record

@@ -49,7 +49,7 @@ def is_correct(answer: str, expected: str, choices: Sequence[str] = ()) -> bool 
         return None
     given, wanted = normalize_answer(answer), normalize_answer(expected)
     if given == wanted:
-        return True
+        return bool(wanted) or answer.strip() == expected.strip()
     options = [normalize_answer(choice) for choice in choices]
     if wanted not in options or given in options:
         return False

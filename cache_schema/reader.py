@@ -52,6 +52,8 @@ class Tape:
         self.groups: dict[str, GroupInfo] = {}
         for name in files.names(layout.GROUPS_DIR, ".json"):
             group = group_from_json(files.read(name))
+            if name != layout.group_file(group.group):
+                raise TapeError(f"{self.location}: {name} is the file of group {group.group!r}")
             self.groups[group.group] = group
         self.shards: dict[str, list[Shard]] = {group: [] for group in self.groups}
         self.quarantined: list[Quarantined] = []

@@ -34,13 +34,14 @@ class TapeRow:
         Raises:
             MissingSignalError: the tape keeps references to audio only.
         """
-        data = self._field("audio")
-        if data is None:
+        place = self._tape.index("samples", "audio").get((self.sample_id, 0))
+        if place is None:
             raise MissingSignalError(
                 f"{self._tape.location}: made with --audio reference, so it holds no audio "
                 f"(sample {self.sample_id!r}, sha256 {self.audio_sha256})"
             )
-        return decode_audio(data, self._field("audio_dtype"))
+        row = place[0].row("audio", place[1])
+        return decode_audio(row["audio"], row["audio_dtype"])
 
     @property
     def audio_sha256(self) -> str:

@@ -34,11 +34,12 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("choices", pa.list_(_STRING)),
             ("answer", _STRING),
             ("metadata", _STRING),
-            ("audio", pa.large_binary()),
-            ("audio_dtype", _STRING),
             ("audio_sha256", _STRING),
             ("num_audio_samples", pa.int64()),
         ]
+    ),
+    "audio": pa.schema(
+        [("sample_id", _STRING), ("audio", pa.large_binary()), ("audio_dtype", _STRING)]
     ),
     "descriptions": pa.schema([("sample_id", _STRING), ("description", _STRING)]),
     "trace": pa.schema(
@@ -80,7 +81,7 @@ SCHEMAS: dict[str, pa.Schema] = {
 """Table name -> columns. ``topk`` lists are [T, k] flattened, ``times_s`` is [A, 2] flattened."""
 
 GROUP_TABLES: dict[str, tuple[str, ...]] = {
-    "samples": ("samples",),
+    "samples": ("samples", "audio"),
     "descriptions": ("descriptions",),
     TEXT_SOURCE: ("trace", "topk", "hidden"),
     AUDIO_SOURCE: ("topk", "hidden"),
@@ -107,21 +108,23 @@ def decode_audio(data: bytes, dtype: str) -> NDArray[np.float32]:
     return np.frombuffer(data, dtype="<f4").astype(np.float32)
 
 
-def sample_row(sample: Sample, audio_sha256: str, num_audio_samples: int) -> Row:
-    """Return the ``samples`` row of a sample; ``sample.audio`` may be ``None`` (reference only)."""
-    data, dtype = (None, "") if sample.audio is None else encode_audio(sample.audio)
-    return {
+def sample_rows(sample: Sample, audio_sha256: str, num_audio_samples: int) -> dict[str, list[Row]]:
+    """Return the rows of a sample; without audio (a reference only) there is no ``audio`` row."""
+    row = {
         "sample_id": sample.sample_id,
         "row_index": sample.row_index,
         "question": sample.question,
         "choices": list(sample.choices),
         "answer": sample.answer,
         "metadata": json.dumps(dict(sample.metadata), ensure_ascii=False, sort_keys=True),
-        "audio": data,
-        "audio_dtype": dtype,
         "audio_sha256": audio_sha256,
         "num_audio_samples": num_audio_samples,
     }
+    if sample.audio is None:
+        return {"samples": [row]}
+    data, dtype = encode_audio(sample.audio)
+    audio = {"sample_id": sample.sample_id, "audio": data, "audio_dtype": dtype}
+    return {"samples": [row], "audio": [audio]}
 
 
 def trace_row(sample_id: str, trace_index: int, trace: Trace) -> Row:

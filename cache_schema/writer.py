@@ -21,7 +21,13 @@ from typing import IO, Any
 from numpy.typing import NDArray
 
 from cache_schema import layout
-from cache_schema.codecs.files import sync_dir, write_atomic, write_hashed
+from cache_schema.codecs.files import (
+    make_dirs,
+    sync_dir,
+    write_atomic,
+    write_exclusive,
+    write_hashed,
+)
 from cache_schema.errors import OutputError, TapeError
 from cache_schema.manifest import (
     GroupInfo,
@@ -95,10 +101,8 @@ class TapeWriter:
         if not re.fullmatch(r"[A-Za-z0-9_]+", writer):
             raise ValueError(f"writer name {writer!r}: letters, digits and _ only")
         check_output(root)
-        self._maker_file = root / layout.group_file(info.group)
-        if self._maker_file.exists():
-            refuse_other_maker(group_from_json(self._maker_file.read_bytes()), info)
         self._root = root
+        self._maker_file = root / layout.group_file(info.group)
         self._info = info
         self._licence = licence
         self._writer = writer
@@ -107,9 +111,12 @@ class TapeWriter:
         self._shard_samples = shard_samples
         self._shard: OpenShard | None = None
         self._lock: IO[bytes] | None = None
-        self._seq = 0
+        self._seq: int | None = None
+        self._refuse_other_maker()
 
     def __enter__(self) -> TapeWriter:
+        if check_output(self._root):
+            self._lock = _lock(self._root / layout.lock_file(self._writer))
         return self
 
     def __exit__(
@@ -148,7 +155,9 @@ class TapeWriter:
         with self._disk_errors():
             self._open()
             if self._shard is None:
-                self._shard = OpenShard(self._temporary(), self._states_dtype)
+                folder = self._root / layout.group_dir(self._info.group)
+                beside = folder / f".{self._writer}-{self._seq:06d}"
+                self._shard = OpenShard(beside, self._states_dtype)
             shard = self._shard
             for row, states in hidden or []:
                 offset, count = shard.add_states(states)
@@ -175,7 +184,7 @@ class TapeWriter:
 
     def seal(self) -> None:
         """Commit the open shard, if there is one."""
-        if self._shard is None:
+        if self._shard is None or self._seq is None:
             return
         shard = self._shard
         with self._disk_errors():
@@ -192,27 +201,28 @@ class TapeWriter:
             write_hashed(shard.directory / layout.SHARD_FILE, content.encode())
             sync_dir(shard.directory)
             final = self._root / record.path
-            final.parent.mkdir(parents=True, exist_ok=True)
+            make_dirs(final.parent)
             shard.directory.rename(final)
             sync_dir(final.parent)
             append_line(self._root / layout.manifest_file(self._writer), "shard", record)
         self._seq += 1
         self._shard = None
 
-    def _temporary(self) -> Path:
-        folder = self._root / layout.group_dir(self._info.group)
-        return folder / f".{self._writer}-{self._seq:06d}"
-
     def _open(self) -> None:
         """Make the tape and the group where they are missing, and take the writer's lock; once."""
-        if self._lock is not None:
+        if self._seq is not None:
             return
         if not check_output(self._root):
             write_atomic(self._root / layout.DATASET_FILE, dataset_json(self._licence))
-        self._lock = _lock(self._root / layout.lock_file(self._writer))
-        if not self._maker_file.exists():
-            write_atomic(self._maker_file, self._info.to_json())
+        if self._lock is None:
+            self._lock = _lock(self._root / layout.lock_file(self._writer))
+        if not write_exclusive(self._maker_file, self._info.to_json()):
+            self._refuse_other_maker()
         self._seq = self._recover()
+
+    def _refuse_other_maker(self) -> None:
+        if self._maker_file.exists():
+            refuse_other_maker(group_from_json(self._maker_file.read_bytes()), self._info)
 
     def _recover(self) -> int:
         """Remove what a killed run of this writer left; return the next sequence number."""
@@ -254,11 +264,11 @@ def _is_leftover(path: Path) -> bool:
 
 
 def _lock(path: Path) -> IO[bytes]:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_dirs(path.parent)
     file = path.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         file.close()
         raise TapeError(
             f"another process (of writer {path.stem!r}) is writing to {path.parent.parent}; "

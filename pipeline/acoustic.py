@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from audio_models.inputs import Request
 from audio_models.load import AudioLM, load_audio_lm
 from cache_schema import Tape, TapeRow
+from cache_schema.console import say
 from cache_schema.errors import AudioError, UsageError
 from cache_schema.layers import parse_layers
 from cache_schema.manifest import GroupInfo
@@ -22,9 +23,9 @@ from cache_schema.shard import is_finite
 from cache_schema.signals import AUDIO_ROW, Row, hidden_row, topk_row
 from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE, IntArray
 from cache_schema.writer import TapeWriter
-from pipeline.progress import say
+from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
-from pipeline.step import Failures, counter, kept_logits, notes, open_for, pending, writer_for
+from pipeline.step import Failures, failures_of, kept_logits, notes, open_for, pending, writer_for
 from pipeline.teachers.describe import (
     TextShape,
     describe_model,
@@ -55,14 +56,14 @@ def run(recipe: ExtractRecipe) -> None:
     about = describe_model(teacher, tokenizer)
     responses = Responses(tape, tokenizer, about["tokenizer_digest"])
     info = group_info(recipe, about, shape, layers, responses.origin)
-    todo = pending(tape, info, recipe)
+    todo = responses.ready(pending(tape, info, recipe), tape, bool(layers))
     if not todo:
         say("acoustic: every sample is recorded")
         return
     lm = load_audio_lm(teacher, info.identity["dtype"], recipe.acoustic.device)
     top_k = info.signals.get("topk", {"k": 1})["k"]
-    failures = Failures("acoustic", recipe.failures.max_fraction)
-    with writer_for(recipe, info) as writer, counter("acoustic", len(todo)) as progress:
+    failures = failures_of("acoustic", AUDIO_SOURCE, tape, recipe)
+    with writer_for(recipe, info) as writer, Counter("acoustic", len(todo)) as progress:
         recorder = Recorder(
             lm=lm,
             layers=layers,
@@ -75,7 +76,7 @@ def run(recipe: ExtractRecipe) -> None:
             recorder.record(batch)
             progress.advance(len(batch))
         writer.seal()
-        failures.settle(writer, len(todo))
+        failures.settle(writer)
 
 
 def group_info(
@@ -128,6 +129,18 @@ class Responses:
             self.origin = "trace ids" if same else "trace text"
         else:
             self.origin = "answers" if any(row.answer for row in tape) else "none"
+
+    def ready(self, rows: list[TapeRow], tape: Tape, with_states: bool) -> list[TapeRow]:
+        """Leave out rows whose traces are still to come, and rows that leave nothing to record."""
+        if not self.origin.startswith("trace"):
+            return rows
+        traced = tape.recorded(TEXT_SOURCE)
+        failed = {q.sample_id for q in tape.quarantined if q.group in ("descriptions", TEXT_SOURCE)}
+        kept = traced | failed if with_states else traced
+        waiting = [row for row in rows if row.sample_id not in traced | failed]
+        if waiting:
+            say(f"acoustic: {len(waiting)} samples wait for their traces (run the textual step)")
+        return [row for row in rows if row.sample_id in kept]
 
     def of(self, row: TapeRow) -> list[IntArray]:
         """Return the responses of one sample in this teacher's ids; at least one, maybe empty."""

@@ -49,6 +49,8 @@ def audio_sha256(audio: FloatArray) -> str:
 def _read(value: Any, folder: Path | None) -> tuple[NDArray[np.float32], int]:
     if isinstance(value, Mapping):
         if value.get("array") is not None:
+            if not value.get("sampling_rate"):
+                raise AudioError("an array of audio needs its sampling_rate beside it")
             return _from_array(np.asarray(value["array"])), int(value["sampling_rate"])
         if value.get("bytes") is not None:
             return _from_file(io.BytesIO(value["bytes"]), str(value.get("path") or "bytes"))
@@ -72,8 +74,10 @@ def _from_file(source: Any, name: str) -> tuple[NDArray[np.float32], int]:
 
 
 def _from_array(array: NDArray[Any]) -> NDArray[np.float32]:
-    if np.issubdtype(array.dtype, np.integer):
+    if array.dtype in (np.int16, np.int32):
         return (array / -float(np.iinfo(array.dtype).min)).astype(np.float32)
+    if not np.issubdtype(array.dtype, np.floating):
+        raise AudioError(f"an array of {array.dtype} has no known scale; give floats in -1..1")
     waveform = array.astype(np.float32)
     return waveform.T if waveform.ndim == 2 and waveform.shape[0] < waveform.shape[1] else waveform
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,9 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from cache_schema import open_tape
-from cache_schema.errors import TeachertapeError, UsageError
+from cache_schema.console import REPORTED, report_error
 from cache_schema.recipes import load_recipe
-from pipeline.progress import say
 from pipeline.recipe import ExtractRecipe
 
 app = typer.Typer(
@@ -63,14 +61,8 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         try:
             command(*args, **kwargs)
-        except TeachertapeError as error:
-            if kwargs.get("debug"):
-                traceback.print_exc()
-            say(f"error: {error}")
-            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
-        except KeyboardInterrupt as error:
-            say("interrupted; run the same command again to continue")
-            raise typer.Exit(130) from error
+        except REPORTED as error:
+            raise typer.Exit(report_error(error, bool(kwargs.get("debug")))) from error
 
     return wrapped
 
@@ -151,7 +143,7 @@ def _extraction(step: str | None) -> Callable[..., None]:
         from pipeline.extract import run_all, run_step
 
         if only is None:
-            run_all(resolved)
+            run_all(resolved, debug)
         else:
             run_step(only, resolved)
 
@@ -163,7 +155,7 @@ def _overrides(flags: dict[str, Any]) -> list[str]:
     fields = {FLAG_FIELDS[name]: value for name, value in flags.items() if value is not None}
     if top_k is not None:
         fields |= {"textual.top_k": top_k, "acoustic.top_k": top_k}
-    return [f"{name}={json.dumps(value)}" for name, value in fields.items()]
+    return [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()]
 
 
 app.command(

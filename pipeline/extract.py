@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,17 +12,25 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
-from cache_schema.fingerprint import check_model_path
-
+from cache_schema.console import say
 from cache_schema.errors import TeachertapeError, UsageError, nearest
+from cache_schema.layers import parse_layers
 from cache_schema.recipes import as_toml
-from pipeline.progress import say
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import STEPS
+from pipeline.teachers.describe import load_config, text_shape
+
+_PR_SET_PDEATHSIG = 1
 
 
 class StepFailedError(TeachertapeError):
     """A step's process failed; it has said why."""
+
+
+def _end_with_parent() -> None:
+    """In the child: be killed when the parent is, so that no orphan keeps a GPU or the tape."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def wanted_steps(recipe: ExtractRecipe) -> list[str]:
@@ -37,11 +47,12 @@ def check(recipe: ExtractRecipe) -> None:
     """Find what can be found before anything is written.
 
     Raises:
-        ModelError: a teacher's path does not exist.
+        ModelError: a teacher does not exist.
+        UsageError: it has no such layers.
     """
-    for model in (recipe.textual.teacher, recipe.acoustic.teacher):
-        if model:
-            check_model_path(model)
+    for teacher in (recipe.textual, recipe.acoustic):
+        if teacher.teacher:
+            parse_layers(teacher.layers, text_shape(load_config(teacher.teacher)).num_layers)
 
 
 def run_step(step: str, recipe: ExtractRecipe) -> None:
@@ -53,16 +64,16 @@ def run_step(step: str, recipe: ExtractRecipe) -> None:
     if step in ("textual", "acoustic") and not getattr(recipe, step).teacher:
         flag = "--text-teacher" if step == "textual" else "--acoustic-teacher"
         raise UsageError(f"--only {step} needs {flag}")
-    check(recipe)
     run: Callable[[ExtractRecipe], None] = import_module(f"pipeline.{step}").run
     run(recipe)
 
 
-def run_all(recipe: ExtractRecipe) -> None:
+def run_all(recipe: ExtractRecipe, debug: bool = False) -> None:
     """Run the steps, each in a process that ends (and frees its memory) before the next begins.
 
     Raises:
         StepFailedError: a step failed; earlier steps are on the tape.
+        UsageError: a step found its settings wrong.
     """
     check(recipe)
     steps = wanted_steps(recipe)
@@ -73,10 +84,10 @@ def run_all(recipe: ExtractRecipe) -> None:
             say(f"[{number}/{len(steps)}] {step}")
             started_s = time.monotonic()
             command = [sys.executable, "-m", "pipeline", "extract-teachers"]
-            done = subprocess.run(
-                [*command, "--only", step, "--recipe", str(resolved)], check=False
-            )
+            command += ["--only", step, "--recipe", str(resolved), *(["--debug"] if debug else [])]
+            done = subprocess.run(command, check=False, preexec_fn=_end_with_parent)
             if done.returncode != 0:
-                raise StepFailedError(f"step {step} failed (exit status {done.returncode})")
+                failed = UsageError if done.returncode == 2 else StepFailedError
+                raise failed(f"step {step} failed (exit status {done.returncode})")
             say(f"[{number}/{len(steps)}] {step}: done in {time.monotonic() - started_s:.1f} s")
     say(f"tape: {recipe.tape.out}   look: pipeline inspect {recipe.tape.out}")

@@ -9,16 +9,17 @@ from itertools import islice
 from pathlib import Path
 
 from cache_schema import open_tape
+from cache_schema.console import say
 from cache_schema.errors import AudioError
 from cache_schema.manifest import GroupInfo, refuse_other_maker
-from cache_schema.signals import sample_row
+from cache_schema.signals import sample_rows
 from cache_schema.types import Sample
 from cache_schema.writer import check_output
 from pipeline.audio import audio_sha256
-from pipeline.progress import say
+from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
 from pipeline.rows import Rows, open_rows
-from pipeline.step import Failures, counter, notes, writer_for
+from pipeline.step import Failures, notes, writer_for
 
 DECODE_THREADS = 4
 _AHEAD = 64
@@ -48,19 +49,23 @@ def run(recipe: ExtractRecipe) -> None:
     )
     seen: set[str] = set()
     settled: set[int] = set()
+    before = 0
     if check_output(root):
         tape = open_tape(root)
         if "samples" in tape.groups:
             refuse_other_maker(tape.groups["samples"], info)
         seen = set(tape.sample_ids)
         settled = {row.row_index for row in tape}
-        settled |= {q.row_index for q in tape.quarantined if q.group == "samples"}
+        failed = {q.row_index for q in tape.quarantined if q.group == "samples"}
+        before = sum(map(recipe.is_mine, failed))
+        settled |= failed
     todo = [i for i in range(len(rows)) if i not in settled and recipe.is_mine(i)]
     if not todo:
-        say(f"ingest: all {len(rows)} rows are on the tape")
+        say(f"ingest: nothing to do for worker {recipe.worker}; {len(rows)} rows, {before} failed")
         return
-    failures = Failures("ingest", recipe.failures.max_fraction)
-    with writer_for(recipe, info) as writer, counter("ingest", len(todo)) as progress:
+    total = sum(map(recipe.is_mine, range(len(rows))))
+    failures = Failures("ingest", recipe.failures.max_fraction, total, before)
+    with writer_for(recipe, info) as writer, Counter("ingest", len(todo)) as progress:
         for row_index, outcome in _decode(rows, todo):
             progress.advance()
             if isinstance(outcome, AudioError):
@@ -74,9 +79,9 @@ def run(recipe: ExtractRecipe) -> None:
             audio = outcome.audio
             assert audio is not None
             kept = outcome if recipe.dataset.audio == "store" else replace(outcome, audio=None)
-            writer.add({"samples": [sample_row(kept, audio_sha256(audio), audio.size)]})
+            writer.add(sample_rows(kept, audio_sha256(audio), audio.size))
         writer.seal()
-        failures.settle(writer, len(todo))
+        failures.settle(writer)
 
 
 def _decode(rows: Rows, todo: Sequence[int]) -> Iterator[tuple[int, Sample | AudioError]]:

@@ -9,12 +9,9 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cache_schema.console import say
+
 LOG_INTERVAL_S = 10.0
-
-
-def say(message: str) -> None:
-    """Print one line of what is happening to stderr; stdout is for results."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201 - the one place that prints
 
 
 class Counter:

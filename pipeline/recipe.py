@@ -24,6 +24,7 @@ class DatasetRecipe:
 
     Attributes:
         path: hub id, directory or file.
+        config: configuration of a hub data set that has several.
         split: split to read; needed where there are several.
         limit: only the first rows.
         columns: our name (``audio``, ``id``, ``question``, ``choices``, ``answer``) -> dataset's.
@@ -32,6 +33,7 @@ class DatasetRecipe:
     """
 
     path: str = ""
+    config: str = ""
     split: str = ""
     limit: int | None = None
     columns: dict[str, str] = field(default_factory=dict)
@@ -90,6 +92,8 @@ class TextualRecipe:
                 raise UsageError(f"textual.{name}: expected at least 1, got {getattr(self, name)}")
         if self.temperature < 0:
             raise UsageError(f"--temperature: expected 0 or more, got {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"textual.top_p: expected above 0 up to 1, got {self.top_p}")
         if self.traces > 1 and self.temperature == 0:
             raise UsageError(
                 "--traces above 1 needs --temperature above 0: greedy traces are equal"
@@ -117,6 +121,7 @@ class AcousticRecipe:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
+        _one_of("acoustic.device", self.device.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
         for name in ("top_k", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"acoustic.{name}: expected at least 1, got {getattr(self, name)}")
@@ -153,6 +158,10 @@ class FailureRecipe:
 
     max_fraction: float = 0.01
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_fraction <= 1:
+            raise UsageError(f"failures.max_fraction: expected 0 to 1, got {self.max_fraction}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractRecipe:
@@ -174,6 +183,8 @@ class ExtractRecipe:
         for name, value in (("--dataset", self.dataset.path), ("--out", self.tape.out)):
             if not value:
                 raise UsageError(f"{name} is needed; see 'pipeline extract-teachers --help'")
+        if "://" in self.tape.out:
+            raise UsageError(f"--out {self.tape.out!r}: a tape is written to a local folder")
 
     @property
     def worker_index(self) -> int:

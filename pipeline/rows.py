@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cache_schema.fingerprint import fingerprint
-
 from cache_schema.errors import AudioError, DatasetError, nearest
+from cache_schema.fingerprint import digest_files, fingerprint
 from cache_schema.types import Sample
 from pipeline.audio import audio_sha256, load_audio
 from pipeline.recipe import DatasetRecipe
@@ -26,6 +25,7 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
 """Our column -> the dataset's names for it, the first one present is taken."""
 
 REQUIRED = ("audio", "question")
+FILE_FORMS = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,7 @@ class Rows:
         question = str(cells.get("question") or self.question)
         answer = cells.get("answer")
         used = set(self.columns.values())
-        content = {"question": question, "choices": list(choices), "answer": answer}
+        content = {"question": question, "choices": _plain(choices), "answer": _plain(answer)}
         identity = fingerprint({**content, "audio": audio_sha256(audio)})[:20]
         given = cells.get("id")
         return Sample(
@@ -90,9 +90,14 @@ class Rows:
 
 
 def _plain(value: Any) -> Any:
+    """Return a JSON value; bytes are named by their length, other objects by their text."""
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
-    return value if isinstance(value, str | int | float | bool | list | dict) else str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else str(value)
 
 
 def open_rows(recipe: DatasetRecipe) -> Rows:
@@ -103,6 +108,8 @@ def open_rows(recipe: DatasetRecipe) -> Rows:
     """
     path = Path(recipe.path)
     if path.suffix in (".jsonl", ".json") and path.is_file():
+        if recipe.split:
+            raise DatasetError(f"{path}: a file has no splits, so --split means nothing")
         rows, digest = _read_json(path)
         names = list(dict.fromkeys(name for row in rows for name in row))
         folder: Path | None = path.parent
@@ -215,18 +222,22 @@ def _read_datasets(recipe: DatasetRecipe) -> tuple[Any, list[str], str]:
                     "a hub id"
                 )
             loaded = datasets.load_dataset(builder, data_files=str(path))
-        elif path.suffix or recipe.path.startswith((".", "/", "~")):
+        elif path.suffix in FILE_FORMS or recipe.path.startswith((".", "/", "~")):
             raise DatasetError(f"{recipe.path}: no such file or directory")
         else:
-            loaded = datasets.load_dataset(recipe.path)
+            loaded = datasets.load_dataset(recipe.path, recipe.config or None)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         raise DatasetError(f"{recipe.path}: {type(error).__name__}: {error}") from error
     if isinstance(loaded, datasets.DatasetDict):
         loaded = _choose_split(recipe, loaded)
+    elif recipe.split:
+        raise DatasetError(f"{recipe.path}: has no splits, so --split {recipe.split} means nothing")
     for name, feature in loaded.features.items():
         if isinstance(feature, datasets.Audio):
             loaded = loaded.cast_column(name, datasets.Audio(decode=False))
-    return loaded, list(loaded.column_names), str(loaded._fingerprint)
+    # What `datasets` calls a fingerprint changes with a file's date; the bytes do not.
+    digest = digest_files([path]) if path.is_file() else str(loaded._fingerprint)
+    return loaded, list(loaded.column_names), digest
 
 
 def _choose_split(recipe: DatasetRecipe, loaded: Any) -> Any:

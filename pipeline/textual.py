@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cache_schema import TapeRow
+from cache_schema.console import say
 from cache_schema.errors import TapeError
 from cache_schema.layers import parse_layers
 from cache_schema.manifest import GroupInfo
@@ -18,12 +19,12 @@ from cache_schema.shard import is_finite
 from cache_schema.signals import Row, hidden_row, topk_row, trace_row
 from cache_schema.types import TEXT_SOURCE, IntArray, TopK, Trace
 from cache_schema.writer import TapeWriter
-from pipeline.progress import say
+from pipeline.progress import Counter
 from pipeline.prompts import TEXTUAL_TEMPLATE, textual_messages
 from pipeline.recipe import ExtractRecipe, TextualRecipe
 from pipeline.step import (
     Failures,
-    counter,
+    failures_of,
     kept_logits,
     notes,
     open_for,
@@ -67,16 +68,16 @@ def run(recipe: ExtractRecipe) -> None:
         say("textual: every described sample is recorded")
         return
     top_k = info.signals["topk"]["k"]
-    failures = Failures("textual", recipe.failures.max_fraction)
+    failures = failures_of("textual", TEXT_SOURCE, tape, recipe)
     size = recipe.textual.batch_samples
     try:
-        with writer_for(recipe, info) as writer, counter("textual", len(todo)) as progress:
+        with writer_for(recipe, info) as writer, Counter("textual", len(todo)) as progress:
             for start in range(0, len(todo), size):
                 batch = todo[start : start + size]
                 record_batch(recipe, teacher, layers, top_k, batch, writer, failures)
                 progress.advance(len(batch))
             writer.seal()
-            failures.settle(writer, len(todo))
+            failures.settle(writer)
     finally:
         teacher.close()
 

@@ -6,11 +6,12 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
+from cache_schema.console import say
 from cache_schema.errors import DatasetError, nearest
 from cache_schema.manifest import GroupInfo
-from pipeline.progress import say
+from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
-from pipeline.step import Failures, counter, notes, open_for, pending, writer_for
+from pipeline.step import failures_of, notes, open_for, pending, writer_for
 
 KNOWN_COLUMNS: dict[str, str] = {
     "caption": "Caption",
@@ -37,14 +38,20 @@ def describe(metadata: Mapping[str, Any], template: str = "") -> str:
         DatasetError: the template names a column the sample does not have.
     """
     if template:
-        fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        try:
+            fields = [name for _, name, _, _ in string.Formatter().parse(template) if name]
+        except ValueError as error:
+            raise DatasetError(f"description template {template!r}: {error}") from error
         missing = [name for name in fields if name not in metadata]
         if missing:
             raise DatasetError(
                 f"description template names column {missing[0]!r}, which the sample lacks"
                 f"{nearest(missing[0], metadata)} (it has: {', '.join(sorted(metadata)) or 'none'})"
             )
-        return template.format_map(metadata)
+        try:
+            return template.format_map(metadata)
+        except (ValueError, TypeError) as error:
+            raise DatasetError(f"description template {template!r}: {error}") from error
     lines = [
         f"{title}: {metadata[column]}"
         for column, title in KNOWN_COLUMNS.items()
@@ -57,8 +64,8 @@ def run(recipe: ExtractRecipe) -> None:
     """Describe this worker's samples.
 
     Raises:
-        DatasetError: the template names a column that a sample lacks.
-        QuarantineError: too many samples have nothing to describe them by.
+        QuarantineError: too many samples lack a column the template names, or have nothing to
+            describe them by.
     """
     tape = open_for(recipe)
     info = GroupInfo(
@@ -75,11 +82,15 @@ def run(recipe: ExtractRecipe) -> None:
     if not todo:
         say(f"textualize: all {len(tape)} samples are described")
         return
-    described = [(row, describe(row.metadata, recipe.textualize.template)) for row in todo]
-    failures = Failures("textualize", recipe.failures.max_fraction)
-    with writer_for(recipe, info) as writer, counter("textualize", len(todo)) as progress:
-        for row, description in described:
+    failures = failures_of("textualize", "descriptions", tape, recipe)
+    with writer_for(recipe, info) as writer, Counter("textualize", len(todo)) as progress:
+        for row in todo:
             progress.advance()
+            try:
+                description = describe(row.metadata, recipe.textualize.template)
+            except DatasetError as error:
+                failures.add(row.sample_id, row.row_index, "description", str(error))
+                continue
             if not description:
                 has = ", ".join(sorted(row.metadata)) or "no other columns"
                 hint = "give --set textualize.template='...{column}...'"
@@ -87,4 +98,4 @@ def run(recipe: ExtractRecipe) -> None:
                 continue
             writer.add({"descriptions": [{"sample_id": row.sample_id, "description": description}]})
         writer.seal()
-        failures.settle(writer, len(todo))
+        failures.settle(writer)

@@ -14,7 +14,7 @@ from audio_models.load import AudioLM
 from cache_schema.fingerprint import tokenizer_digest
 from cache_schema.manifest import GroupInfo
 from cache_schema.questions import question_text
-from cache_schema.signals import AUDIO_ROW, hidden_row, sample_row, topk_row, trace_row
+from cache_schema.signals import AUDIO_ROW, hidden_row, sample_rows, topk_row, trace_row
 from cache_schema.types import Sample, TopK, Trace
 from cache_schema.writer import TapeWriter
 
@@ -150,7 +150,7 @@ def build_tape(
     with TapeWriter(root, GroupInfo(group="samples", kind="samples")) as writer:
         for item in samples:
             assert item.audio is not None
-            writer.add({"samples": [sample_row(item, "0", len(item.audio))]})
+            writer.add(sample_rows(item, "0", len(item.audio)))
     changed = changes or {}
     traces = {
         item.sample_id: [trace(student, item, **changed.get(item.sample_id, {}))]

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from cache_schema.codecs.files import sync_dir, sync_file
 from cache_schema.errors import OutputError
 
 _NAME = re.compile(r"step-(\d{8})")
@@ -56,8 +57,12 @@ def save_checkpoint(
     torch.save(optimizer.state_dict(), beside / "optimizer.pt")
     torch.save(list(rng_states), beside / "rng.pt")
     (beside / "state.json").write_text(json.dumps({**state, "step": step}, indent=2) + "\n")
+    for file in beside.iterdir():
+        sync_file(file)
+    sync_dir(beside)
     shutil.rmtree(final, ignore_errors=True)
     beside.rename(final)
+    sync_dir(folder)
     for _, old in list_checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cache_schema.errors import TeachertapeError, UsageError
-from train.metrics import say
+from cache_schema.console import REPORTED, report_error
 from train.recipe import load_train_recipe
 
 app = typer.Typer(
@@ -69,11 +67,5 @@ def student(
         from train.run import Flags, train_student  # torch is loaded once the flags are right
 
         train_student(Flags(cache=cache, student=model, out=out, resume=resume), resolved)
-    except TeachertapeError as error:
-        if debug:
-            traceback.print_exc()
-        say(f"error: {error}")
-        raise typer.Exit(2 if isinstance(error, UsageError) else 1) from error
-    except KeyboardInterrupt as error:
-        say("interrupted; run the same command again to continue")
-        raise typer.Exit(130) from error
+    except REPORTED as error:
+        raise typer.Exit(report_error(error, debug)) from error

@@ -84,7 +84,10 @@ def scan(
         if row.num_audio_samples / SAMPLE_RATE_HZ > lm.max_audio_s:
             left_out[f"audio longer than {lm.max_audio_s:g} s"] += 1
             continue
-        prompt = _prompt_tokens(lm, row)
+        prompt, fault = _prompt_tokens(lm, row)
+        if fault:
+            left_out[fault] += 1
+            continue
         for index, trace in enumerate(row.traces):
             length = prompt + len(trace.token_ids)
             reason = usable(trace, recipe, lm.audio_token_id)
@@ -102,7 +105,8 @@ def scan(
     return examples, left_out
 
 
-def _prompt_tokens(lm: AudioLM, row: TapeRow) -> int:
+def _prompt_tokens(lm: AudioLM, row: TapeRow) -> tuple[int, str]:
+    """Return the prompt's input positions, and why it cannot be used, if it cannot."""
     text = render_prompt(lm, question_text(row.question, row.choices))
     duration_s = row.num_audio_samples / SAMPLE_RATE_HZ
     if lm.family.tokens_of_frames is None:
@@ -110,7 +114,12 @@ def _prompt_tokens(lm: AudioLM, row: TapeRow) -> int:
     else:
         hop = lm.processor.feature_extractor.hop_length
         audio = lm.family.tokens_of_frames(-(-round(duration_s * lm.sample_rate_hz) // hop))
-    return len(lm.tokenizer(text)["input_ids"]) - 1 + audio
+    ids = lm.tokenizer(text)["input_ids"]
+    if audio < 1:
+        return 0, "audio too short to be heard"
+    if ids.count(lm.audio_token_id) != 1:
+        return 0, "question holds the audio placeholder"
+    return len(ids) - 1 + audio, ""
 
 
 def plan_epoch(

@@ -13,12 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from train.rundir import write_text_atomic
-
-
-def say(message: str) -> None:
-    """Print one line of what is happening to stderr; stdout is for results."""
-    print(message, file=sys.stderr, flush=True)  # noqa: T201 - the one place that prints
+from cache_schema.codecs.files import write_atomic
+from cache_schema.console import say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +83,7 @@ def cut_metrics(path: Path, step: int) -> None:
     """Drop the lines after ``step``: those steps are done again."""
     kept = [line for line in read_metrics(path) if line["step"] <= step]
     if path.is_file():
-        write_text_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 class Reporter:

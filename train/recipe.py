@@ -123,6 +123,7 @@ class StudentRecipe:
     def __post_init__(self) -> None:
         choices = ("auto", "bfloat16", "none")
         _require(self.autocast in choices, f"autocast {self.autocast!r}: one of {choices}")
+        _require(self.lora_rank >= 0, f"lora_rank {self.lora_rank}: expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +149,16 @@ class OptimRecipe:
     warmup_fraction: float = 0.03
     final_lr_fraction: float = 0.1
     clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "projector_lr", "weight_decay", "eps", "clip_norm"):
+            _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)}: expected 0 or more")
+        for name in ("warmup_fraction", "final_lr_fraction"):
+            _require(
+                0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}: expected 0 to 1"
+            )
+        valid = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        _require(valid, f"betas {self.betas}: expected two numbers, each from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)

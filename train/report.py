@@ -8,9 +8,10 @@ from typing import Any
 
 from audio_models.load import AudioLM
 from cache_schema import Tape
+from cache_schema.codecs.files import write_atomic
 from train.metrics import read_metrics
 from train.objective import Term
-from train.rundir import RunDir, write_text_atomic
+from train.rundir import RunDir
 
 Line = dict[str, Any]
 """One line of ``metrics.jsonl``."""
@@ -51,7 +52,7 @@ def write_report(
         f"| loss | | {_mean(lines, _loss, True):.4f} | {_mean(lines, _loss, False):.4f} | |",
         "",
     ]
-    write_text_atomic(run.report, "\n".join(text))
+    write_atomic(run.report, "\n".join(text).encode())
 
 
 def _term_row(term: Term, lines: Sequence[Line]) -> str:

@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from audio_models.load import AudioLM, read_dtype, read_num_layers
 from cache_schema import Tape, open_tape
+from cache_schema.console import say
 from cache_schema.fingerprint import fingerprint
 from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
 from train.align import align_tokenizers
@@ -25,11 +26,11 @@ from train.batch import Needs
 from train.checkpoint import list_checkpoints, load_checkpoint
 from train.data import Example, require_audio, scan, steps_of_run
 from train.loop import Run, train_steps
-from train.metrics import Reporter, cut_metrics, say
+from train.metrics import Reporter, cut_metrics
 from train.objective import Objective, Term, check_signals, resolve_terms, teacher_layers
 from train.recipe import OptimRecipe, TrainRecipe
 from train.report import write_report
-from train.rundir import RunDir, check_run_dir, mark_finished, open_run
+from train.rundir import RunDir, check_run_dir, mark_finished, open_run, refuse_other_start
 from train.student import load_student, save_student
 
 
@@ -55,10 +56,12 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
     before = check_run_dir(directory, recipe, flags.resume)
     # every process has looked before the first one writes
     PartialState(cpu=_processes_on_cpu()).wait_for_everyone()
+    tape = open_tape(flags.cache)
+    if before:
+        refuse_other_start(directory, {"tape": tape.fingerprint, "student": flags.student})
     if before and before.get("finished"):
         say(f"{flags.out} is finished: {directory.student}; nothing to do")
         return
-    tape = open_tape(flags.cache)
     signals = check_signals(recipe.terms, tape)
     require_audio(tape)
     terms = resolve_terms(recipe.terms, tape, read_num_layers(flags.student))

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache_schema.codecs.files import write_atomic
 from cache_schema.errors import OutputError, ProvenanceError, UsageError
 from cache_schema.recipes import as_toml
 from train.recipe import TrainRecipe
@@ -64,16 +65,6 @@ class RunDir:
         return self.root / "report.md"
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """Write a file beside and rename it into place."""
-    beside = path.with_name(f".{path.name}.partial")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-
-
 def check_run_dir(run: RunDir, recipe: TrainRecipe, resume: bool) -> dict[str, Any] | None:
     """Return what ``run.json`` says of a run started before, ``None`` for a new one.
 
@@ -111,9 +102,18 @@ def open_run(run: RunDir, recipe: TrainRecipe, about: dict[str, Any]) -> None:
     if not run.info.is_file():
         run.root.mkdir(parents=True, exist_ok=True)
         info = {"format": RUN_FORMAT, **about, "recipe": _as_json(recipe)}
-        write_text_atomic(run.info, json.dumps(info, indent=2) + "\n")
-        write_text_atomic(run.recipe, as_toml(recipe))
+        write_atomic(run.info, (json.dumps(info, indent=2) + "\n").encode())
+        write_atomic(run.recipe, as_toml(recipe).encode())
         return
+    refuse_other_start(run, about)
+
+
+def refuse_other_start(run: RunDir, about: Mapping[str, Any]) -> None:
+    """Refuse to continue a run from something else; keys not given are not compared.
+
+    Raises:
+        ProvenanceError: naming what differs.
+    """
     info = json.loads(run.info.read_text(encoding="utf-8"))
     changed = [
         f"{key}: then {info.get(key)!r}, now {value!r}"
@@ -130,7 +130,7 @@ def open_run(run: RunDir, recipe: TrainRecipe, about: dict[str, Any]) -> None:
 def mark_finished(run: RunDir) -> None:
     """Record that nothing is left to do."""
     info = json.loads(run.info.read_text(encoding="utf-8"))
-    write_text_atomic(run.info, json.dumps({**info, "finished": True}, indent=2) + "\n")
+    write_atomic(run.info, (json.dumps({**info, "finished": True}, indent=2) + "\n").encode())
 
 
 def _as_json(recipe: TrainRecipe) -> Any:
@@ -139,7 +139,7 @@ def _as_json(recipe: TrainRecipe) -> Any:
 
 def _holds_something(root: Path) -> bool:
     """Whether there is more than what a kill in the very first write leaves."""
-    return any(item.name != f".{RunDir(root=root).info.name}.partial" for item in root.iterdir())
+    return not all(item.match(f".{RunDir(root=root).info.name}.*.tmp") for item in root.iterdir())
 
 
 def _differences(before: Any, now: Any, where: str) -> list[str]:

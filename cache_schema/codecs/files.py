@@ -64,6 +64,12 @@ def checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sync_file(path: Path) -> None:
+    """Make the content of a file that someone else wrote durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
 def sync_dir(path: Path) -> None:
     """Make the entries of a directory durable."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -73,9 +79,34 @@ def sync_dir(path: Path) -> None:
         os.close(descriptor)
 
 
+def write_exclusive(path: Path, content: bytes) -> bool:
+    """Write a file, whole, unless it exists; return whether it was written."""
+    make_dirs(path.parent)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.unlink(missing_ok=True)
+    write_hashed(beside, content)
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        return False
+    finally:
+        beside.unlink()
+    sync_dir(path.parent)
+    return True
+
+
+def make_dirs(path: Path) -> None:
+    """Make a directory and its missing ancestors, durably."""
+    if path.is_dir():
+        return
+    make_dirs(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_dir(path.parent)
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_dirs(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     beside.unlink(missing_ok=True)
     write_hashed(beside, content)

@@ -21,7 +21,7 @@ from cache_schema.codecs import bfloat16
 from cache_schema.codecs.files import HashedFile
 from cache_schema.errors import MissingSignalError, OutputError, ProvenanceError, TapeError
 from cache_schema.manifest import GroupInfo
-from cache_schema.signals import hidden_row, sample_row, topk_row, trace_row
+from cache_schema.signals import hidden_row, sample_rows, topk_row, trace_row
 from cache_schema.types import Sample, TopK, Trace
 from cache_schema.writer import TapeWriter
 
@@ -60,7 +60,7 @@ def add_sample(writer: TapeWriter, index: int) -> None:
         answer="two",
         metadata={"speaker": "ann", "index": index},
     )
-    writer.add({"samples": [sample_row(sample, "hash", audio.size)]})
+    writer.add(sample_rows(sample, "hash", audio.size))
 
 
 def add_textual(writer: TapeWriter, index: int) -> None:
@@ -186,6 +186,45 @@ def test_other_maker_is_refused_with_what_differs(tape_dir: Path) -> None:
     )
     with pytest.raises(ProvenanceError, match="model_digest: tape 'm', now 'n'"):
         TapeWriter(tape_dir, other)
+
+
+def test_two_makers_at_once_never_share_a_group(tmp_path: Path) -> None:
+    other = GroupInfo(group="samples", kind="samples", identity={"dataset": "e"})
+    with TapeWriter(tmp_path / "tape", SAMPLES) as first:
+        second = TapeWriter(tmp_path / "tape", other, writer="w1")
+        add_sample(first, 0)
+        with second, pytest.raises(ProvenanceError, match="dataset: tape 'd', now 'e'"):
+            add_sample(second, 1)
+    assert open_tape(tmp_path / "tape").sample_ids == ("s0",)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("path", "../elsewhere/w0-000000"),
+        ("path", "/shards/samples/000/w0-000000"),
+        ("path", "shards/textual/000/w0-000000"),
+        ("files", {"../../x": {"bytes": 1, "xxh3_128": "0"}}),
+        ("files", {"/etc/hostname": {"bytes": 1, "xxh3_128": "0"}}),
+        ("files", {"samples.arrow": {}}),
+    ],
+)
+def test_a_manifest_cannot_lead_out_of_the_tape(tmp_path: Path, field: str, value: Any) -> None:
+    root = make_tape(tmp_path / "tape", 2)
+    manifest = root / "manifest" / "w0.jsonl"
+    first = json.loads(manifest.read_text().splitlines()[0])
+    manifest.write_text(json.dumps({**first, field: value}) + "\n")
+    with pytest.raises(TapeError, match="not a manifest line"):
+        open_tape(root)
+
+
+def test_few_files_stay_open(tape_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache_schema.files.MAX_OPENED", 2)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    tape = open_tape(tape_dir)
+    for row in [*tape, *tape]:
+        assert row["textual/hidden"].states.shape[1] == 2
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4
 
 
 def test_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

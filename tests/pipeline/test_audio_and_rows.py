@@ -76,6 +76,8 @@ def test_arrays(array: Any) -> None:
         ({"array": np.zeros(0), "sampling_rate": 16_000}, "empty"),
         ({"array": np.zeros(16_000), "sampling_rate": 16_000}, "silent .1.00 s"),
         ({"array": np.array([0.1, np.nan]), "sampling_rate": 16_000}, "NaN"),
+        ({"array": [0, 16_384], "sampling_rate": 16_000}, "int64 has no known scale"),
+        ({"array": [0.1, 0.2]}, "needs its sampling_rate"),
         (17, "expected a path, bytes or an array"),
     ],
 )
@@ -186,6 +188,7 @@ def test_one_question_for_all(folder: Path, rows: list[dict[str, Any]]) -> None:
         ("list.json", "[1, 2]", "expected a list of objects"),
         ("notes.txt", "hello", "expected .jsonl, .json"),
         ("missing.jsonl", None, "no such file or directory"),
+        ("missing.parquet", None, "no such file or directory"),
     ],
 )
 def test_unreadable_files(tmp_path: Path, name: str, content: str | None, message: str) -> None:

@@ -80,14 +80,28 @@ def test_one_unreadable_file_of_many(tmp_path: Path) -> None:
     tolerant = ("--set", "failures.max_fraction=1.0")
     accepted = run_pipeline("ingest", "--dataset", dataset, "--out", tape, *tolerant)
     assert accepted.exit_code == 0, accepted.stderr
-    assert "quarantined 1 of 1 samples" in accepted.stderr
+    assert "quarantined 1 of 9 samples" in accepted.stderr
     (record,) = open_tape(tape).quarantined
     assert (record.sample_id, record.row_index, record.reason) == ("row-4", 4, "audio")
     page = run_pipeline("inspect", tape, "--json")
     assert json.loads(page.stdout)["quarantined"] == {"samples: audio": 1}
 
     again = run_pipeline("ingest", "--dataset", dataset, "--out", tape)
-    assert (again.exit_code, "all 9 rows are on the tape" in again.stderr) == (0, True)
+    assert (again.exit_code, "nothing to do" in again.stderr) == (0, True)
+
+
+def test_a_stopped_run_may_fail_as_many_as_a_whole_one(tmp_path: Path) -> None:
+    dataset = save_dataset(tmp_path, 9)
+    (tmp_path / "clip-8.ogg").write_bytes(b"not audio")
+    tape = tmp_path / "tape"
+    few = ("--set", "failures.max_fraction=0.12")
+    assert (
+        run_pipeline("ingest", "--dataset", dataset, "--out", tape, "--limit", "8").exit_code == 0
+    )
+    assert run_pipeline("ingest", "--dataset", dataset, "--out", tape).exit_code == 1
+    rest = run_pipeline("ingest", "--dataset", dataset, "--out", tape, *few)
+    assert rest.exit_code == 0, rest.stderr
+    assert len(open_tape(tape)) == 8
 
 
 def test_a_mended_file_is_taken_up(tmp_path: Path) -> None:
