@@ -255,6 +255,7 @@ class VllmTextTeacher:
                 "dtype": self._dtype,
                 "seed": self._seed,
                 **options.length_options(self._max_len),
+                **options.compile_options(on_cpu=on_cpu),
                 **options.memory_options(
                     on_cpu=on_cpu,
                     gpu_memory_utilization=self._gpu_memory_utilization,
