@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -28,6 +29,8 @@ def quiet() -> None:
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # vLLM looks at every attribute of torch, the deprecated ones too.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
 
 
 def vllm_version() -> str:
