@@ -6,8 +6,8 @@ in a second, prefill-only pass costs nearly a second generation wherever a batch
 arithmetic; ``score`` does that for traces that are given.
 
 CPU time against plain generation (x86, batch 32, 48 to 96 tokens a trace, top 64, 3 layers):
-1.16 at temperature 0 and 1.17 at 1 with 80 M parameters and 32 k tokens, 1.8 and 1.5 with 1 M and
-1 k, where the engine's own steps dominate. With a second pass: 2.1 and 1.6.
+1.05 to 1.17 with 80 M parameters and 32 k tokens; 1.5 to 1.8 with 1 M and 1 k, where the engine's
+own steps dominate. With a second pass instead: 2.1 and 1.6.
 
 Shapes: P prompt tokens, T trace tokens, k kept logits, D width.
 """
