@@ -8,23 +8,24 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from examples.quickstart.questions import NUMBER_WORDS
 from examples.quickstart.recordings import (
+    TAKES_PER_WORD,
     Recording,
     RecordingsError,
     RecordingSet,
     checked,
-    decode,
+    pick_takes,
     prepare,
 )
 
 HUB_DATASET = "mteb/free-spoken-digit-dataset"
 HUB_REVISION = "c34455c99604d35cb8d27328c267be1478efc903"
-HUB_TAKES = 3
 SPEECH_WHEEL = "espeakng-loader==0.2.4"
 VOICES = ("en-us", "en-gb-scotland", "en-gb-x-rp", "en-us+f3", "en-gb-x-rp+f5")
 _NAME = re.compile(r"(\d)_([a-z]+)_(\d+)")
@@ -44,23 +45,19 @@ def load_hub(say: Callable[[str], None]) -> RecordingSet:
     except (OSError, ValueError, RuntimeError) as error:
         raise RecordingsError(f"{type(error).__name__} from the hub") from error
     rows = rows.cast_column("audio", datasets.Audio(decode=False))
-    found: list[Recording] = []
-    taken: dict[tuple[int, str], int] = {}
-    for row in rows:
-        name = _NAME.search(row["audio"]["path"] or "")
-        speaker = name.group(2) if name else "several"
-        number = int(row["label"])
-        taken[number, speaker] = taken.get((number, speaker), 0) + 1
-        if taken[number, speaker] <= HUB_TAKES:
-            wave = decode(row["audio"]["bytes"])
-            found.append(Recording(number=number, speaker=speaker, language="English", wave=wave))
     return checked(
         RecordingSet(
             name="the Free Spoken Digit Dataset (CC-BY-SA)",
-            note=f"up to {HUB_TAKES} takes of each number and speaker",
-            recordings=tuple(found),
+            note=f"up to {TAKES_PER_WORD} takes of each number and speaker",
+            recordings=pick_takes(map(_hub_candidate, rows)),
         )
     )
+
+
+def _hub_candidate(row: dict[str, Any]) -> tuple[int, str, Callable[[], bytes]]:
+    name = _NAME.search(row["audio"]["path"] or "")
+    speaker = name.group(2) if name else "several"
+    return int(row["label"]), speaker, partial(bytes, row["audio"]["bytes"])
 
 
 def load_synthetic(say: Callable[[str], None]) -> RecordingSet:

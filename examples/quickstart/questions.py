@@ -3,6 +3,9 @@
 A reasoning question needs two things: hearing which numbers are spoken, and a short chain of steps
 that composes over them. ``solve`` carries out the chain; the textual teacher learns to write it.
 The fourth question asks for the numbers alone: it measures hearing.
+
+Every summary ends with the answer. A student of a million parameters that trains for a minute is
+better at copying a word than at one more inference behind the summary.
 """
 
 from __future__ import annotations
@@ -83,32 +86,36 @@ def _solve_hearing(numbers: Sequence[int]) -> Solution:
     )
 
 
+def _counting(numbers: Sequence[int]) -> tuple[str, str]:
+    """Return the steps that count odd numbers, and the final count in words."""
+    counts = [sum(number % 2 for number in numbers[: place + 1]) for place in range(len(numbers))]
+    steps = _steps(
+        numbers, lambda place: f"{_parity(numbers[place])}, count {NUMBER_WORDS[counts[place]]}"
+    )
+    return f"so far {steps}", NUMBER_WORDS[counts[-1]]
+
+
 def _solve_sum_parity(numbers: Sequence[int]) -> Solution:
+    reasoning, count = _counting(numbers)
     total = _parity(sum(numbers))
+    answer = "yes" if total == "even" else "no"
     return Solution(
-        planning="follow the parity of the sum",
+        planning="count the odd numbers, then tell the sum",
         caption=f"I hear {transcript(numbers)}",
-        reasoning="so far "
-        + _steps(
-            numbers,
-            lambda place: f"{_parity(numbers[place])}, sum {_parity(sum(numbers[: place + 1]))}",
-        ),
-        summary=f"the sum is {total}",
-        answer="yes" if total == "even" else "no",
+        reasoning=reasoning,
+        summary=f"{count} odd, so the sum is {total}: {answer}",
+        answer=answer,
     )
 
 
 def _solve_count_odd(numbers: Sequence[int]) -> Solution:
-    counts = [sum(number % 2 for number in numbers[: place + 1]) for place in range(len(numbers))]
+    reasoning, count = _counting(numbers)
     return Solution(
         planning="count the odd numbers",
         caption=f"I hear {transcript(numbers)}",
-        reasoning="so far "
-        + _steps(
-            numbers, lambda place: f"{_parity(numbers[place])}, count {NUMBER_WORDS[counts[place]]}"
-        ),
-        summary=f"the count is {NUMBER_WORDS[counts[-1]]}",
-        answer=NUMBER_WORDS[counts[-1]],
+        reasoning=reasoning,
+        summary=f"the count is {count}",
+        answer=count,
     )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,10 @@ import torchaudio
 SAMPLE_RATE_HZ = 16_000
 _SILENCE_BELOW_PEAK_DB = 40.0
 _TRIM_FRAME_S = 0.01
+_DIGITS = tuple("0123456789")
+TAKES_PER_WORD = 3
+LONGEST_WORD_S = 1.3
+"""Three of these, slowed down and with gaps, still fit what the model hears at once."""
 
 
 class RecordingsError(RuntimeError):
@@ -82,37 +86,46 @@ def prepare(wave: np.ndarray, rate_hz: int) -> np.ndarray:
     return np.ascontiguousarray(trimmed / np.abs(trimmed).max(), dtype=np.float32)
 
 
-def read_folder(folder: Path, takes_per_word: int = 3) -> RecordingSet:
-    """Read ``{number}_{speaker}_{index}.wav`` files, the layout of the Free Spoken Digit Dataset.
+def pick_takes(
+    candidates: Iterable[tuple[int, str, Callable[[], bytes]]],
+) -> tuple[Recording, ...]:
+    """Return the first ``TAKES_PER_WORD`` takes of each number and speaker that are short enough.
 
     Args:
-        folder: where the files are.
-        takes_per_word: how many takes of a number are used of each speaker, lowest index first.
+        candidates: number, speaker and how to read the file, in order of preference.
+    """
+    taken: Counter[tuple[int, str]] = Counter()
+    found = []
+    for number, speaker, read in candidates:
+        if taken[number, speaker] == TAKES_PER_WORD:
+            continue
+        wave = decode(read())
+        if len(wave) > LONGEST_WORD_S * SAMPLE_RATE_HZ:
+            continue
+        taken[number, speaker] += 1
+        found.append(Recording(number=number, speaker=speaker, language="English", wave=wave))
+    return tuple(found)
+
+
+def read_folder(folder: Path) -> RecordingSet:
+    """Read ``{number}_{speaker}_{index}.wav`` files, the layout of the Free Spoken Digit Dataset.
 
     Raises:
         RecordingsError: there is no such file, or a speaker lacks a number.
     """
-    taken: Counter[tuple[int, str]] = Counter()
-    found: list[Recording] = []
-    paths = [path for path in folder.glob("*_*_*.wav") if path.stem.split("_")[2].isdigit()]
-    for path in sorted(paths, key=lambda path: (int(path.stem.split("_")[2]), path.name)):
-        number_text, speaker, _ = path.stem.split("_")
-        if not number_text.isdigit() or taken[int(number_text), speaker] >= takes_per_word:
-            continue
-        taken[int(number_text), speaker] += 1
-        found.append(
-            Recording(
-                number=int(number_text),
-                speaker=speaker,
-                language="English",
-                wave=decode(path.read_bytes()),
-            )
-        )
+    named = [(path.stem.split("_"), path) for path in sorted(folder.glob("*_*_*.wav"))]
+    files = [
+        (int(parts[2]), int(parts[0]), parts[1], path)
+        for parts, path in named
+        if len(parts) == 3 and parts[0] in _DIGITS and parts[2].isdigit()
+    ]
     return checked(
         RecordingSet(
             name=f"the folder {folder.name}",
-            note=f"up to {takes_per_word} takes of each number and speaker",
-            recordings=tuple(found),
+            note=f"up to {TAKES_PER_WORD} takes of each number and speaker",
+            recordings=pick_takes(
+                (number, speaker, path.read_bytes) for _, number, speaker, path in sorted(files)
+            ),
         )
     )
 
