@@ -116,15 +116,20 @@ def hearing_turn(numbers: Sequence[int], rng: np.random.Generator) -> tuple[str,
         return HEARING_QUESTION, transcript(numbers)
     kind = int(rng.integers(4))
     if kind == 0:
-        asked = int(rng.choice(numbers)) if rng.random() < 0.5 else int(rng.integers(10))
-        answer = "yes" if asked in numbers else "no"
-        return question_text(f"Is the number {NUMBER_WORDS[asked]} spoken?", ("yes", "no")), answer
-    if kind == 1:
         answer = NUMBER_WORDS[len(numbers)]
         return question_text("How many numbers are spoken?", NUMBER_WORDS[:4]), answer
-    place, name = ((0, "first"), (-1, "last"))[kind - 2]
-    choices = four_numbers(numbers, rng)
-    return question_text(f"Which number is the {name}?", choices), NUMBER_WORDS[numbers[place]]
+    place, name = ((0, "first"), (-1, "last"))[int(rng.integers(2))]
+    if kind == 1:
+        answer = NUMBER_WORDS[numbers[place]]
+        return question_text(f"Which number is the {name}?", four_numbers(numbers, rng)), answer
+    # Half of the questions with yes or no are drawn so that yes is likely.
+    asked = int(rng.choice(numbers) if rng.random() < 0.5 else rng.integers(10))
+    word = NUMBER_WORDS[asked]
+    if kind == 2:
+        question, holds = f"Is the number {word} spoken?", asked in numbers
+    else:
+        question, holds = f"Is the {name} of the numbers {word}?", asked == numbers[place]
+    return question_text(question, ("yes", "no")), "yes" if holds else "no"
 
 
 def train_hearing(

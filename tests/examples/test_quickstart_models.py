@@ -93,8 +93,11 @@ def test_hearing_questions_are_answered_right():
         numbers = tuple(rng.integers(10, size=int(rng.integers(2, 4))).tolist())
         question, answer = hearing.hearing_turn(numbers, rng)
         words = [hearing.NUMBER_WORDS[number] for number in numbers]
-        if "first" in question or "last" in question:
-            assert answer == words[0 if "first" in question else -1]
+        asked_about = words[0 if "first" in question else -1]
+        if question.startswith("Which"):
+            assert answer == asked_about
+        elif " of the numbers " in question:
+            assert answer == ("yes" if question.split("?")[0].endswith(asked_about) else "no")
         elif "spoken?" in question and question.startswith("Is"):
             assert answer == ("yes" if question.split()[3] in words else "no")
         elif question.startswith("How many"):
