@@ -37,7 +37,7 @@ def line(figure: Figure) -> str:
 def main() -> int:
     """Run the chosen benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(NAMES)}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
     print(
