@@ -20,7 +20,7 @@ from figures import Figure
 
 HERE = Path(__file__).parent
 NAMES = sorted(
-    path.stem for path in HERE.glob("*.py") if "def measure()" in path.read_text(encoding="utf-8")
+    path.stem for path in HERE.glob("*.py") if "\ndef measure()" in path.read_text(encoding="utf-8")
 )
 
 
