@@ -2,63 +2,104 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from cache_schema import layout
-from cache_schema.codecs import bfloat16
-from cache_schema.codecs.zarr_rows import map_rows
+from cache_schema.codecs.arrow_file import read_table
+from cache_schema.codecs.states import StatesReader, open_states_reader
 from cache_schema.errors import MissingSignalError, TapeError
 from cache_schema.files import TapeFiles
+from cache_schema.hidden import HiddenPlace
 from cache_schema.manifest import ShardRecord
-from cache_schema.signals import SCHEMAS, Row
-from cache_schema.types import Hidden
+from cache_schema.rows import Row, place_of
+from cache_schema.signals import SCHEMAS
 
 
 class Shard:
-    """One committed shard, its tables and arrays opened when first used."""
+    """One committed shard; its manifest line, tables and arrays are read when first used.
 
-    def __init__(self, files: TapeFiles, record: ShardRecord) -> None:
-        self.record = record
+    Args:
+        files: the tape's files.
+        read_record: reads its manifest line.
+    """
+
+    def __init__(self, files: TapeFiles, read_record: Callable[[], ShardRecord]) -> None:
         self._files = files
+        self._read_record = read_record
+
+    @functools.cached_property
+    def record(self) -> ShardRecord:
+        """What its manifest line says."""
+        return self._read_record()
 
     def table(self, name: str) -> pa.Table:
-        """Return a table, mapped."""
+        """Return a table, mapped.
+
+        Raises:
+            TapeError: the file is damaged, or not such a table.
+        """
         return self._files.opened(f"{self.record.path}/{name}", lambda: self._read_table(name))
 
     def _read_table(self, name: str) -> pa.Table:
-        source = pa.memory_map(str(self._local(layout.table_file(name))))
-        table = pa.ipc.open_file(source).read_all()
-        if not table.schema.equals(SCHEMAS[name]):
-            raise TapeError(f"{self.record.path}/{name}: columns differ from the format's")
-        return table
+        file = layout.table_file(name)
+        if name not in SCHEMAS or name not in self.record.rows:
+            raise TapeError(f"{self.record.path}: no table {name!r} in its manifest line")
+        return read_table(self.local(file), SCHEMAS[name], self.record.rows[name])
 
     def row(self, name: str, index: int) -> Row:
-        """Return one row of a table; number lists are NumPy arrays."""
+        """Return one row of a table; number lists are NumPy arrays.
+
+        Raises:
+            TapeError: the table has no such row.
+        """
         table = self.table(name)
+        if not 0 <= index < table.num_rows:
+            raise TapeError(f"{self.record.path}/{name}: no row {index}, it has {table.num_rows}")
         return {field.name: value(table.column(field.name), index) for field in table.schema}
 
-    def states(self, layer: int) -> NDArray[Any]:
-        """Return one layer's rows [positions, width] in the stored type, mapped."""
-        folder = layout.layer_dir(layer)
+    def sample_id(self, name: str, index: int) -> str | None:
+        """Return whose a row is; ``None`` if there is no such row."""
+        column = self.table(name).column("sample_id")
+        return str(column[index]) if 0 <= index < len(column) else None
+
+    def states(self, layer: int) -> StatesReader:
+        """Return the reader of one layer's array.
+
+        Raises:
+            MissingSignalError: the layer is not recorded.
+            TapeError: the array is damaged or not of the form the format prescribes.
+        """
+        states = self.record.states
+        if states is None or layer not in states.layers:
+            raise MissingSignalError(
+                f"{self.record.path}: layer {layer} is not recorded; it has "
+                f"{list(self.record.layers)}"
+            )
+        name = layout.layer_dir(layer)
         return self._files.opened(
-            f"{self.record.path}/{folder}",
-            lambda: map_rows(
-                self._local(f"{folder}/zarr.json"), self._local(layout.layer_data_file(layer))
+            f"{self.record.path}/{name}",
+            lambda: open_states_reader(
+                self.local,
+                name,
+                profile=states.profile,
+                num_rows=states.positions,
+                width=states.width,
+                logical_dtype=states.dtype,
             ),
         )
 
-    def hidden(self, index: int, layers: tuple[int, ...] | None) -> Hidden:
-        """Return the states a row of the ``hidden`` table places, of all layers or of some.
+    def hidden(self, index: int, layers: tuple[int, ...] | None) -> HiddenPlace:
+        """Return where the states of a row of the ``hidden`` table are, of all or some layers.
 
         Raises:
             MissingSignalError: a layer is not recorded.
+            TapeError: the row lies outside the arrays, or contradicts itself.
         """
-        row = self.row("hidden", index)
         chosen = self.record.layers if layers is None else layers
         absent = [layer for layer in chosen if layer not in self.record.layers]
         if absent:
@@ -66,19 +107,19 @@ class Shard:
                 f"{self.record.path}: layers {absent} are not recorded; "
                 f"it has {list(self.record.layers)}"
             )
-        span = slice(row["offset"], row["offset"] + row["count"])
-        if not 0 <= span.start <= span.stop <= self.record.positions:
-            raise TapeError(f"{self.record.path}: row {index} of hidden is outside the arrays")
-        states = [bfloat16.decode(self.states(layer)[span]) for layer in chosen]
-        return Hidden(
-            states=np.stack(states, axis=1),
-            layers=tuple(chosen),
-            kind=row["kind"],
-            target_ids=None if row["target_ids"] is None else row["target_ids"].astype(np.int64),
-            times_s=None if row["times_s"] is None else row["times_s"].reshape(-1, 2),
-        )
+        states = self.record.states
+        if states is None:
+            raise TapeError(f"{self.record.path}: a hidden table without layer arrays")
+        where = f"{self.record.path}: row {index} of hidden"
+        fields = place_of(self.row("hidden", index), states.positions, where)
+        return HiddenPlace(shard=self, layers=chosen, states=states, **fields)
 
-    def _local(self, name: str) -> Path:
+    def local(self, name: str) -> Path:
+        """Return a checked local path of one of its files.
+
+        Raises:
+            TapeError: its manifest line does not name the file, or the file is damaged.
+        """
         if name not in self.record.files:
             raise TapeError(f"{self.record.path}: {name} is not in its manifest line")
         return self._files.local(f"{self.record.path}/{name}", self.record.files[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import shutil
 import tempfile
 import threading
@@ -15,16 +16,17 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from cache_schema.codecs.files import CHECKSUM, checksum
+from cache_schema.codecs.sealed_json import MAX_BYTES
 from cache_schema.errors import TapeError
 
 T = TypeVar("T")
 
 MAX_OPENED = 256
-"""Files kept mapped at one time; a process may usually open 1,024."""
+"""Files kept open at one time; a process may usually open 1,024."""
 
 
 class TapeFiles:
-    """Read access to the files below a path or URL.
+    """Read access to the files below a path or URL. Links that lead out of a tape are refused.
 
     Args:
         location: local path or fsspec URL. Files of a remote tape are copied to a private temporary
@@ -37,8 +39,9 @@ class TapeFiles:
         self._checked: set[str] = set()
         self._opened: OrderedDict[str, Any] = OrderedDict()
         self._opening = threading.Lock()
-        if isinstance(self._fs, LocalFileSystem):
-            self._local = Path(self._root)
+        self.is_local = isinstance(self._fs, LocalFileSystem)
+        if self.is_local:
+            self._local = Path(self._root).resolve()
         else:
             self._local = Path(tempfile.mkdtemp(prefix="teachertape-"))
             weakref.finalize(self, shutil.rmtree, self._local, ignore_errors=True)
@@ -46,6 +49,14 @@ class TapeFiles:
     def exists(self, name: str) -> bool:
         """Whether the tape has this file."""
         return bool(self._fs.exists(f"{self._root}/{name}"))
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return int(self._fs.size(f"{self._root}/{name}"))
 
     def names(self, folder: str, suffix: str) -> Iterator[str]:
         """Names of the files in a folder that end in ``suffix``, sorted."""
@@ -57,38 +68,60 @@ class TapeFiles:
                 yield f"{folder}/{name}"
 
     def read(self, name: str) -> bytes:
-        """Return the content of a small file."""
-        return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+        """Return the content of a small file.
+
+        Raises:
+            TapeError: it is missing, larger than any such file, or a link out of the tape.
+        """
+        if self.is_local:
+            path = self._inside(name)
+            if path.stat().st_size > MAX_BYTES:
+                raise TapeError(f"{self.location}: {name} is larger than {MAX_BYTES} bytes")
+            return path.read_bytes()
+        return bytes(self._fs.cat_file(f"{self._root}/{name}", end=MAX_BYTES + 1))
+
+    def content(self, name: str) -> bytes | mmap.mmap:
+        """Return the content of a file that grows, mapped if it is local."""
+        if not self.is_local:
+            return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+        with self._inside(name).open("rb") as file:
+            empty = file.seek(0, 2) == 0
+            return b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     def opened(self, name: str, open_file: Callable[[], T]) -> T:
         """Return what ``open_file`` makes of a file, kept open among the last ``MAX_OPENED``.
 
-        A mapped file holds a descriptor, and a tape has more files than a process may open. What
-        falls out of the list stays valid for whoever still holds it.
+        An open file holds a descriptor, and a tape has more files than a process may open. What
+        falls out of the list stays valid for whoever still holds it. A file is opened outside the
+        lock: checking one must not keep other threads from reading others.
         """
         with self._opening:
-            if name not in self._opened:
-                self._opened[name] = open_file()
+            if name in self._opened:
+                self._opened.move_to_end(name)
+                found: T = self._opened[name]
+                return found
+        made = open_file()
+        with self._opening:
+            opened: T = self._opened.setdefault(name, made)
             self._opened.move_to_end(name)
             if len(self._opened) > MAX_OPENED:
                 self._opened.popitem(last=False)
-            opened: T = self._opened[name]
-            return opened
+        return opened
 
     def local(self, name: str, record: Mapping[str, Any]) -> Path:
-        """Return a local path of a shard's file, checked against its record on first touch.
+        """Return a local path of a file, checked against its record on first touch.
 
         Raises:
-            TapeError: the file is missing, or its size or checksum is not what was committed.
+            TapeError: the file is missing, a link out of the tape, or its size or checksum is not
+                what was committed.
         """
-        path = self._local / name
         if name in self._checked:
-            return path
-        if not isinstance(self._fs, LocalFileSystem):
+            return self._local / name
+        if not self.is_local:
+            path = self._local / name
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fs.get_file(f"{self._root}/{name}", str(path))
-        if not path.is_file():
-            raise TapeError(f"{self.location}: {name} is missing")
+        path = self._inside(name)
         if path.stat().st_size != record["bytes"]:
             raise TapeError(
                 f"{self.location}: {name} has {path.stat().st_size} bytes, "
@@ -97,4 +130,16 @@ class TapeFiles:
         if checksum(path) != record[CHECKSUM]:
             raise TapeError(f"{self.location}: {name} is damaged (its checksum differs)")
         self._checked.add(name)
+        return path
+
+    def _inside(self, name: str) -> Path:
+        """Return the path of a regular file that is really inside the tape."""
+        path = self._local / name
+        if not path.is_file():
+            raise TapeError(f"{self.location}: {name} is missing")
+        if path.resolve() != path:
+            raise TapeError(
+                f"{self.location}: {name} is a link; a tape holds plain files only (copy a hub's "
+                "snapshot to a folder of its own)"
+            )
         return path

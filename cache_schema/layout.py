@@ -5,8 +5,9 @@ TAPE/
   dataset.json                       format name and version
   groups/<group>.json                who made it: identity (compared) and notes (not compared)
   manifest/<writer>.jsonl            one line a committed shard, one a quarantined sample
+  index/<checksum>.arrow             sample id -> shard and row; rebuilt from the rest
   shards/<group>/<seq // 1000>/<writer>-<seq>/
-    shard.json                       files, bytes, checksums
+    shard.json                       the shard's manifest line
     <table>.arrow                    Arrow IPC, uncompressed
     hidden.zarr/L<layer>/...         Zarr v3, one array [positions, width] a layer
 ```
@@ -20,6 +21,8 @@ from pathlib import PurePosixPath
 DATASET_FILE = "dataset.json"
 GROUPS_DIR = "groups"
 MANIFEST_DIR = "manifest"
+INDEX_DIR = "index"
+INDEX_LOCK = "index/lock"
 SHARDS_DIR = "shards"
 SHARD_FILE = "shard.json"
 HIDDEN_STORE = "hidden.zarr"
@@ -27,6 +30,9 @@ SHARDS_PER_FOLDER = 1000
 
 SHARD_PATH = re.compile(r"shards/(?P<group>\w+)/\d{3,}/\w+-\d{6,}", re.ASCII)
 """What a shard's path in the manifest must look like."""
+
+GROUP_NAME = re.compile(r"\w+", re.ASCII)
+"""What a group may be called."""
 
 SHARD_FILE_NAME = re.compile(r"\w[\w./]*", re.ASCII)
 """What the name of a shard's file must look like."""
@@ -70,6 +76,16 @@ def table_file(table: str) -> str:
 def layer_dir(layer: int) -> str:
     """Path of one layer's Zarr array inside a shard."""
     return f"{HIDDEN_STORE}/L{layer:03d}"
+
+
+def index_file(checksum: str) -> str:
+    """Path of an index of this content."""
+    return f"{INDEX_DIR}/{checksum}.arrow"
+
+
+def layer_name(layer: int) -> str:
+    """Name of one layer's array in the store."""
+    return f"L{layer:03d}"
 
 
 def layer_data_file(layer: int) -> str:

@@ -1,20 +1,52 @@
-"""The manifest: what is committed, a JSON line each; a shard not named here does not exist."""
+"""The manifest: what is committed, a sealed JSON line each; nothing else exists."""
 
 from __future__ import annotations
 
 import errno
 import json
+import mmap
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cache_schema import layout
+from cache_schema.codecs.bfloat16 import STORED_DTYPES
 from cache_schema.codecs.files import CHECKSUM, sync_dir
+from cache_schema.codecs.sealed_json import seal, unseal
 from cache_schema.errors import ProvenanceError, TapeError
 from cache_schema.fingerprint import fingerprint
-from cache_schema.signals import FORMAT_NAME, FORMAT_VERSION, GROUP_TABLES
+from cache_schema.signals import FORMAT_NAME, FORMAT_VERSION, GROUP_TABLES, STATES_PROFILES
+
+MAX_COUNT = 1 << 48
+"""Largest number of rows, positions or bytes that is believed."""
+
+MAX_DATASET_BYTES = 1 << 20
+MAX_WIDTH = 1 << 20
+MAX_LAYER = 1 << 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class States:
+    """How the layer arrays of a shard are stored.
+
+    Attributes:
+        layers: recorded layers, ascending.
+        positions: rows of each array.
+        width: columns of each array.
+        dtype: logical type.
+        profile: ``hot``, ``archive`` or ``lossy2x``.
+        errors: layer (as text) -> what storing it lost, measured while it was written; empty for
+            lossless profiles.
+    """
+
+    layers: tuple[int, ...]
+    positions: int
+    width: int
+    dtype: str
+    profile: str
+    errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,20 +56,32 @@ class ShardRecord:
     Attributes:
         group: ``samples``, ``descriptions`` or a source.
         path: directory, relative to the tape.
+        fingerprint: of the group's maker.
         samples: number of samples in it.
-        positions: number of rows of its layer arrays.
         rows: table -> number of rows.
-        layers: layers recorded in it.
+        totals: sums over its rows (tokens, audio samples, right answers, ...), for summaries.
+        states: its layer arrays, if it has any.
         files: file -> ``{"bytes": n, "xxh3_128": hex}``.
     """
 
     group: str
     path: str
+    fingerprint: str
     samples: int
-    positions: int
     rows: Mapping[str, int]
-    layers: tuple[int, ...]
+    totals: Mapping[str, int]
+    states: States | None
     files: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Recorded layers."""
+        return () if self.states is None else self.states.layers
+
+    @property
+    def positions(self) -> int:
+        """Rows of each layer array."""
+        return 0 if self.states is None else self.states.positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,22 +120,33 @@ class GroupInfo:
 
     def to_json(self) -> bytes:
         """Return the group's file."""
-        content = {**asdict(self), "fingerprint": self.fingerprint}
-        return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+        return seal({**asdict(self), "fingerprint": self.fingerprint}, indent=2)
 
 
-def group_from_json(content: bytes) -> GroupInfo:
-    """Read a group's file, checking its fingerprint."""
+def group_from_json(content: bytes, where: str) -> GroupInfo:
+    """Read a group's file.
+
+    Raises:
+        TapeError: it is damaged, or not the file of a group this software knows.
+    """
+    values = unseal(content, where)
     try:
-        values = json.loads(content)
         recorded = values.pop("fingerprint")
         info = GroupInfo(**values)
+        parts = (info.signals, info.identity, info.notes, *info.signals.values())
+        sound = all(isinstance(part, dict) for part in parts) and info.fingerprint == recorded
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TapeError(f"not the file of a group ({error})") from error
-    if info.fingerprint != recorded:
-        raise TapeError(f"group {info.group!r}: its file was changed after it was written")
+        raise TapeError(f"{where}: not the file of a group ({error})") from error
+    if not sound:
+        raise TapeError(f"{where}: its fields or its fingerprint are not those of a group")
     if info.kind not in GROUP_TABLES:
-        raise TapeError(f"group {info.group!r}: unknown kind {info.kind!r}")
+        raise TapeError(
+            f"{where}: group {info.group!r} is of kind {info.kind!r}, this software knows "
+            f"{', '.join(GROUP_TABLES)}"
+        )
+    named = where.endswith(f"/{info.group}.json")
+    if not (named and layout.GROUP_NAME.fullmatch(info.group)):
+        raise TapeError(f"{where} is the file of group {info.group!r}")
     return info
 
 
@@ -115,15 +170,24 @@ def refuse_other_maker(recorded: GroupInfo, offered: GroupInfo) -> None:
 
 def dataset_json(licence: str) -> bytes:
     """Return ``dataset.json``."""
-    content = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "licence": licence}
-    return (json.dumps(content, indent=2) + "\n").encode()
+    content = {
+        "format": FORMAT_NAME,
+        "version": FORMAT_VERSION,
+        "requires": [],
+        "licence": licence,
+    }
+    return seal(content, indent=2)
 
 
 def check_format(content: bytes, where: str) -> dict[str, Any]:
-    """Read ``dataset.json``, refusing what is not a tape of this version."""
+    """Read ``dataset.json``, refusing what is not a tape this software can read.
+
+    Raises:
+        TapeError: another format, a newer version, or a feature this software does not know.
+    """
     try:
-        values = json.loads(content)
-    except json.JSONDecodeError as error:
+        values = json.loads(content[:MAX_DATASET_BYTES])
+    except (ValueError, RecursionError) as error:
         raise TapeError(f"{where}: dataset.json is not JSON ({error})") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT_NAME:
         raise TapeError(f"{where}: not a tape (dataset.json does not say {FORMAT_NAME!r})")
@@ -132,18 +196,29 @@ def check_format(content: bytes, where: str) -> dict[str, Any]:
             f"{where}: tape version {values.get('version')!r}, this software reads "
             f"{FORMAT_VERSION}; install a matching teachertape"
         )
+    values = unseal(content, f"{where}/{layout.DATASET_FILE}")
+    if values.get("requires") != []:
+        raise TapeError(
+            f"{where}: the tape requires {values.get('requires')!r}, which this software does not "
+            "know; install a newer teachertape"
+        )
+    if not isinstance(values.get("licence"), str):
+        raise TapeError(f"{where}: dataset.json names no licence")
     return values
 
 
-def append_line(path: Path, kind: str, record: ShardRecord | Quarantined) -> None:
+def line_of(kind: str, record: ShardRecord | Quarantined) -> bytes:
+    """Return the manifest line of a record."""
+    return seal({"type": kind, **asdict(record)})
+
+
+def append_line(path: Path, line: bytes) -> None:
     """Append one line durably; this is the moment a shard begins to exist."""
-    line = json.dumps({"type": kind, **asdict(record)}, ensure_ascii=False) + "\n"
     new = not path.exists()
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         size = os.fstat(descriptor).st_size
-        data = line.encode()
-        if os.write(descriptor, data) != len(data):
+        if os.write(descriptor, line) != len(line):
             os.ftruncate(descriptor, size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         os.fsync(descriptor)
@@ -163,35 +238,73 @@ def drop_cut_line(path: Path) -> None:
         os.truncate(path, whole)
 
 
-def parse_lines(lines: Iterable[bytes], where: str) -> list[ShardRecord | Quarantined]:
-    """Read manifest lines; a last line cut by a crash is not yet a line and is left out."""
-    records: list[ShardRecord | Quarantined] = []
-    for number, line in enumerate(lines, 1):
-        if not line.endswith(b"\n"):
-            continue
-        try:
-            values = json.loads(line)
-            kind = values.pop("type")
-            if kind == "shard":
-                values["layers"] = tuple(values["layers"])
-                records.append(_checked(ShardRecord(**values)))
-            elif kind == "quarantine":
-                records.append(Quarantined(**values))
-            else:
-                raise TapeError(f"{where}:{number}: unknown line type {kind!r}")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise TapeError(f"{where}:{number}: not a manifest line ({error})") from error
-    return records
+def whole_lines(content: bytes | mmap.mmap, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield (offset, line) from ``start``; a last line cut by a crash is not yet a line."""
+    while (end := content.find(b"\n", start)) >= 0:
+        yield start, content[start : end + 1]
+        start = end + 1
+
+
+def parse_line(line: bytes, where: str) -> ShardRecord | Quarantined:
+    """Read a manifest line, believing nothing in it.
+
+    Raises:
+        TapeError: it is damaged, of an unknown kind, leads out of the tape, or claims the absurd.
+    """
+    values = unseal(line, where)
+    try:
+        kind = values.pop("type")
+        if kind == "shard":
+            states = values["states"]
+            if states is not None:
+                values["states"] = States(**{**states, "layers": tuple(states["layers"])})
+            return _checked(ShardRecord(**values))
+        if kind == "quarantine":
+            return Quarantined(**values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TapeError(f"{where}: not a manifest line ({error})") from error
+    raise TapeError(f"{where}: unknown line type {kind!r}")
+
+
+def records_of(content: bytes, where: str) -> list[ShardRecord | Quarantined]:
+    """Return every record of a manifest file."""
+    return [parse_line(line, f"{where} at byte {at}") for at, line in whole_lines(content)]
 
 
 def _checked(record: ShardRecord) -> ShardRecord:
-    """Refuse names that lead out of the tape: a tape from anyone must be safe to open."""
+    """Refuse what leads out of the tape or claims the absurd: it must be safe to open."""
     expected = layout.SHARD_PATH.fullmatch(record.path)
     if expected is None or expected["group"] != record.group:
         raise ValueError(f"{record.path!r} is not a shard of group {record.group!r}")
     for name, file in record.files.items():
         if not layout.SHARD_FILE_NAME.fullmatch(name) or ".." in name:
             raise ValueError(f"{name!r} is not a file of a shard")
-        if not isinstance(file["bytes"], int) or not isinstance(file[CHECKSUM], str):
-            raise TypeError(f"{name!r} has no size or checksum")
+        _count(file["bytes"], f"bytes of {name}")
+        if not isinstance(file[CHECKSUM], str):
+            raise TypeError(f"{name!r} has no checksum")
+    _count(record.samples, "samples")
+    for name, count in [*record.rows.items(), *record.totals.items()]:
+        _count(count, name)
+    if record.states is not None:
+        _check_states(record.states)
     return record
+
+
+def _check_states(states: States) -> None:
+    _count(states.positions, "positions")
+    if _count(states.width, "width") > MAX_WIDTH:
+        raise ValueError(f"width {states.width} is beyond {MAX_WIDTH}")
+    if states.dtype not in STORED_DTYPES:
+        raise ValueError(f"dtype {states.dtype!r}: expected one of {', '.join(STORED_DTYPES)}")
+    if states.profile not in STATES_PROFILES:
+        raise ValueError(f"profile {states.profile!r}: expected {', '.join(STATES_PROFILES)}")
+    layers = [_count(layer, "layer") for layer in states.layers]
+    if layers != sorted(set(layers)) or (layers and layers[-1] > MAX_LAYER):
+        raise ValueError(f"layers {layers}: expected ascending numbers up to {MAX_LAYER}")
+
+
+def _count(value: Any, name: str) -> int:
+    """Return a count that can be believed."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_COUNT:
+        raise ValueError(f"{name}: {value!r} is not a count")
+    return value

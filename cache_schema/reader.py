@@ -8,25 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema import layout
+from cache_schema.catalog import Catalog
 from cache_schema.committed import Shard
 from cache_schema.errors import TapeError, UnknownSampleError, nearest
 from cache_schema.files import TapeFiles
 from cache_schema.fingerprint import fingerprint
-from cache_schema.manifest import (
-    GroupInfo,
-    Quarantined,
-    check_format,
-    group_from_json,
-    parse_lines,
-)
+from cache_schema.manifest import GroupInfo, Quarantined
 from cache_schema.row import TapeRow
 from cache_schema.signals import GROUP_TABLES
 
-Key = tuple[str, int]
-
 
 def open_tape(location: str | Path) -> Tape:
-    """Open a tape for reading.
+    """Open a tape for reading, as it is now: what is added later is seen by opening it again.
 
     Args:
         location: local path or fsspec URL.
@@ -48,58 +41,32 @@ class Tape:
 
     def __init__(self, files: TapeFiles) -> None:
         self.location = files.location
-        self.info = check_format(files.read(layout.DATASET_FILE), self.location)
-        self.groups: dict[str, GroupInfo] = {}
-        for name in files.names(layout.GROUPS_DIR, ".json"):
-            group = group_from_json(files.read(name))
-            if name != layout.group_file(group.group):
-                raise TapeError(f"{self.location}: {name} is the file of group {group.group!r}")
-            self.groups[group.group] = group
-        self.shards: dict[str, list[Shard]] = {group: [] for group in self.groups}
-        self.quarantined: list[Quarantined] = []
-        self._indexes: dict[tuple[str, str], dict[Key, tuple[Shard, int]]] = {}
-        for name in files.names(layout.MANIFEST_DIR, ".jsonl"):
-            lines = files.read(name).splitlines(keepends=True)
-            for record in parse_lines(lines, f"{self.location}/{name}"):
-                if isinstance(record, Quarantined):
-                    self.quarantined.append(record)
-                elif record.group not in self.shards:
-                    raise TapeError(f"{self.location}: group {record.group!r} has no maker's file")
-                else:
-                    self.shards[record.group].append(Shard(files, record))
+        self.catalog = Catalog(files)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Content of ``dataset.json``."""
+        return self.catalog.info
+
+    @property
+    def groups(self) -> dict[str, GroupInfo]:
+        """Group -> who made it."""
+        return self.catalog.groups
+
+    @property
+    def shards(self) -> dict[str, list[Shard]]:
+        """Group -> its committed shards."""
+        return self.catalog.shards
+
+    @property
+    def quarantined(self) -> list[Quarantined]:
+        """Samples that could not be recorded."""
+        return self.catalog.quarantined
 
     @functools.cached_property
     def sample_ids(self) -> tuple[str, ...]:
         """Ids in the dataset's order."""
-        return tuple(self._samples)
-
-    @functools.cached_property
-    def _samples(self) -> dict[str, tuple[Shard, int]]:
-        rows = []
-        for shard in self.shards.get("samples", []):
-            table = shard.table("samples")
-            ids, order = (
-                table.column("sample_id").to_pylist(),
-                table.column("row_index").to_pylist(),
-            )
-            rows += [(order[i], ids[i], shard, i) for i in range(len(ids))]
-        rows.sort(key=lambda row: row[0])
-        return {sample_id: (shard, index) for _, sample_id, shard, index in rows}
-
-    def index(self, group: str, table: str) -> dict[Key, tuple[Shard, int]]:
-        """Return (sample id, trace index) -> place of every row of a group's table."""
-        if (group, table) not in self._indexes:
-            found: dict[Key, tuple[Shard, int]] = {}
-            for shard in self.shards.get(group, []):
-                if table not in shard.record.rows:
-                    continue
-                columns = shard.table(table)
-                ids = columns.column("sample_id").to_pylist()
-                numbered = "trace_index" in columns.column_names
-                traces = columns.column("trace_index").to_pylist() if numbered else [0] * len(ids)
-                found |= {key: (shard, i) for i, key in enumerate(zip(ids, traces, strict=True))}
-            self._indexes[group, table] = found
-        return self._indexes[group, table]
+        return tuple(self.catalog.index.sample_id[: len(self)].to_pylist())
 
     @property
     def sources(self) -> dict[str, dict[str, Any]]:
@@ -110,7 +77,7 @@ class Tape:
             if group.signals
         }
 
-    @property
+    @functools.cached_property
     def signals(self) -> tuple[str, ...]:
         """Recorded signals as ``source/signal``, sorted."""
         return tuple(
@@ -125,21 +92,44 @@ class Tape:
     def recorded(self, group: str) -> set[str]:
         """Ids of the samples a group has recorded."""
         if group == "samples":
-            return set(self._samples)
+            return set(self.sample_ids)
+        index = self.catalog.index
         tables = GROUP_TABLES[self.groups[group].kind] if group in self.groups else ()
-        return {sample_id for table in tables for sample_id, _ in self.index(group, table)}
+        return {
+            sample_id
+            for table in tables
+            for sample_id in index.sample_id.take(index.numbers_in(group, table)).to_pylist()
+        }
+
+    def place(self, group: str, table: str, number: int, trace: int) -> tuple[Shard, int] | None:
+        """Return the shard and row of a table's row, ``None`` if it is not recorded.
+
+        Raises:
+            TapeError: the row found is another sample's.
+        """
+        found = self.catalog.index.row_of(group, table, number, trace)
+        if found is None:
+            return None
+        shard = self.catalog.shard(found[0])
+        expected = self.catalog.index.sample_id[number].as_py()
+        if shard.sample_id(table, found[1]) != expected:
+            raise TapeError(
+                f"{self.location}: the index says that row {found[1]} of {shard.record.path}/"
+                f"{table} is of sample {expected!r}, which it is not; delete index/, it is a cache"
+            )
+        return shard, found[1]
 
     def __len__(self) -> int:
         """Return the number of samples."""
-        return len(self._samples)
+        return self.catalog.index.num_samples
 
     def __iter__(self) -> Iterator[TapeRow]:
         """Iterate the rows in the dataset's order."""
-        return (self[sample_id] for sample_id in self.sample_ids)
+        return (TapeRow(self, number) for number in range(len(self)))
 
     def __contains__(self, sample_id: object) -> bool:
         """Whether the tape has this sample."""
-        return sample_id in self._samples
+        return isinstance(sample_id, str) and self._number(sample_id) is not None
 
     def __getitem__(self, sample_id: str) -> TapeRow:
         """Return one sample, lazily.
@@ -147,9 +137,14 @@ class Tape:
         Raises:
             UnknownSampleError: a ``KeyError`` naming near ids.
         """
-        if sample_id not in self._samples:
+        number = self._number(str(sample_id))
+        if number is None:
             raise UnknownSampleError(
                 f"no sample {sample_id!r} on {self.location} ({len(self)} samples)"
-                f"{nearest(str(sample_id), self._samples)}"
+                f"{nearest(str(sample_id), self.sample_ids)}"
             )
-        return TapeRow(self, sample_id, *self._samples[sample_id])
+        return TapeRow(self, number)
+
+    def _number(self, sample_id: str) -> int | None:
+        number = self.catalog.index.number_of(sample_id)
+        return number if number is not None and number < len(self) else None

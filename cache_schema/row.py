@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cache_schema.committed import Shard, value
-from cache_schema.errors import MissingSignalError, nearest
-from cache_schema.signals import AUDIO_ROW, decode_audio, topk_of, trace_of
+from cache_schema.errors import MissingSignalError, TapeError, nearest
+from cache_schema.hidden import HiddenPlace
+from cache_schema.rows import audio_of, topk_of, trace_of
+from cache_schema.signals import AUDIO_ROW, SIGNAL_TABLES
 from cache_schema.types import TEXT_SOURCE, FloatArray, Hidden, TopK, Trace
 
 if TYPE_CHECKING:
@@ -16,16 +19,32 @@ if TYPE_CHECKING:
 
 
 class TapeRow:
-    """One sample of a tape; each signal is read when asked for."""
+    """One sample of a tape; each signal is read when asked for.
 
-    def __init__(self, tape: Tape, sample_id: str, shard: Shard, index: int) -> None:
-        self.sample_id = sample_id
+    Args:
+        tape: the tape.
+        number: the sample's place in the dataset's order.
+    """
+
+    def __init__(self, tape: Tape, number: int) -> None:
         self._tape = tape
-        self._shard = shard
-        self._row_index = index
+        self._number = number
+
+    @functools.cached_property
+    def sample_id(self) -> str:
+        """What joins everything recorded of this sample."""
+        return str(self._tape.catalog.index.sample_id[self._number])
+
+    @functools.cached_property
+    def _samples_row(self) -> tuple[Shard, int]:
+        place = self._tape.place("samples", "samples", self._number, 0)
+        if place is None:
+            raise TapeError(f"{self._tape.location}: sample {self.sample_id!r} has no row")
+        return place
 
     def _field(self, name: str) -> Any:
-        return value(self._shard.table("samples").column(name), self._row_index)
+        shard, index = self._samples_row
+        return value(shard.table("samples").column(name), index)
 
     @property
     def audio(self) -> FloatArray:
@@ -33,15 +52,19 @@ class TapeRow:
 
         Raises:
             MissingSignalError: the tape keeps references to audio only.
+            TapeError: the recording contradicts its sample.
         """
-        place = self._tape.index("samples", "audio").get((self.sample_id, 0))
-        if place is None:
+        shard, index = self._samples_row
+        if "audio" not in shard.record.rows:
             raise MissingSignalError(
                 f"{self._tape.location}: made with --audio reference, so it holds no audio "
                 f"(sample {self.sample_id!r}, sha256 {self.audio_sha256})"
             )
-        row = place[0].row("audio", place[1])
-        return decode_audio(row["audio"], row["audio_dtype"])
+        row = shard.row("audio", index)
+        where = f"{shard.record.path}: audio of sample {self.sample_id!r}"
+        if row["sample_id"] != self.sample_id:
+            raise TapeError(f"{where}: row {index} of audio is of sample {row['sample_id']!r}")
+        return audio_of(row, self.num_audio_samples, where)
 
     @property
     def audio_sha256(self) -> str:
@@ -71,26 +94,28 @@ class TapeRow:
     @property
     def metadata(self) -> Mapping[str, Any]:
         """Every other column of the dataset."""
-        return dict(json.loads(self._field("metadata")))
+        try:
+            return dict(json.loads(self._field("metadata")))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise TapeError(f"metadata of sample {self.sample_id!r}: {error}") from error
 
     @property
     def row_index(self) -> int:
         """Position in the dataset."""
-        return int(self._field("row_index"))
+        return int(self._tape.catalog.index.id_order[self._number])
 
     @property
     def description(self) -> str | None:
         """The textualized audio, ``None`` if there is none."""
-        place = self._tape.index("descriptions", "descriptions").get((self.sample_id, 0))
+        place = self._tape.place("descriptions", "descriptions", self._number, 0)
         return None if place is None else str(place[0].row("descriptions", place[1])["description"])
 
     @property
     def traces(self) -> list[Trace]:
         """The textual teacher's traces; empty if it recorded none for this sample."""
-        index = self._tape.index(TEXT_SOURCE, "trace")
         found: list[Trace] = []
-        while place := index.get((self.sample_id, len(found))):
-            found.append(trace_of(place[0].row("trace", place[1])))
+        while place := self._tape.place(TEXT_SOURCE, "trace", self._number, len(found)):
+            found.append(_read(place, "trace"))
         return found
 
     @property
@@ -118,7 +143,28 @@ class TapeRow:
 
         Raises:
             MissingSignalError: the tape has no such signal, or not for this sample or layer.
+            TapeError: what is recorded is damaged or contradicts itself.
         """
+        table, shard, index = self._find(name, trace)
+        if table == "hidden":
+            return shard.hidden(index, layers).read()
+        signal: TopK | Trace = _read((shard, index), table)
+        return signal
+
+    def hidden_place(
+        self, name: str, trace: int = 0, layers: tuple[int, ...] | None = None
+    ) -> HiddenPlace:
+        """Return where a ``hidden`` signal lies, to be read into memory of your own.
+
+        Raises:
+            MissingSignalError: as for ``signal``.
+        """
+        table, shard, index = self._find(name, trace)
+        if table != "hidden":
+            raise ValueError(f"{name!r} holds no states")
+        return shard.hidden(index, layers)
+
+    def _find(self, name: str, trace: int) -> tuple[str, Shard, int]:
         place = self._place(name, trace)
         if place is None:
             has = ", ".join(self._tape.signals) or "no signals"
@@ -128,16 +174,20 @@ class TapeRow:
                 f"sample {self.sample_id!r} has no {name!r} (trace {trace}) on "
                 f"{self._tape.location}, which has {has}{nearest(name, self._tape.signals)}"
             )
-        shard, index = place
-        table = name.partition("/")[2]
-        if table == "hidden":
-            return shard.hidden(index, layers)
-        row = shard.row(table, index)
-        return topk_of(row) if table == "topk" else trace_of(row)
+        return place
 
-    def _place(self, name: str, trace: int) -> tuple[Shard, int] | None:
+    def _place(self, name: str, trace: int) -> tuple[str, Shard, int] | None:
         if name not in self._tape.signals:
             return None
-        group, _, table = name.partition("/")
-        index = self._tape.index(group, table)
-        return index.get((self.sample_id, trace)) or index.get((self.sample_id, AUDIO_ROW))
+        group, _, signal = name.partition("/")
+        for table in SIGNAL_TABLES.get(signal, ()):
+            for index in (trace, AUDIO_ROW):
+                if place := self._tape.place(group, table, self._number, index):
+                    return table, *place
+        return None
+
+
+def _read(place: tuple[Shard, int], table: str) -> Any:
+    shard, index = place
+    decode = trace_of if table == "trace" else topk_of
+    return decode(shard.row(table, index), f"{shard.record.path}: row {index} of {table}")

@@ -1,24 +1,40 @@
-"""One open shard: tables gathered in memory, layer states streamed to disk, sealed as a whole."""
+"""A shard being written: tables in memory until it is sealed, states streamed to its files."""
 
 from __future__ import annotations
 
-import io
 import shutil
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from cache_schema import layout
 from cache_schema.codecs import bfloat16
-from cache_schema.codecs.files import HashedFile, sync_dir, write_hashed
-from cache_schema.codecs.zarr_rows import ZarrRowsWriter
-from cache_schema.signals import Row, to_table
+from cache_schema.codecs.arrow_file import to_table, write_table
+from cache_schema.codecs.files import sync_dir, write_hashed
+from cache_schema.codecs.states import StatesWriter, open_states_writer
+from cache_schema.manifest import States
+from cache_schema.rows import Row
+from cache_schema.signals import SCHEMAS, totals_of
 
 _GROUP_NODE = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}\n'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Storage:
+    """How signals are stored.
+
+    Attributes:
+        states_dtype: logical type of layer states.
+        profile: ``hot``, ``archive`` or ``lossy2x``.
+    """
+
+    states_dtype: str = "bfloat16"
+    profile: str = "hot"
 
 
 class OpenShard:
@@ -26,32 +42,45 @@ class OpenShard:
 
     Args:
         directory: temporary directory, made here.
-        states_dtype: logical type in which layer states are stored.
+        storage: how its signals are stored.
     """
 
-    def __init__(self, directory: Path, states_dtype: str) -> None:
+    def __init__(self, directory: Path, storage: Storage) -> None:
         self.directory = directory
         self.samples = 0
         self.positions = 0
         self.bytes = 0
-        self._states_dtype = states_dtype
+        self.totals: Counter[str] = Counter()
+        self._storage = storage
         self._rows: dict[str, list[Row]] = {}
-        self._layers: dict[int, ZarrRowsWriter] = {}
+        self._layers: dict[int, StatesWriter] = {}
+        self._width = 0
+        self._errors: dict[str, dict[str, float]] = {}
         directory.mkdir(parents=True)
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Layers recorded so far."""
-        return tuple(sorted(self._layers))
 
     @property
     def num_rows(self) -> dict[str, int]:
         """Table -> rows so far."""
-        return {name: len(rows) for name, rows in self._rows.items()}
+        return {name: len(rows) for name, rows in sorted(self._rows.items())}
+
+    @property
+    def states(self) -> States | None:
+        """How its layer arrays are stored; after ``seal`` with what that lost."""
+        if not self._layers:
+            return None
+        return States(
+            layers=tuple(sorted(self._layers)),
+            positions=self.positions,
+            width=self._width,
+            dtype=self._storage.states_dtype,
+            profile=self._storage.profile,
+            errors=self._errors,
+        )
 
     def add_row(self, table: str, row: Row) -> None:
         """Add one row to a table."""
         self._rows.setdefault(table, []).append(row)
+        self.totals.update(totals_of(table, row))
         self.bytes += sum(
             len(v) if isinstance(v, bytes | str) else getattr(v, "nbytes", 8) for v in row.values()
         )
@@ -62,18 +91,23 @@ class OpenShard:
         Raises:
             ValueError: layers, row counts or widths differ from what the shard holds.
         """
-        counts = {rows.shape[0] for rows in states.values()}
-        if len(counts) != 1:
-            raise ValueError(f"layers of one sample have different lengths: {sorted(counts)}")
-        if self._layers and self._layers.keys() != states.keys():
-            raise ValueError(f"layers {sorted(states)}, the shard has {sorted(self._layers)}")
-        count = counts.pop()
+        shapes = {rows.shape for rows in states.values()}
+        if len(shapes) != 1:
+            raise ValueError(f"layers of one sample have different shapes: {sorted(shapes)}")
+        count, width = shapes.pop()
+        if self._layers and (self._layers.keys() != states.keys() or width != self._width):
+            raise ValueError(
+                f"layers {sorted(states)} of width {width}, the shard has {sorted(self._layers)} "
+                f"of width {self._width}"
+            )
+        self._width = width
+        dtype = self._storage.states_dtype
         for layer, rows in states.items():
             if layer not in self._layers:
-                self._layers[layer] = ZarrRowsWriter(
-                    self.directory / layout.layer_dir(layer), rows.shape[1], self._states_dtype
+                self._layers[layer] = open_states_writer(
+                    self.directory, layout.layer_dir(layer), width, dtype, self._storage.profile
                 )
-            encoded = bfloat16.encode(rows, self._states_dtype)
+            encoded = bfloat16.encode(rows, dtype)
             self._layers[layer].append(encoded)
             self.bytes += encoded.nbytes
         offset = self.positions
@@ -85,13 +119,15 @@ class OpenShard:
         files: dict[str, dict[str, Any]] = {}
         for name, rows in sorted(self._rows.items()):
             file = layout.table_file(name)
-            files[file] = _write_table(self.directory / file, to_table(name, rows))
+            files[file] = write_table(self.directory / file, to_table(SCHEMAS[name], rows))
         if self._layers:
             node = f"{layout.HIDDEN_STORE}/zarr.json"
             files[node] = write_hashed(self.directory / node, _GROUP_NODE)
         for layer, writer in sorted(self._layers.items()):
-            for name, record in writer.close().items():
-                files[f"{layout.layer_dir(layer)}/{name}"] = record
+            records, error = writer.close()
+            files |= records
+            if error:
+                self._errors[str(layer)] = dict(error)
         for directory in [p for p in self.directory.rglob("*") if p.is_dir()]:
             sync_dir(directory)
         return files
@@ -101,26 +137,6 @@ class OpenShard:
         for writer in self._layers.values():
             writer.abort()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-class _Sink(io.RawIOBase):
-    """What Arrow writes to: a hashed file."""
-
-    def __init__(self, file: HashedFile) -> None:
-        self._file = file
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        return self._file.write(bytes(data))
-
-
-def _write_table(path: Path, table: pa.Table) -> dict[str, Any]:
-    with HashedFile(path) as file:
-        with pa.ipc.new_file(pa.PythonFile(_Sink(file), mode="w"), table.schema) as writer:
-            writer.write_table(table)
-        return file.close()
 
 
 def is_finite(states: Mapping[int, NDArray[Any]]) -> bool:

@@ -1,4 +1,4 @@
-"""The tables of a tape: their Arrow schemas, and how values become rows and back.
+"""The tables of a tape: their Arrow schemas, which signal is in which, and what they sum up to.
 
 A row of ``topk`` or ``hidden`` belongs to one trace (``trace_index`` >= 0) or to the audio (-1);
 rows are joined by ``sample_id``, never by order. ``hidden`` says which rows of the layer arrays are
@@ -7,77 +7,82 @@ whose.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE, IntArray, Sample, TopK, Trace
+from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
 
 FORMAT_NAME = "teachertape"
 FORMAT_VERSION = 1
 AUDIO_ROW = -1
 """``trace_index`` of a row that belongs to the audio, not to a trace."""
 
-_STRING = pa.string()
-_IDS = pa.list_(pa.int32())
+STATES_PROFILES = ("hot", "archive", "lossy2x")
+"""How layer arrays may be stored; see ``cache_schema.codecs.states``."""
 
-SCHEMAS: dict[str, pa.Schema] = {
-    "samples": pa.schema(
+HIDDEN_KINDS = ("token", "audio", "frame")
+MAX_VOCABULARY = 1 << 20
+"""Token ids are below this."""
+
+_STRING = pa.string()
+_IDS = pa.list_(pa.field("item", pa.int32(), nullable=False))
+_FLOATS = pa.list_(pa.field("item", pa.float32(), nullable=False))
+_NULLABLE = {"correct", "target_ids of hidden", "times_s"}
+
+
+def _schema(table: str, columns: dict[str, pa.DataType]) -> pa.Schema:
+    """Return a schema whose columns have no nulls but where a value may be unknown."""
+    return pa.schema(
         [
-            ("sample_id", _STRING),
-            ("row_index", pa.int64()),
-            ("question", _STRING),
-            ("choices", pa.list_(_STRING)),
-            ("answer", _STRING),
-            ("metadata", _STRING),
-            ("audio_sha256", _STRING),
-            ("num_audio_samples", pa.int64()),
+            pa.field(name, kind, nullable=bool({name, f"{name} of {table}"} & _NULLABLE))
+            for name, kind in columns.items()
         ]
-    ),
-    "audio": pa.schema(
-        [("sample_id", _STRING), ("audio", pa.large_binary()), ("audio_dtype", _STRING)]
-    ),
-    "descriptions": pa.schema([("sample_id", _STRING), ("description", _STRING)]),
-    "trace": pa.schema(
-        [
-            ("sample_id", _STRING),
-            ("trace_index", pa.int32()),
-            ("text", _STRING),
-            ("token_ids", _IDS),
-            ("prompt_token_ids", _IDS),
-            ("finish_reason", _STRING),
-            ("answer", _STRING),
-            ("correct", pa.bool_()),
-            ("logprob", pa.float64()),
-        ]
-    ),
-    "topk": pa.schema(
-        [
-            ("sample_id", _STRING),
-            ("trace_index", pa.int32()),
-            ("target_ids", _IDS),
-            ("k", pa.int32()),
-            ("token_ids", _IDS),
-            ("logprobs", pa.list_(pa.float32())),
-            ("tail", pa.list_(pa.float32())),
-        ]
-    ),
-    "hidden": pa.schema(
-        [
-            ("sample_id", _STRING),
-            ("trace_index", pa.int32()),
-            ("kind", _STRING),
-            ("offset", pa.int64()),
-            ("count", pa.int64()),
-            ("target_ids", _IDS),
-            ("times_s", pa.list_(pa.float32())),
-        ]
-    ),
+    )
+
+
+_TRACE_KEY = {"sample_id": _STRING, "trace_index": pa.int32()}
+_COLUMNS: dict[str, dict[str, pa.DataType]] = {
+    "samples": {
+        "sample_id": _STRING,
+        "row_index": pa.int64(),
+        "question": _STRING,
+        "choices": pa.list_(pa.field("item", _STRING, nullable=False)),
+        "answer": _STRING,
+        "metadata": _STRING,
+        "audio_sha256": _STRING,
+        "num_audio_samples": pa.int64(),
+    },
+    "audio": {"sample_id": _STRING, "audio": pa.large_binary(), "audio_dtype": _STRING},
+    "descriptions": {"sample_id": _STRING, "description": _STRING},
+    "trace": {
+        **_TRACE_KEY,
+        "text": _STRING,
+        "token_ids": _IDS,
+        "prompt_token_ids": _IDS,
+        "finish_reason": _STRING,
+        "answer": _STRING,
+        "correct": pa.bool_(),
+        "logprob": pa.float64(),
+    },
+    "topk": {
+        **_TRACE_KEY,
+        "target_ids": _IDS,
+        "k": pa.int32(),
+        "token_ids": _IDS,
+        "logprobs": _FLOATS,
+        "tail": _FLOATS,
+    },
+    "hidden": {
+        **_TRACE_KEY,
+        "kind": _STRING,
+        "offset": pa.int64(),
+        "count": pa.int64(),
+        "target_ids": _IDS,
+        "times_s": _FLOATS,
+    },
 }
+SCHEMAS = {table: _schema(table, columns) for table, columns in _COLUMNS.items()}
 """Table name -> columns. ``topk`` lists are [T, k] flattened, ``times_s`` is [A, 2] flattened."""
 
 GROUP_TABLES: dict[str, tuple[str, ...]] = {
@@ -88,121 +93,27 @@ GROUP_TABLES: dict[str, tuple[str, ...]] = {
 }
 """Group -> the tables its shards may hold."""
 
-Row = dict[str, Any]
+SIGNAL_TABLES: dict[str, tuple[str, ...]] = {
+    "trace": ("trace",),
+    "topk": ("topk",),
+    "hidden": ("hidden",),
+}
+"""Signal -> the tables that may hold it, of which a source uses one."""
 
 
-def encode_audio(audio: NDArray[np.float32]) -> tuple[bytes, str]:
-    """Encode audio losslessly: 16-bit words where every value is one, float32 otherwise."""
-    scaled = audio * np.float32(32768.0)
-    if np.abs(scaled).max(initial=0.0) <= 32768.0 and scaled.max(initial=0.0) < 32768.0:
-        words = scaled.astype("<i2")
-        if np.array_equal(words.astype(np.float32), scaled):
-            return words.tobytes(), "int16"
-    return audio.astype("<f4").tobytes(), "float32"
-
-
-def decode_audio(data: bytes, dtype: str) -> NDArray[np.float32]:
-    """Decode what ``encode_audio`` wrote."""
-    if dtype == "int16":
-        return np.frombuffer(data, dtype="<i2").astype(np.float32) / np.float32(32768.0)
-    return np.frombuffer(data, dtype="<f4").astype(np.float32)
-
-
-def sample_rows(sample: Sample, audio_sha256: str, num_audio_samples: int) -> dict[str, list[Row]]:
-    """Return the rows of a sample; without audio (a reference only) there is no ``audio`` row."""
-    row = {
-        "sample_id": sample.sample_id,
-        "row_index": sample.row_index,
-        "question": sample.question,
-        "choices": list(sample.choices),
-        "answer": sample.answer,
-        "metadata": json.dumps(dict(sample.metadata), ensure_ascii=False, sort_keys=True),
-        "audio_sha256": audio_sha256,
-        "num_audio_samples": num_audio_samples,
-    }
-    if sample.audio is None:
-        return {"samples": [row]}
-    data, dtype = encode_audio(sample.audio)
-    audio = {"sample_id": sample.sample_id, "audio": data, "audio_dtype": dtype}
-    return {"samples": [row], "audio": [audio]}
-
-
-def trace_row(sample_id: str, trace_index: int, trace: Trace) -> Row:
-    """Return the ``trace`` row of one trace."""
-    return {"sample_id": sample_id, "trace_index": trace_index, **vars(trace)}
-
-
-def trace_of(row: Mapping[str, Any]) -> Trace:
-    """Return the trace of a ``trace`` row."""
-    values = {name: row[name] for name in Trace.__dataclass_fields__}
-    for name in ("token_ids", "prompt_token_ids"):
-        values[name] = np.asarray(values[name], dtype=np.int64)
-    return Trace(**values)
-
-
-def topk_row(sample_id: str, trace_index: int, topk: TopK) -> Row:
-    """Return the ``topk`` row of one trace."""
-    num_tokens, k = topk.token_ids.shape
-    assert topk.logprobs.shape == (num_tokens, k)
-    assert topk.tail.shape == topk.target_ids.shape == (num_tokens,)
-    return {
-        "sample_id": sample_id,
-        "trace_index": trace_index,
-        "target_ids": topk.target_ids,
-        "k": k,
-        "token_ids": topk.token_ids.reshape(-1),
-        "logprobs": topk.logprobs.reshape(-1),
-        "tail": topk.tail,
-    }
-
-
-def topk_of(row: Mapping[str, Any]) -> TopK:
-    """Return the top-k of a ``topk`` row."""
-    shape = (len(row["target_ids"]), row["k"])
-    return TopK(
-        target_ids=np.asarray(row["target_ids"], dtype=np.int64),
-        token_ids=np.asarray(row["token_ids"], dtype=np.int64).reshape(shape),
-        logprobs=np.asarray(row["logprobs"], dtype=np.float32).reshape(shape),
-        tail=np.asarray(row["tail"], dtype=np.float32),
-    )
-
-
-def hidden_row(
-    sample_id: str,
-    trace_index: int,
-    kind: str,
-    span: tuple[int, int],
-    target_ids: IntArray | None,
-    times_s: NDArray[np.float32] | None,
-) -> Row:
-    """Return the ``hidden`` row that places ``span`` = (offset, count) of the layer arrays."""
-    return {
-        "sample_id": sample_id,
-        "trace_index": trace_index,
-        "kind": kind,
-        "offset": span[0],
-        "count": span[1],
-        "target_ids": target_ids,
-        "times_s": None if times_s is None else times_s.reshape(-1),
-    }
-
-
-def to_table(name: str, rows: list[Row]) -> pa.Table:
-    """Return the rows as an Arrow table of the schema ``name``."""
-    schema = SCHEMAS[name]
-    columns = [_column(field.type, [row[field.name] for row in rows]) for field in schema]
-    return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _column(kind: pa.DataType, values: list[Any]) -> pa.Array:
-    if not (pa.types.is_list(kind) and pa.types.is_primitive(kind.value_type)):
-        return pa.array(values, type=kind)
-    item = kind.value_type.to_pandas_dtype()
-    arrays = [np.empty(0, item) if value is None else np.asarray(value, item) for value in values]
-    offsets = np.zeros(len(arrays) + 1, dtype=np.int32)
-    np.cumsum([len(array) for array in arrays], out=offsets[1:])
-    flat = np.concatenate(arrays) if arrays else np.empty(0, item)
-    missing = pa.array([value is None for value in values], type=pa.bool_())
-    return pa.ListArray.from_arrays(
-        pa.array(offsets), pa.array(flat, type=kind.value_type), type=kind, mask=missing
-    )
+def totals_of(table: str, row: dict[str, Any]) -> dict[str, int]:
+    """Return what a row adds to its shard's totals."""
+    if table == "samples":
+        return {"audio_samples": row["num_audio_samples"]}
+    if table == "trace":
+        return {
+            "trace_tokens": len(row["token_ids"]),
+            "traces_right": int(row["correct"] is True),
+            "traces_judged": int(row["correct"] is not None),
+            "traces_truncated": int(row["finish_reason"] == "length"),
+        }
+    if table in SIGNAL_TABLES["topk"]:
+        return {"topk_tokens": len(row["target_ids"])}
+    if table == "hidden":
+        return {f"hidden_{row['kind']}_positions": row["count"]}
+    return {}

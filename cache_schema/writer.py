@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -28,7 +27,9 @@ from cache_schema.codecs.files import (
     write_exclusive,
     write_hashed,
 )
+from cache_schema.console import say
 from cache_schema.errors import OutputError, TapeError
+from cache_schema.indexing import write_index
 from cache_schema.manifest import (
     GroupInfo,
     Quarantined,
@@ -38,11 +39,14 @@ from cache_schema.manifest import (
     dataset_json,
     drop_cut_line,
     group_from_json,
-    parse_lines,
+    line_of,
+    records_of,
     refuse_other_maker,
 )
-from cache_schema.shard import OpenShard
-from cache_schema.signals import GROUP_TABLES, Row
+from cache_schema.reader import open_tape
+from cache_schema.rows import Row
+from cache_schema.shard import OpenShard, Storage
+from cache_schema.signals import GROUP_TABLES
 
 SHARD_BYTES = 256 << 20
 SHARD_SAMPLES = 512
@@ -78,7 +82,7 @@ class TapeWriter:
         info: who makes the group. If the group exists, its identity must be the same.
         licence: what a new tape may be used for.
         writer: name of this writer; two open writers of one name exclude each other.
-        states_dtype: logical type of stored states.
+        storage: how signals are stored.
         shard_bytes: a shard is sealed after this many bytes,
         shard_samples: or after this many samples.
 
@@ -94,7 +98,7 @@ class TapeWriter:
         *,
         licence: str = DEFAULT_LICENCE,
         writer: str = "w0",
-        states_dtype: str = "bfloat16",
+        storage: Storage | None = None,
         shard_bytes: int = SHARD_BYTES,
         shard_samples: int = SHARD_SAMPLES,
     ) -> None:
@@ -106,7 +110,7 @@ class TapeWriter:
         self._info = info
         self._licence = licence
         self._writer = writer
-        self._states_dtype = states_dtype
+        self._storage = storage or Storage()
         self._shard_bytes = shard_bytes
         self._shard_samples = shard_samples
         self._shard: OpenShard | None = None
@@ -128,6 +132,7 @@ class TapeWriter:
         try:
             if kind is None:
                 self.seal()
+                self._index()
             elif self._shard is not None:
                 self._shard.discard()
         finally:
@@ -157,7 +162,7 @@ class TapeWriter:
             if self._shard is None:
                 folder = self._root / layout.group_dir(self._info.group)
                 beside = folder / f".{self._writer}-{self._seq:06d}"
-                self._shard = OpenShard(beside, self._states_dtype)
+                self._shard = OpenShard(beside, self._storage)
             shard = self._shard
             for row, states in hidden or []:
                 offset, count = shard.add_states(states)
@@ -180,7 +185,9 @@ class TapeWriter:
         )
         with self._disk_errors():
             self._open()
-            append_line(self._root / layout.manifest_file(self._writer), "quarantine", record)
+            append_line(
+                self._root / layout.manifest_file(self._writer), line_of("quarantine", record)
+            )
 
     def seal(self) -> None:
         """Commit the open shard, if there is one."""
@@ -188,23 +195,27 @@ class TapeWriter:
             return
         shard = self._shard
         with self._disk_errors():
-            record = ShardRecord(
-                group=self._info.group,
-                path=layout.shard_dir(self._info.group, self._writer, self._seq),
-                samples=shard.samples,
-                positions=shard.positions,
-                rows=shard.num_rows,
-                layers=shard.layers,
-                files=shard.seal(),
+            files = shard.seal()
+            line = line_of(
+                "shard",
+                ShardRecord(
+                    group=self._info.group,
+                    path=(path := layout.shard_dir(self._info.group, self._writer, self._seq)),
+                    fingerprint=self._info.fingerprint,
+                    samples=shard.samples,
+                    rows=shard.num_rows,
+                    totals=dict(shard.totals),
+                    states=shard.states,
+                    files=files,
+                ),
             )
-            content = json.dumps({**vars(record), "fingerprint": self._info.fingerprint}, indent=1)
-            write_hashed(shard.directory / layout.SHARD_FILE, content.encode())
+            write_hashed(shard.directory / layout.SHARD_FILE, line)
             sync_dir(shard.directory)
-            final = self._root / record.path
+            final = self._root / path
             make_dirs(final.parent)
             shard.directory.rename(final)
             sync_dir(final.parent)
-            append_line(self._root / layout.manifest_file(self._writer), "shard", record)
+            append_line(self._root / layout.manifest_file(self._writer), line)
         self._seq += 1
         self._shard = None
 
@@ -220,9 +231,18 @@ class TapeWriter:
             self._refuse_other_maker()
         self._seq = self._recover()
 
+    def _index(self) -> None:
+        """Bring the index up to date with everything committed by now, this writer's or others'."""
+        if self._seq is None:
+            return
+        catalog = open_tape(self._root).catalog
+        if catalog.has_new_lines and not write_index(self._root, catalog.index):
+            say(f"{self._root}: no room for an index; opening the tape will take longer")
+
     def _refuse_other_maker(self) -> None:
         if self._maker_file.exists():
-            refuse_other_maker(group_from_json(self._maker_file.read_bytes()), self._info)
+            content = self._maker_file.read_bytes()
+            refuse_other_maker(group_from_json(content, str(self._maker_file)), self._info)
 
     def _recover(self) -> int:
         """Remove what a killed run of this writer left; return the next sequence number."""
@@ -230,8 +250,7 @@ class TapeWriter:
         drop_cut_line(manifest)
         committed: set[str] = set()
         if manifest.exists():
-            with manifest.open("rb") as lines:
-                records = parse_lines(lines, str(manifest))
+            records = records_of(manifest.read_bytes(), str(manifest))
             committed = {r.path for r in records if isinstance(r, ShardRecord)}
         folder = self._root / layout.group_dir(self._info.group)
         for leftover in [*folder.glob(f".{self._writer}-*"), *folder.glob(f"*/{self._writer}-*")]:

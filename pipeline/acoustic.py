@@ -19,8 +19,9 @@ from cache_schema.errors import AudioError, UsageError
 from cache_schema.layers import parse_layers
 from cache_schema.manifest import GroupInfo
 from cache_schema.questions import question_text
+from cache_schema.rows import Row, hidden_row, topk_row
 from cache_schema.shard import is_finite
-from cache_schema.signals import AUDIO_ROW, Row, hidden_row, topk_row
+from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE, IntArray
 from cache_schema.writer import TapeWriter
 from pipeline.progress import Counter

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from cache_schema.codecs.bfloat16 import STORED_DTYPES
 from cache_schema.errors import UsageError
+from cache_schema.signals import STATES_PROFILES
 
 ENGINES = ("vllm", "transformers")
 AUDIO_POLICIES = ("store", "reference")
-PROFILES = ("hot",)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -148,7 +148,7 @@ class TapeRecipe:
     shard_samples: int = 512
 
     def __post_init__(self) -> None:
-        _one_of("--profile", self.profile, PROFILES)
+        _one_of("--profile", self.profile, STATES_PROFILES)
         _one_of("tape.states_dtype", self.states_dtype, tuple(STORED_DTYPES))
 
 

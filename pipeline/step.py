@@ -16,6 +16,7 @@ from cache_schema import Tape, TapeRow, open_tape
 from cache_schema.console import say
 from cache_schema.errors import QuarantineError, TapeError
 from cache_schema.manifest import GroupInfo, refuse_other_maker
+from cache_schema.shard import Storage
 from cache_schema.writer import TapeWriter
 from pipeline.recipe import ExtractRecipe
 
@@ -112,7 +113,7 @@ def writer_for(recipe: ExtractRecipe, info: GroupInfo) -> AbstractContextManager
         info,
         licence=recipe.tape.licence,
         writer=recipe.writer,
-        states_dtype=recipe.tape.states_dtype,
+        storage=Storage(states_dtype=recipe.tape.states_dtype, profile=recipe.tape.profile),
         shard_bytes=recipe.tape.shard_mb << 20,
         shard_samples=recipe.tape.shard_samples,
     )

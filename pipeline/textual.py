@@ -15,8 +15,8 @@ from cache_schema.errors import TapeError
 from cache_schema.layers import parse_layers
 from cache_schema.manifest import GroupInfo
 from cache_schema.questions import is_correct, parse_answer
+from cache_schema.rows import Row, hidden_row, topk_row, trace_row
 from cache_schema.shard import is_finite
-from cache_schema.signals import Row, hidden_row, topk_row, trace_row
 from cache_schema.types import TEXT_SOURCE, IntArray, TopK, Trace
 from cache_schema.writer import TapeWriter
 from pipeline.progress import Counter

@@ -14,7 +14,8 @@ from audio_models.load import AudioLM
 from cache_schema.fingerprint import tokenizer_digest
 from cache_schema.manifest import GroupInfo
 from cache_schema.questions import question_text
-from cache_schema.signals import AUDIO_ROW, hidden_row, sample_rows, topk_row, trace_row
+from cache_schema.rows import hidden_row, sample_rows, topk_row, trace_row
+from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import Sample, TopK, Trace
 from cache_schema.writer import TapeWriter
 

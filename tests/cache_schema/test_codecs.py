@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from cache_schema.codecs import bfloat16
+from cache_schema.codecs.pcm import decode_audio, encode_audio
 from cache_schema.codecs.zarr_rows import ZarrRowsWriter, map_rows
 from cache_schema.errors import TapeError
-from cache_schema.signals import decode_audio, encode_audio
 
 ANY_FLOAT32 = hnp.arrays(np.float32, st.integers(0, 40), elements=st.floats(width=32))
 

@@ -1,0 +1,158 @@
+"""Tables as Arrow IPC files of one uncompressed record batch, hashed while they are written.
+
+Reading is zero-copy from the mapped file. A table from anyone is safe to open: a compressed buffer
+(which could claim any size), a second batch or a dictionary is refused before it is decoded, and
+offsets and text are validated before a value is used.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from cache_schema.codecs.files import HashedFile
+from cache_schema.errors import TapeError
+
+_MAGIC = b"ARROW1\0\0"
+_HEADER_FIELD = 2
+_COMPRESSION_FIELD = 3
+
+
+class _Sink(io.RawIOBase):
+    """What Arrow writes to: a hashed file."""
+
+    def __init__(self, file: HashedFile) -> None:
+        self._file = file
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self._file.write(memoryview(data))
+
+
+def to_table(schema: pa.Schema, rows: list[dict[str, Any]]) -> pa.Table:
+    """Return rows as a table; a list of numbers may be a NumPy array or ``None``."""
+    columns = [_column(field.type, [row[field.name] for row in rows]) for field in schema]
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _column(kind: pa.DataType, values: list[Any]) -> pa.Array:
+    if not (pa.types.is_list(kind) and pa.types.is_primitive(kind.value_type)):
+        return pa.array(values, type=kind)
+    item = kind.value_type.to_pandas_dtype()
+    arrays = [np.empty(0, item) if value is None else np.asarray(value, item) for value in values]
+    offsets = np.zeros(len(arrays) + 1, dtype=np.int32)
+    np.cumsum([len(array) for array in arrays], out=offsets[1:])
+    flat = np.concatenate(arrays) if arrays else np.empty(0, item)
+    missing = pa.array([value is None for value in values], type=pa.bool_())
+    return pa.ListArray.from_arrays(
+        pa.array(offsets), pa.array(flat, type=kind.value_type), type=kind, mask=missing
+    )
+
+
+def write_table(path: Path, table: pa.Table) -> dict[str, Any]:
+    """Write a table as one record batch; return the file's record (bytes, checksum).
+
+    Raises:
+        ValueError: a column is too long for one batch (2^31 values of a list).
+    """
+    batch = pa.record_batch(
+        [column.combine_chunks() for column in table.columns], schema=table.schema
+    )
+    with HashedFile(path) as file:
+        with pa.ipc.new_file(pa.PythonFile(_Sink(file), mode="w"), table.schema) as writer:
+            writer.write_batch(batch)
+        return file.close()
+
+
+def read_table(path: Path, schema: pa.Schema, num_rows: int | None = None) -> pa.Table:
+    """Map a table.
+
+    Args:
+        path: the file, its checksum already compared.
+        schema: the columns it must have.
+        num_rows: the rows it must have, if known.
+
+    Raises:
+        TapeError: it is not one uncompressed record batch of this schema, or its offsets, text or
+            number of rows are wrong.
+    """
+    try:
+        batch = _read_batch(path)
+        batch.validate(full=True)
+    except (pa.ArrowException, ValueError, OSError, struct.error) as error:
+        raise TapeError(f"{path}: not a table of a tape ({error})") from error
+    if not batch.schema.equals(schema):
+        raise TapeError(
+            f"{path}: columns differ from the format's: expected {_columns(schema)}, "
+            f"got {_columns(batch.schema)}"
+        )
+    for name, column in zip(schema.names, batch.columns, strict=True):
+        _refuse_nulls(column, schema.field(name), f"{path}: column {name!r}")
+    if num_rows is not None and batch.num_rows != num_rows:
+        raise TapeError(f"{path}: {batch.num_rows} rows, its manifest line says {num_rows}")
+    return pa.Table.from_batches([batch])
+
+
+def _refuse_nulls(array: pa.Array, field: pa.Field, where: str) -> None:
+    """Refuse nulls where the schema has none, inside lists too."""
+    if array.null_count and not field.nullable:
+        raise TapeError(f"{where} has nulls")
+    if pa.types.is_list(field.type) or pa.types.is_large_list(field.type):
+        _refuse_nulls(array.values, field.type.value_field, where)
+
+
+def _columns(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)
+
+
+def _read_batch(path: Path) -> pa.RecordBatch:
+    """Read the stream inside the file: its schema message, its one batch, its end."""
+    content = pa.memory_map(str(path)).read_buffer()
+    if content.slice(0, len(_MAGIC)).to_pybytes() != _MAGIC:
+        raise ValueError("no Arrow file")
+    reader = pa.ipc.MessageReader.open_stream(content.slice(len(_MAGIC)))
+    first = reader.read_next_message()
+    if first.type != "schema":
+        raise ValueError(f"expected a schema first, got a {first.type}")
+    schema = pa.ipc.read_schema(first)
+    message = reader.read_next_message()
+    if message.type != "record batch":
+        raise ValueError(f"expected a record batch, got a {message.type}")
+    if _is_compressed(message.metadata.to_pybytes()):
+        raise ValueError("its buffers are compressed, which the format forbids")
+    batch = pa.ipc.read_record_batch(message, schema)
+    try:
+        extra = reader.read_next_message()
+    except StopIteration:
+        return batch
+    raise ValueError(f"expected one record batch, got a {extra.type} after it")
+
+
+def _is_compressed(message: bytes) -> bool:
+    """Whether a record batch's flatbuffer names a compression."""
+    table = struct.unpack_from("<I", message, 0)[0]
+    header_at = _flatbuffer_field(message, table, _HEADER_FIELD)
+    if header_at == 0:
+        raise ValueError("a message without a header")
+    header = header_at + struct.unpack_from("<I", message, header_at)[0]
+    return _flatbuffer_field(message, header, _COMPRESSION_FIELD) != 0
+
+
+def _flatbuffer_field(content: bytes, table: int, field: int) -> int:
+    """Return where a field of a flatbuffer table lies, 0 if it is absent."""
+    vtable = table - struct.unpack_from("<i", content, table)[0]
+    if vtable < 0:
+        raise ValueError("a flatbuffer that points before its start")
+    size = struct.unpack_from("<H", content, vtable)[0]
+    entry = 4 + 2 * field
+    if entry + 2 > size:
+        return 0
+    offset: int = struct.unpack_from("<H", content, vtable + entry)[0]
+    return table + offset if offset else 0

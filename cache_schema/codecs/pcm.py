@@ -1,0 +1,23 @@
+"""Recordings as bytes, losslessly: 16-bit words where every value is one, float32 otherwise."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def encode_audio(audio: NDArray[np.float32]) -> tuple[bytes, str]:
+    """Encode audio losslessly: 16-bit words where every value is one, float32 otherwise."""
+    scaled = audio * np.float32(32768.0)
+    if np.abs(scaled).max(initial=0.0) <= 32768.0 and scaled.max(initial=0.0) < 32768.0:
+        words = scaled.astype("<i2")
+        if np.array_equal(words.astype(np.float32), scaled):
+            return words.tobytes(), "int16"
+    return audio.astype("<f4").tobytes(), "float32"
+
+
+def decode_audio(data: bytes, dtype: str) -> NDArray[np.float32]:
+    """Decode what ``encode_audio`` wrote."""
+    if dtype == "int16":
+        return np.frombuffer(data, dtype="<i2").astype(np.float32) / np.float32(32768.0)
+    return np.frombuffer(data, dtype="<f4").astype(np.float32)

@@ -1,0 +1,222 @@
+"""Building an index: from the manifest's lines and the shards' id columns, or adding to one."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cache_schema import layout
+from cache_schema.codecs.arrow_file import write_table
+from cache_schema.codecs.files import CHECKSUM, make_dirs, sync_dir
+from cache_schema.errors import TapeError
+from cache_schema.index import (
+    MAX_TRACES,
+    TRACE_BITS,
+    Index,
+    Lines,
+    hash_of,
+    to_arrow,
+)
+from cache_schema.signals import SCHEMAS
+
+Ids = NDArray[np.int64]
+Same = Callable[[tuple[int, int], tuple[int, int]], bool]
+"""Whether two rows of ``samples``, each (line, row), are the same sample."""
+
+
+@dataclass
+class Found:
+    """What is known so far, growing: lines, ids and the rows of every table.
+
+    Attributes:
+        manifests: manifest file -> bytes covered.
+        groups: group -> number.
+        lines: (file, offset, length, kind, group) of each manifest line.
+        numbers: id -> number, in the order met.
+        order: the dataset's row of each id, -1 where it is no sample.
+        rows: (group, table) -> pieces of (id number, trace index, line, row), a shard each.
+        duplicates: rows left out.
+    """
+
+    manifests: dict[str, int] = field(default_factory=dict)
+    groups: dict[str, int] = field(default_factory=dict)
+    lines: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    numbers: dict[str, int] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)
+    rows: dict[tuple[str, str], list[tuple[Ids, Ids, Ids, Ids]]] = field(default_factory=dict)
+    duplicates: int = 0
+
+    def add_line(self, manifest: str, offset: int, length: int, kind: int, group: str) -> int:
+        """Add a manifest line; return its number."""
+        self.manifests[manifest] = offset + length
+        file = list(self.manifests).index(manifest)
+        number = self.groups.setdefault(group, len(self.groups))
+        self.lines.append((file, offset, length, kind, number))
+        return len(self.lines) - 1
+
+    def add_table(self, group: str, name: str, line: int, table: pa.Table, where: str) -> None:
+        """Add the rows of one shard's table.
+
+        Raises:
+            TapeError: it holds a row twice, or a trace index out of range.
+        """
+        ids = table.column("sample_id").to_pylist()
+        numbered = "trace_index" in SCHEMAS[name].names
+        column = table.column("trace_index").to_numpy() if numbered else np.zeros(len(ids))
+        traces = column.astype(np.int64)
+        if len(ids) and not (traces.min() >= -1 and traces.max() <= MAX_TRACES):
+            raise TapeError(f"{where}: a trace index outside -1 to {MAX_TRACES}")
+        for sample_id in ids:
+            if sample_id not in self.numbers:
+                self.numbers[sample_id] = len(self.numbers)
+                self.order.append(-1)
+        numbers = np.array([self.numbers[sample_id] for sample_id in ids], dtype=np.int64)
+        if len(set(zip(ids, traces.tolist(), strict=True))) != len(ids):
+            raise TapeError(f"{where}: a row is there twice")
+        if name == "samples":
+            for number, row in zip(numbers, table.column("row_index").to_pylist(), strict=True):
+                known = self.order[number]
+                self.order[number] = row if known < 0 else min(known, row)
+        lines = np.full(len(ids), line, dtype=np.int64)
+        pieces = self.rows.setdefault((group, name), [])
+        pieces.append((numbers, traces, lines, np.arange(len(ids), dtype=np.int64)))
+
+    def index(self, same: Same) -> Index:
+        """Return the index of everything found.
+
+        Args:
+            same: called for samples recorded twice.
+
+        Raises:
+            TapeError: one id names two different samples.
+        """
+        order = np.array(self.order, dtype=np.int64)
+        ranked = np.lexsort((order, order < 0))
+        place = np.empty_like(ranked)
+        place[ranked] = np.arange(len(ranked))
+        ids = list(self.numbers)
+        sample_id = pa.array([ids[number] for number in ranked], pa.large_string())
+        hashes = np.array([hash_of(ids[number]) for number in ranked], dtype=np.uint64)
+        by_hash = np.argsort(hashes, kind="stable")
+        tables: dict[tuple[str, str], slice] = {}
+        keys: list[Any] = []
+        row_lines: list[Any] = []
+        row_numbers: list[Any] = []
+        filled = 0
+        for name, pieces in self.rows.items():
+            key, line, row = self._sorted(name, pieces, place, same, ids, ranked)
+            tables[name] = slice(filled, filled + len(key))
+            filled += len(key)
+            keys.append(key)
+            row_lines.append(line)
+            row_numbers.append(row)
+        columns = np.array(self.lines, dtype=np.int64).reshape(-1, 5).T
+        return Index(
+            manifests=dict(self.manifests),
+            groups=list(self.groups),
+            lines=Lines(
+                file=columns[0].astype(np.int32),
+                offset=columns[1],
+                length=columns[2].astype(np.int32),
+                kind=columns[3].astype(np.int8),
+                group=columns[4].astype(np.int32),
+            ),
+            num_samples=int((order >= 0).sum()),
+            sample_id=sample_id,
+            id_order=order[ranked],
+            id_hash=hashes[by_hash],
+            id_number=by_hash.astype(np.int64),
+            tables=tables,
+            row_key=_joined(keys, np.uint64),
+            row_line=_joined(row_lines, np.int32),
+            row_number=_joined(row_numbers, np.int32),
+            duplicates=self.duplicates,
+        )
+
+    def _sorted(
+        self,
+        name: tuple[str, str],
+        pieces: list[tuple[Ids, Ids, Ids, Ids]],
+        place: Ids,
+        same: Same,
+        ids: list[str],
+        ranked: Ids,
+    ) -> tuple[NDArray[np.uint64], Ids, Ids]:
+        """Return keys, lines and rows of one table, by key; of equal keys the first committed."""
+        numbers, traces, lines, rows = (np.concatenate(part) for part in zip(*pieces, strict=True))
+        keys = (place[numbers] << TRACE_BITS | (traces + 1)).astype(np.uint64)
+        order = np.lexsort((lines, keys))
+        keys, lines, rows = keys[order], lines[order], rows[order]
+        again = np.flatnonzero(keys[1:] == keys[:-1]) + 1
+        if len(again) and name == ("samples", "samples"):
+            for at in again:
+                earlier, later = (int(lines[at - 1]), int(rows[at - 1])), (lines[at], rows[at])
+                if not same(earlier, (int(later[0]), int(later[1]))):
+                    number = ranked[int(keys[at]) >> TRACE_BITS]
+                    raise TapeError(f"sample id {ids[number]!r} names two different samples")
+        self.duplicates += len(again)
+        kept = np.ones(len(keys), dtype=bool)
+        kept[again] = False
+        return keys[kept], lines[kept], rows[kept]
+
+
+def _joined(parts: list[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
+    joined: NDArray[Any] = np.concatenate([np.empty(0, kind), *parts]).astype(kind)
+    return joined
+
+
+def found_in(index: Index) -> Found:
+    """Return what an index knows, to be added to."""
+    ids = index.sample_id.to_pylist()
+    lines = index.lines
+    rows = {}
+    for name, part in index.tables.items():
+        keys = index.row_key[part]
+        numbers = (keys >> np.uint64(TRACE_BITS)).astype(np.int64)
+        traces = (keys & np.uint64((1 << TRACE_BITS) - 1)).astype(np.int64) - 1
+        places = index.row_line[part].astype(np.int64), index.row_number[part].astype(np.int64)
+        rows[name] = [(numbers, traces, *places)]
+    return Found(
+        manifests=dict(index.manifests),
+        groups={name: number for number, name in enumerate(index.groups)},
+        lines=list(zip(*(getattr(lines, name).tolist() for name in vars(lines)), strict=True)),
+        numbers={sample_id: number for number, sample_id in enumerate(ids)},
+        order=index.id_order.tolist(),
+        rows=rows,
+        duplicates=index.duplicates,
+    )
+
+
+def write_index(root: Path, index: Index) -> bool:
+    """Put an index on the tape in place of older ones, durably; return whether there was room.
+
+    Writers take turns; a reader that has an older one mapped keeps it.
+    """
+    lock = root / layout.INDEX_LOCK
+    make_dirs(lock.parent)
+    with lock.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        beside = lock.with_name(".new")
+        beside.unlink(missing_ok=True)
+        try:
+            record = write_table(beside, to_arrow(index))
+        except OSError as error:
+            beside.unlink(missing_ok=True)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return False
+        final = root / layout.index_file(record[CHECKSUM])
+        beside.replace(final)
+        for older in lock.parent.glob("*.arrow"):
+            if older != final:
+                older.unlink()
+        sync_dir(lock.parent)
+    return True
