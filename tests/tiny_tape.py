@@ -15,6 +15,7 @@ from cache_schema.fingerprint import tokenizer_digest
 from cache_schema.manifest import GroupInfo
 from cache_schema.questions import question_text
 from cache_schema.rows import hidden_row, sample_rows, topk_row, trace_row
+from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import Sample, TopK, Trace
 from cache_schema.writer import TapeWriter
@@ -84,7 +85,7 @@ def textual_info(digest: str, layers: TextLayers, signals: tuple[str, ...]) -> G
 def write_textual(
     root: Path, lm: AudioLM, traces: dict[str, list[Trace]], info: GroupInfo, layers: TextLayers
 ) -> None:
-    with TapeWriter(root, info, states_dtype="float32", shard_samples=5) as writer:
+    with TapeWriter(root, info, storage=Storage(states_dtype="float32"), shard_samples=5) as writer:
         for number, (sample_id, many) in enumerate(traces.items()):
             rng = np.random.default_rng(number)
             hidden = []
@@ -119,7 +120,7 @@ def write_acoustic(
         },
         notes={"model": "tiny-acoustic"},
     )
-    with TapeWriter(root, info, states_dtype="float32") as writer:
+    with TapeWriter(root, info, storage=Storage(states_dtype="float32")) as writer:
         for item in samples:
             request = Request(audio=item.audio, text=question_text(item.question, item.choices))
             batch = build_inputs(lm, [request])
