@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from cache_schema.committed import Shard, value
 from cache_schema.errors import MissingSignalError, TapeError, nearest
 from cache_schema.hidden import HiddenPlace
-from cache_schema.rows import audio_of, topk_of, trace_of
+from cache_schema.rows import DECODERS, audio_of
 from cache_schema.signals import AUDIO_ROW, SIGNAL_TABLES
-from cache_schema.types import TEXT_SOURCE, FloatArray, Hidden, TopK, Trace
+from cache_schema.types import TEXT_SOURCE, FloatArray, Hidden, Sampled, TopK, Trace
 
 if TYPE_CHECKING:
     from cache_schema.reader import Tape
@@ -127,14 +127,14 @@ class TapeRow:
         """Whether this sample has the signal (of its first trace)."""
         return self._place(name, 0) is not None
 
-    def __getitem__(self, name: str) -> TopK | Hidden | Trace:
+    def __getitem__(self, name: str) -> TopK | Sampled | Hidden | Trace:
         """Return a signal, of the first trace where it belongs to traces; see ``signal``."""
         return self.signal(name)
 
     def signal(
         self, name: str, trace: int = 0, layers: tuple[int, ...] | None = None
-    ) -> TopK | Hidden | Trace:
-        """Return ``source/topk``, ``source/hidden`` or ``source/trace``.
+    ) -> TopK | Sampled | Hidden | Trace:
+        """Return ``source/topk``, ``/sampled``, ``/hidden`` or ``/trace``.
 
         Args:
             name: such as ``"textual/topk"``.
@@ -148,7 +148,7 @@ class TapeRow:
         table, shard, index = self._find(name, trace)
         if table == "hidden":
             return shard.hidden(index, layers).read()
-        signal: TopK | Trace = _read((shard, index), table)
+        signal: TopK | Sampled | Trace = _read((shard, index), table)
         return signal
 
     def hidden_place(
@@ -189,5 +189,4 @@ class TapeRow:
 
 def _read(place: tuple[Shard, int], table: str) -> Any:
     shard, index = place
-    decode = trace_of if table == "trace" else topk_of
-    return decode(shard.row(table, index), f"{shard.record.path}: row {index} of {table}")
+    return DECODERS[table](shard.row(table, index), f"{shard.record.path}: row {index} of {table}")

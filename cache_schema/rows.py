@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cache_schema.codecs import sampled, topk_compact
 from cache_schema.codecs.pcm import decode_audio, encode_audio
 from cache_schema.errors import TapeError
-from cache_schema.signals import HIDDEN_KINDS, MAX_VOCABULARY
-from cache_schema.types import FloatArray, IntArray, Sample, TopK, Trace
+from cache_schema.signals import HIDDEN_KINDS, MAX_ENTRIES, MAX_VOCABULARY
+from cache_schema.types import FloatArray, IntArray, Sample, Sampled, TopK, Trace
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -109,6 +110,70 @@ def topk_of(row: Mapping[str, Any]) -> TopK:
     return topk
 
 
+def compact_row(row: Mapping[str, Any]) -> Row:
+    """Return the ``topk_compact`` row of a ``topk`` row.
+
+    Raises:
+        TapeError: its rows are not sorted, or are no distribution.
+    """
+    shape = (len(row["target_ids"]), row["k"])
+    return {
+        **{name: row[name] for name in ("sample_id", "trace_index", "target_ids", "k")},
+        "packed": topk_compact.encode(
+            row["token_ids"].reshape(shape), row["logprobs"].reshape(shape), row["tail"]
+        ),
+    }
+
+
+@checked
+def compact_topk_of(row: Mapping[str, Any]) -> TopK:
+    """Return the top-k of a ``topk_compact`` row."""
+    num_tokens, k = len(row["target_ids"]), row["k"]
+    _check_entries(num_tokens * k)
+    ids, logprobs, tail = topk_compact.decode(row["packed"], num_tokens, k)
+    return TopK(
+        target_ids=_ids(row["target_ids"], "target_ids"),
+        token_ids=ids.astype(np.int64),
+        logprobs=logprobs,
+        tail=tail,
+    )
+
+
+def sampled_row(sample_id: str, trace_index: int, drawn: Sampled) -> Row:
+    """Return the ``sampled`` row of one trace.
+
+    Raises:
+        TapeError: counts and offsets contradict each other.
+    """
+    return {
+        "sample_id": sample_id,
+        "trace_index": trace_index,
+        "target_ids": drawn.target_ids,
+        "num_draws": drawn.num_draws,
+        "packed": sampled.encode(drawn.token_ids, drawn.counts, drawn.offsets, drawn.num_draws),
+    }
+
+
+@checked
+def sampled_of(row: Mapping[str, Any]) -> Sampled:
+    """Return the drawn tokens of a ``sampled`` row."""
+    num_tokens, num_draws = len(row["target_ids"]), row["num_draws"]
+    _check_entries(num_tokens * num_draws)
+    ids, counts, offsets = sampled.decode(row["packed"], num_tokens, num_draws)
+    return Sampled(
+        target_ids=_ids(row["target_ids"], "target_ids"),
+        token_ids=ids.astype(np.int64),
+        counts=counts.astype(np.int64),
+        offsets=offsets,
+        num_draws=num_draws,
+    )
+
+
+def _check_entries(count: int) -> None:
+    if not 0 <= count <= MAX_ENTRIES:
+        raise ValueError(f"{count} entries in one trace, at most {MAX_ENTRIES} are read")
+
+
 def _ids(values: NDArray[Any], name: str) -> IntArray:
     """Return token ids as int64, refusing what no vocabulary has."""
     if len(values) and not (values.min() >= 0 and values.max() < MAX_VOCABULARY):
@@ -172,3 +237,12 @@ def place_of(row: Mapping[str, Any], positions: int) -> dict[str, Any]:
         "target_ids": None if target_ids is None else _ids(target_ids, "target_ids"),
         "times_s": None if times_s is None else times_s.reshape(-1, 2),
     }
+
+
+DECODERS: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
+    "trace": trace_of,
+    "topk": topk_of,
+    "topk_compact": compact_topk_of,
+    "sampled": sampled_of,
+}
+"""Table -> what reads its rows; states are read through ``place_of``."""

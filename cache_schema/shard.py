@@ -18,7 +18,7 @@ from cache_schema.codecs.arrow_file import to_table, write_table
 from cache_schema.codecs.files import sync_dir, write_hashed
 from cache_schema.codecs.states import StatesWriter, open_states_writer
 from cache_schema.manifest import States
-from cache_schema.rows import Row
+from cache_schema.rows import Row, compact_row
 from cache_schema.signals import SCHEMAS, totals_of
 
 _GROUP_NODE = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}\n'
@@ -30,11 +30,13 @@ class Storage:
 
     Attributes:
         states_dtype: logical type of layer states.
-        profile: ``hot``, ``archive`` or ``lossy2x``.
+        profile: of layer states: ``hot``, ``archive`` or ``lossy2x``.
+        topk: ``hot`` or ``compact``.
     """
 
     states_dtype: str = "bfloat16"
     profile: str = "hot"
+    topk: str = "hot"
 
 
 class OpenShard:
@@ -78,7 +80,9 @@ class OpenShard:
         )
 
     def add_row(self, table: str, row: Row) -> None:
-        """Add one row to a table."""
+        """Add one row to a table; top-k in the form it is stored in."""
+        if table == "topk" and self._storage.topk == "compact":
+            table, row = "topk_compact", compact_row(row)
         self._rows.setdefault(table, []).append(row)
         self.totals.update(totals_of(table, row))
         self.bytes += sum(

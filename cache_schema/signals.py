@@ -25,6 +25,12 @@ HIDDEN_KINDS = ("token", "audio", "frame")
 MAX_VOCABULARY = 1 << 20
 """Token ids are below this."""
 
+TOPK_CODECS = ("hot", "compact")
+"""How top-k may be stored; see ``cache_schema.codecs.topk_compact``."""
+
+MAX_ENTRIES = 1 << 24
+"""Most kept or drawn entries of one trace: a packed row cannot unfold into more."""
+
 _STRING = pa.string()
 _IDS = pa.list_(pa.field("item", pa.int32(), nullable=False))
 _FLOATS = pa.list_(pa.field("item", pa.float32(), nullable=False))
@@ -73,6 +79,18 @@ _COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "logprobs": _FLOATS,
         "tail": _FLOATS,
     },
+    "topk_compact": {
+        **_TRACE_KEY,
+        "target_ids": _IDS,
+        "k": pa.int32(),
+        "packed": pa.large_binary(),
+    },
+    "sampled": {
+        **_TRACE_KEY,
+        "target_ids": _IDS,
+        "num_draws": pa.int32(),
+        "packed": pa.large_binary(),
+    },
     "hidden": {
         **_TRACE_KEY,
         "kind": _STRING,
@@ -88,14 +106,15 @@ SCHEMAS = {table: _schema(table, columns) for table, columns in _COLUMNS.items()
 GROUP_TABLES: dict[str, tuple[str, ...]] = {
     "samples": ("samples", "audio"),
     "descriptions": ("descriptions",),
-    TEXT_SOURCE: ("trace", "topk", "hidden"),
-    AUDIO_SOURCE: ("topk", "hidden"),
+    TEXT_SOURCE: ("trace", "topk", "topk_compact", "sampled", "hidden"),
+    AUDIO_SOURCE: ("topk", "topk_compact", "sampled", "hidden"),
 }
 """Group -> the tables its shards may hold."""
 
 SIGNAL_TABLES: dict[str, tuple[str, ...]] = {
     "trace": ("trace",),
-    "topk": ("topk",),
+    "topk": ("topk", "topk_compact"),
+    "sampled": ("sampled",),
     "hidden": ("hidden",),
 }
 """Signal -> the tables that may hold it, of which a source uses one."""
@@ -114,6 +133,8 @@ def totals_of(table: str, row: dict[str, Any]) -> dict[str, int]:
         }
     if table in SIGNAL_TABLES["topk"]:
         return {"topk_tokens": len(row["target_ids"])}
+    if table == "sampled":
+        return {"sampled_tokens": len(row["target_ids"])}
     if table == "hidden":
         return {f"hidden_{row['kind']}_positions": row["count"]}
     return {}

@@ -87,6 +87,28 @@ class TopK:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """Tokens drawn from the next-token distribution at temperature 1, for each trace token.
+
+    ``counts / num_draws`` is an unbiased estimate of every probability (Sparse Logit Sampling,
+    arXiv 2503.16870).
+
+    Attributes:
+        target_ids: int64 [T], the token that came next, in this teacher's tokenizer.
+        token_ids: int64 [M], the unique ids drawn for all tokens, token by token, ascending.
+        counts: int64 [M], how often each was drawn; those of a token add up to ``num_draws``.
+        offsets: int64 [T + 1], token t owns entries offsets[t] to offsets[t + 1].
+        num_draws: n, draws a token.
+    """
+
+    target_ids: IntArray
+    token_ids: IntArray
+    counts: IntArray
+    offsets: IntArray
+    num_draws: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Hidden:
     """Hidden states of chosen layers.
 

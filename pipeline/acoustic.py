@@ -96,9 +96,13 @@ def group_info(
             "layers": list(layers),
             "width": shape.width,
             "dtype": recipe.tape.states_dtype,
+            "profile": recipe.tape.profile,
         }
     if origin != "none":
-        signals["topk"] = {"k": kept_logits("acoustic", recipe.acoustic.top_k, shape.vocab_size)}
+        signals["topk"] = {
+            "k": kept_logits("acoustic", recipe.acoustic.top_k, shape.vocab_size),
+            "codec": recipe.tape.topk_codec,
+        }
     return GroupInfo(
         group=AUDIO_SOURCE,
         kind=AUDIO_SOURCE,

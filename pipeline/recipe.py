@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from cache_schema.codecs.bfloat16 import STORED_DTYPES
 from cache_schema.errors import UsageError
-from cache_schema.signals import STATES_PROFILES
+from cache_schema.signals import STATES_PROFILES, TOPK_CODECS
 
 ENGINES = ("vllm", "transformers")
 AUDIO_POLICIES = ("store", "reference")
@@ -133,7 +133,10 @@ class TapeRecipe:
 
     Attributes:
         out: its directory.
-        profile: ``hot``: uncompressed, read at memory speed.
+        profile: how hidden states are stored: ``hot`` (as they are, read at memory speed),
+            ``archive`` (lossless, smaller) or ``lossy2x`` (8 bits, the error measured and kept).
+        topk: how top-k is stored: ``hot`` (8 bytes an entry), ``compact`` (about 2.3, ids exact,
+            log-probabilities within 1e-4 nats of KL), or ``auto``: compact with ``lossy2x``.
         states_dtype: stored type of hidden states.
         licence: what the recordings and signals may be used for, kept in the tape.
         shard_mb: a shard is committed at this size,
@@ -142,6 +145,7 @@ class TapeRecipe:
 
     out: str = ""
     profile: str = "hot"
+    topk: str = "auto"
     states_dtype: str = "bfloat16"
     licence: str = "unspecified"
     shard_mb: int = 256
@@ -149,7 +153,15 @@ class TapeRecipe:
 
     def __post_init__(self) -> None:
         _one_of("--profile", self.profile, STATES_PROFILES)
+        _one_of("tape.topk", self.topk, ("auto", *TOPK_CODECS))
         _one_of("tape.states_dtype", self.states_dtype, tuple(STORED_DTYPES))
+
+    @property
+    def topk_codec(self) -> str:
+        """How top-k is stored, ``auto`` resolved."""
+        if self.topk != "auto":
+            return self.topk
+        return "compact" if self.profile == "lossy2x" else "hot"
 
 
 @dataclass(frozen=True, kw_only=True)

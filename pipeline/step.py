@@ -113,7 +113,11 @@ def writer_for(recipe: ExtractRecipe, info: GroupInfo) -> AbstractContextManager
         info,
         licence=recipe.tape.licence,
         writer=recipe.writer,
-        storage=Storage(states_dtype=recipe.tape.states_dtype, profile=recipe.tape.profile),
+        storage=Storage(
+            states_dtype=recipe.tape.states_dtype,
+            profile=recipe.tape.profile,
+            topk=recipe.tape.topk_codec,
+        ),
         shard_bytes=recipe.tape.shard_mb << 20,
         shard_samples=recipe.tape.shard_samples,
     )

@@ -109,13 +109,17 @@ def group_info(
     textual = recipe.textual
     signals: dict[str, dict[str, Any]] = {
         "trace": {},
-        "topk": {"k": kept_logits("textual", textual.top_k, about["vocab_size"])},
+        "topk": {
+            "k": kept_logits("textual", textual.top_k, about["vocab_size"]),
+            "codec": recipe.tape.topk_codec,
+        },
     }
     if layers:
         signals["hidden"] = {
             "layers": list(layers),
             "width": about["width"],
             "dtype": recipe.tape.states_dtype,
+            "profile": recipe.tape.profile,
         }
     return GroupInfo(
         group=TEXT_SOURCE,
