@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -75,8 +76,19 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 TapePath = Annotated[str, typer.Argument(help="The tape: a directory or an fsspec URL.")]
 
 
-def _extraction(step: str | None) -> Callable[..., None]:
-    """Return the command that runs one step, or all of them."""
+def _extract(recipe: ExtractRecipe, only: str | None, debug: bool) -> None:
+    from pipeline.extract import run_all, run_step
+
+    if only is None:
+        run_all(recipe, debug)
+    else:
+        run_step(only, recipe)
+
+
+def _extraction(
+    step: str | None, act: Callable[[ExtractRecipe, str | None, bool], None] = _extract
+) -> Callable[..., None]:
+    """Return the command that runs one step, or all of them; or does something else with them."""
 
     @reports_errors
     def command(
@@ -140,12 +152,7 @@ def _extraction(step: str | None) -> Callable[..., None]:
         if top_k is not None:
             flags["top_k"] = top_k
         resolved = load_recipe(ExtractRecipe, recipe, [*_overrides(flags), *(set_ or [])])
-        from pipeline.extract import run_all, run_step
-
-        if only is None:
-            run_all(resolved, debug)
-        else:
-            run_step(only, resolved)
+        act(resolved, only, debug)
 
     return command
 
@@ -173,6 +180,40 @@ app.command(
     "Example: pipeline textualize --dataset clips.jsonl --out ./cache "
     "--set textualize.template='{speaker} says: {transcript}'",
 )(_extraction("textualize"))
+
+
+def _estimation() -> Callable[..., None]:
+    """Return the command ``estimate``: the flags of ``extract-teachers`` and two more."""
+
+    def command(
+        measure: Annotated[
+            int, typer.Option("--measure", min=1, help="Rows to measure, spread over the dataset.")
+        ] = 16,
+        as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+        **flags: Any,
+    ) -> None:
+        def act(recipe: ExtractRecipe, only: str | None, debug: bool) -> None:
+            from pipeline.costs.page import page
+            from pipeline.estimate import estimate
+
+            values = estimate(recipe, only, measure, debug)
+            typer.echo(json.dumps(values, indent=2) if as_json else page(values))
+
+        _extraction(None, act)(**flags)
+
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[:-1]
+    shared = inspect.signature(_extraction(None), eval_str=True).parameters.values()
+    command.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
+    return command
+
+
+app.command(
+    "estimate",
+    help="Say what extract-teachers would cost: bytes, hours and memory, from a few rows measured "
+    "by the real steps in a temporary folder (TMPDIR). Nothing is kept.\n\n"
+    "Example: pipeline estimate --dataset clips.jsonl --text-teacher Qwen/Qwen3-8B "
+    "--acoustic-teacher Qwen/Qwen2.5-Omni-7B --out ./cache --measure 32",
+)(_estimation())
 
 
 @app.command("inspect")

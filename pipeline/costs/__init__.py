@@ -1,0 +1,1 @@
+"""What ``pipeline estimate`` is made of: measuring a few rows, weighing them, extrapolating."""

@@ -1,0 +1,158 @@
+"""What measured rows weigh on their tape: of each signal, what is there once and what grows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cache_schema import Tape, TapeRow
+from cache_schema.types import AUDIO_SOURCE, SAMPLE_RATE_HZ, TEXT_SOURCE, TopK
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """One table of a group, its arrays included.
+
+    Attributes:
+        once: bytes a shard, however few its samples.
+        growing: bytes of each measured row, [N]; 0 for a row that failed.
+        tokens: tokens, or audio positions, of each measured row, [N]; zeros where it has none.
+    """
+
+    once: float
+    growing: Numbers
+    tokens: Numbers
+
+
+def signals_of(tape: Tape, group: str, rows: Sequence[int]) -> dict[str, Signal]:
+    """Return the signals of a group; the index of the tape counts with its samples.
+
+    Args:
+        tape: made of the measured rows.
+        group: ``samples``, ``descriptions`` or a source.
+        rows: dataset rows that were measured, in order.
+    """
+    shards = tape.shards[group]
+    once: dict[str, int] = {}
+    total: dict[str, int] = {}
+    for shard in shards:
+        for file, record in shard.record.files.items():
+            table = file.split("/")[0].split(".")[0]
+            fixed = _once_bytes(Path(tape.location) / shard.record.path / file)
+            once[table] = once.get(table, 0) + fixed
+            total[table] = total.get(table, 0) + record["bytes"] - fixed
+    recorded = tape.recorded(group)
+    positions = sum(shard.record.positions for shard in shards)
+    found = {}
+    for table in sorted(total):
+        lengths = _lengths(tape, group, table, recorded, rows)
+        tokens = np.zeros(len(rows))
+        if group == AUDIO_SOURCE and table == "hidden":
+            tokens = lengths * positions / lengths.sum()
+        elif group in (TEXT_SOURCE, AUDIO_SOURCE):
+            tokens = lengths
+        weights = lengths if lengths.sum() else _present(tape, recorded, rows)
+        found[f"{group}/{table}"] = Signal(
+            once=once[table] / len(shards),
+            growing=weights * total[table] / weights.sum(),
+            tokens=tokens,
+        )
+    if group == "samples":
+        present = _present(tape, recorded, rows)
+        size = _folder_bytes(Path(tape.location) / "index")
+        found["index"] = Signal(
+            once=0.0, growing=present * size / present.sum(), tokens=np.zeros(len(rows))
+        )
+    return found
+
+
+def bytes_a_shard(tape: Tape) -> float:
+    """Return what the manifest and whatever else lies beside the tables weighs, a shard."""
+    shards = [shard for many in tape.shards.values() for shard in many]
+    tables = sum(int(file["bytes"]) for shard in shards for file in shard.record.files.values())
+    location = Path(tape.location)
+    return (_folder_bytes(location) - _folder_bytes(location / "index") - tables) / len(shards)
+
+
+def work_of(step: str, tape: Tape, rows: Sequence[int]) -> Numbers:
+    """Return how much work each measured row was for a step, [N]; 0 if it did not get there.
+
+    The textual teacher's work is tokens, the other steps' seconds of audio.
+    """
+    if step == "textual":
+        return _lengths(tape, TEXT_SOURCE, "trace", tape.recorded(TEXT_SOURCE), rows)
+    seconds = _lengths(tape, "samples", "audio", tape.recorded("samples"), rows) / SAMPLE_RATE_HZ
+    return np.where(seconds > 0, 1.0, 0.0) if step == "textualize" else seconds
+
+
+def _rows_at(tape: Tape, rows: Sequence[int]) -> list[TapeRow | None]:
+    by_index: Mapping[int, TapeRow] = {row.row_index: row for row in tape}
+    return [by_index.get(index) for index in rows]
+
+
+def _present(tape: Tape, recorded: set[str], rows: Sequence[int]) -> Numbers:
+    found = _rows_at(tape, rows)
+    return np.array([float(row is not None and row.sample_id in recorded) for row in found])
+
+
+def _lengths(
+    tape: Tape, group: str, table: str, recorded: set[str], rows: Sequence[int]
+) -> Numbers:
+    """Return how long each measured row's part of a table is, in whatever it is proportional to."""
+    return np.array(
+        [
+            0.0 if row is None or row.sample_id not in recorded else _length(row, group, table)
+            for row in _rows_at(tape, rows)
+        ]
+    )
+
+
+def _length(row: TapeRow, group: str, table: str) -> float:
+    if group == "samples":
+        texts = len(row.question) + len(str(row.metadata)) + 120  # ids, hash, numbers
+        return float(row.num_audio_samples if table == "audio" else texts)
+    if group == "descriptions":
+        return len(row.description or "") + 30.0
+    traces = row.traces
+    if group == TEXT_SOURCE:
+        return float(sum(len(trace.token_ids) for trace in traces))
+    if table == "hidden":
+        return float(row.num_audio_samples)
+    if f"{group}/topk" not in row:
+        return 0.0
+    topk = row[f"{group}/topk"]
+    assert isinstance(topk, TopK)
+    return float(len(topk.target_ids) * max(1, len(traces)))
+
+
+def _once_bytes(path: Path) -> int:
+    """Return the bytes of a file that do not grow with its rows."""
+    if path.name == "zarr.json":
+        return path.stat().st_size
+    if path.suffix != ".arrow":
+        return 0
+    with pa.memory_map(str(path)) as source:
+        one = pa.ipc.open_file(source).read_all().slice(0, 1)
+        two = pa.concat_tables([one, one]).combine_chunks()
+        return int(min(2 * _arrow_bytes(one) - _arrow_bytes(two), path.stat().st_size))
+
+
+def _arrow_bytes(table: pa.Table) -> int:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return int(sink.getvalue().size)
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(
+        (Path(where) / name).stat().st_size for where, _, names in os.walk(folder) for name in names
+    )
