@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import re
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from numpy.typing import NDArray
 
-from cache_schema import layout
+from cache_schema import layout, takeover
 from cache_schema.codecs.files import (
     make_dirs,
     sync_dir,
@@ -28,7 +27,7 @@ from cache_schema.codecs.files import (
     write_hashed,
 )
 from cache_schema.console import say
-from cache_schema.errors import OutputError, TapeError
+from cache_schema.errors import OutputError
 from cache_schema.indexing import write_index
 from cache_schema.manifest import (
     GroupInfo,
@@ -37,10 +36,8 @@ from cache_schema.manifest import (
     append_line,
     check_format,
     dataset_json,
-    drop_cut_line,
     group_from_json,
     line_of,
-    records_of,
     refuse_other_maker,
 )
 from cache_schema.reader import open_tape
@@ -120,7 +117,7 @@ class TapeWriter:
 
     def __enter__(self) -> TapeWriter:
         if check_output(self._root):
-            self._lock = _lock(self._root / layout.lock_file(self._writer))
+            self._lock = takeover.lock(self._root / layout.lock_file(self._writer))
         return self
 
     def __exit__(
@@ -158,11 +155,9 @@ class TapeWriter:
         unknown = {*rows, *(["hidden"] if hidden else [])} - set(GROUP_TABLES[self._info.kind])
         assert not unknown, f"group kind {self._info.kind} holds no {sorted(unknown)}"
         with self._disk_errors():
-            self._open()
+            self.open()
             if self._shard is None:
-                folder = self._root / layout.group_dir(self._info.group)
-                beside = folder / f".{self._writer}-{self._seq:06d}"
-                self._shard = OpenShard(beside, self._storage)
+                self._shard = OpenShard(self._beside(), self._storage)
             shard = self._shard
             for row, states in hidden or []:
                 offset, count = shard.add_states(states)
@@ -184,52 +179,80 @@ class TapeWriter:
             detail=detail,
         )
         with self._disk_errors():
-            self._open()
+            self.open()
             append_line(
                 self._root / layout.manifest_file(self._writer), line_of("quarantine", record)
             )
 
+    def adopt(self, fill: Callable[[Path], ShardRecord]) -> None:
+        """Commit a shard of another tape.
+
+        Args:
+            fill: puts the shard's files, durable, into a new directory; returns their record.
+
+        Raises:
+            OutputError: as for ``add``.
+        """
+        with self._disk_errors():
+            self.open()
+            directory = self._beside()
+            directory.mkdir(parents=True)
+            self._commit(directory, fill(directory))
+
     def seal(self) -> None:
         """Commit the open shard, if there is one."""
-        if self._shard is None or self._seq is None:
+        if self._shard is None:
             return
         shard = self._shard
         with self._disk_errors():
             files = shard.seal()
-            line = line_of(
-                "shard",
-                ShardRecord(
-                    group=self._info.group,
-                    path=(path := layout.shard_dir(self._info.group, self._writer, self._seq)),
-                    fingerprint=self._info.fingerprint,
-                    samples=shard.samples,
-                    rows=shard.num_rows,
-                    totals=dict(shard.totals),
-                    states=shard.states,
-                    files=files,
-                ),
+            record = ShardRecord(
+                group=self._info.group,
+                path="",
+                fingerprint=self._info.fingerprint,
+                samples=shard.samples,
+                rows=shard.num_rows,
+                totals=dict(shard.totals),
+                states=shard.states,
+                files=files,
             )
-            write_hashed(shard.directory / layout.SHARD_FILE, line)
-            sync_dir(shard.directory)
-            final = self._root / path
-            make_dirs(final.parent)
-            shard.directory.rename(final)
-            sync_dir(final.parent)
-            append_line(self._root / layout.manifest_file(self._writer), line)
-        self._seq += 1
+            self._commit(shard.directory, record)
         self._shard = None
 
-    def _open(self) -> None:
-        """Make the tape and the group where they are missing, and take the writer's lock; once."""
-        if self._seq is not None:
-            return
-        if not check_output(self._root):
-            write_atomic(self._root / layout.DATASET_FILE, dataset_json(self._licence))
-        if self._lock is None:
-            self._lock = _lock(self._root / layout.lock_file(self._writer))
-        if not write_exclusive(self._maker_file, self._info.to_json()):
-            self._refuse_other_maker()
-        self._seq = self._recover()
+    def _commit(self, directory: Path, record: ShardRecord) -> None:
+        """Put a whole shard in its place; it exists when its manifest line is written."""
+        assert self._seq is not None
+        path = layout.shard_dir(self._info.group, self._writer, self._seq)
+        line = line_of("shard", replace(record, path=path))
+        write_hashed(directory / layout.SHARD_FILE, line)
+        sync_dir(directory)
+        final = self._root / path
+        make_dirs(final.parent)
+        directory.rename(final)
+        sync_dir(final.parent)
+        append_line(self._root / layout.manifest_file(self._writer), line)
+        self._seq += 1
+
+    def _beside(self) -> Path:
+        """Return where the next shard is written before it is committed."""
+        folder = self._root / layout.group_dir(self._info.group)
+        return folder / f".{self._writer}-{self._seq:06d}"
+
+    def open(self) -> int:
+        """Make tape and group where they are missing, and take the writer's lock, if not done.
+
+        Returns:
+            How many shards of the group this writer has committed, earlier runs included.
+        """
+        if self._seq is None:
+            if not check_output(self._root):
+                write_atomic(self._root / layout.DATASET_FILE, dataset_json(self._licence))
+            if self._lock is None:
+                self._lock = takeover.lock(self._root / layout.lock_file(self._writer))
+            if not write_exclusive(self._maker_file, self._info.to_json()):
+                self._refuse_other_maker()
+            self._seq = takeover.recover(self._root, self._info.group, self._writer)
+        return self._seq
 
     def _index(self) -> None:
         """Bring the index up to date with everything committed by now, this writer's or others'."""
@@ -243,23 +266,6 @@ class TapeWriter:
         if self._maker_file.exists():
             content = self._maker_file.read_bytes()
             refuse_other_maker(group_from_json(content, str(self._maker_file)), self._info)
-
-    def _recover(self) -> int:
-        """Remove what a killed run of this writer left; return the next sequence number."""
-        manifest = self._root / layout.manifest_file(self._writer)
-        drop_cut_line(manifest)
-        committed: set[str] = set()
-        if manifest.exists():
-            records = records_of(manifest.read_bytes(), str(manifest))
-            committed = {r.path for r in records if isinstance(r, ShardRecord)}
-        folder = self._root / layout.group_dir(self._info.group)
-        for leftover in [*folder.glob(f".{self._writer}-*"), *folder.glob(f"*/{self._writer}-*")]:
-            if leftover.relative_to(self._root).as_posix() not in committed:
-                shutil.rmtree(leftover)
-        mine = layout.group_dir(self._info.group) + "/"
-        return 1 + max(
-            (layout.shard_sequence(path) for path in committed if path.startswith(mine)), default=-1
-        )
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:
@@ -280,17 +286,3 @@ class TapeWriter:
 def _is_leftover(path: Path) -> bool:
     """Whether a path was left by a run killed while it made the tape."""
     return path.match(f".{layout.DATASET_FILE}.*.tmp")
-
-
-def _lock(path: Path) -> IO[bytes]:
-    make_dirs(path.parent)
-    file = path.open("ab")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise TapeError(
-            f"another process (of writer {path.stem!r}) is writing to {path.parent.parent}; "
-            "wait for it, or give each worker its own --worker I/N"
-        ) from error
-    return file

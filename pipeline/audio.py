@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,11 +38,6 @@ def load_audio(value: Any, folder: Path | None) -> FloatArray:
     if not mono.any():
         raise AudioError(f"audio is silent ({mono.size / rate_hz:.2f} s of zeros)")
     return _resample(np.ascontiguousarray(mono, dtype=np.float32), rate_hz)
-
-
-def audio_sha256(audio: FloatArray) -> str:
-    """Hash of the 16 kHz float32 samples: the identity of a recording."""
-    return hashlib.sha256(np.ascontiguousarray(audio, dtype="<f4").tobytes()).hexdigest()
 
 
 def _read(value: Any, folder: Path | None) -> tuple[NDArray[np.float32], int]:

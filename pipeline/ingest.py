@@ -9,13 +9,13 @@ from itertools import islice
 from pathlib import Path
 
 from cache_schema import open_tape
+from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.console import say
 from cache_schema.errors import AudioError
 from cache_schema.manifest import GroupInfo, refuse_other_maker
 from cache_schema.rows import sample_rows
 from cache_schema.types import Sample
 from cache_schema.writer import check_output
-from pipeline.audio import audio_sha256
 from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
 from pipeline.rows import Rows, open_rows

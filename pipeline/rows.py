@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.errors import AudioError, DatasetError, nearest
 from cache_schema.fingerprint import digest_files, fingerprint
 from cache_schema.types import Sample
-from pipeline.audio import audio_sha256, load_audio
+from pipeline.audio import load_audio
 from pipeline.recipe import DatasetRecipe
 
 COLUMN_NAMES: dict[str, tuple[str, ...]] = {

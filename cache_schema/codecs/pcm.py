@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,3 +23,8 @@ def decode_audio(data: bytes, dtype: str) -> NDArray[np.float32]:
     if dtype == "int16":
         return np.frombuffer(data, dtype="<i2").astype(np.float32) / np.float32(32768.0)
     return np.frombuffer(data, dtype="<f4").astype(np.float32)
+
+
+def audio_sha256(audio: NDArray[np.float32]) -> str:
+    """Hash of the 16 kHz float32 samples: the identity of a recording."""
+    return hashlib.sha256(np.ascontiguousarray(audio, dtype="<f4").tobytes()).hexdigest()

@@ -1,0 +1,62 @@
+"""Taking over a writer's name: its lock, which ends with its process, and what a kill left."""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+from pathlib import Path
+from typing import IO
+
+from cache_schema import layout
+from cache_schema.codecs.files import make_dirs
+from cache_schema.errors import TapeError
+from cache_schema.manifest import ShardRecord, drop_cut_line, records_of
+
+
+def lock(path: Path) -> IO[bytes]:
+    """Take a writer's lock until the returned file is closed.
+
+    Raises:
+        TapeError: another process holds it.
+    """
+    make_dirs(path.parent)
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise TapeError(
+            f"another process (of writer {path.stem!r}) is writing to {path.parent.parent}; "
+            "wait for it, or give each worker its own --worker I/N"
+        ) from error
+    return file
+
+
+def is_held(path: Path) -> bool:
+    """Whether a writer is open right now; nothing is written, not even the lock's file."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def recover(root: Path, group: str, writer: str) -> int:
+    """Remove what a killed run of a writer left of a group; return its next sequence number."""
+    manifest = root / layout.manifest_file(writer)
+    drop_cut_line(manifest)
+    committed: set[str] = set()
+    if manifest.exists():
+        records = records_of(manifest.read_bytes(), str(manifest))
+        committed = {r.path for r in records if isinstance(r, ShardRecord)}
+    folder = root / layout.group_dir(group)
+    for leftover in [*folder.glob(f".{writer}-*"), *folder.glob(f"*/{writer}-*")]:
+        if leftover.relative_to(root).as_posix() not in committed:
+            shutil.rmtree(leftover)
+    mine = layout.group_dir(group) + "/"
+    return 1 + max(
+        (layout.shard_sequence(path) for path in committed if path.startswith(mine)), default=-1
+    )
