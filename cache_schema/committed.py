@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from cache_schema import layout
 from cache_schema.codecs.arrow_file import read_table
-from cache_schema.codecs.states import StatesReader, open_states_reader
+from cache_schema.codecs.states_profiles import StatesReader, open_states_reader
 from cache_schema.errors import MissingSignalError, TapeError
 from cache_schema.files import TapeFiles
 from cache_schema.hidden import HiddenPlace
