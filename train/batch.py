@@ -18,9 +18,12 @@ from audio_models.inputs import AudioBatch, Request, build_inputs
 from audio_models.load import AudioLM
 from cache_schema import Tape, TapeRow
 from cache_schema.errors import TapeError, TokenizerMismatchError
+from cache_schema.hidden import HiddenPlace
 from cache_schema.questions import question_text
 from cache_schema.signals import AUDIO_ROW
-from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE, Hidden, IntArray, TopK
+from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE, IntArray, TopK, Trace
+from train.ring import HostBuffer, Readers
+from train.states import StatesPlan, plan_states, take_states
 
 NO_TOKEN = -1
 """A kept token the student does not have; its mass is in the tail."""
@@ -60,8 +63,8 @@ class TrainBatch:
         audio: model inputs and positions.
         target_ids: int64 [N], the response tokens.
         topk: source -> what it says about the same tokens.
-        text_states: float32 [N, L, D] at the same positions, or ``None``.
-        audio_states: float32 [A, L, D] at audio positions, or ``None``.
+        text_states: [L, N, D] at the same positions, in the type they are stored in, or ``None``.
+        audio_states: [L, A, D] at audio positions, likewise.
         num_tokens: unpadded input positions.
     """
 
@@ -89,43 +92,6 @@ class TrainBatch:
         )
 
 
-def collate(lm: AudioLM, tape: Tape, rows: Sequence[tuple[str, int]], needs: Needs) -> TrainBatch:
-    """Read (sample id, trace index) rows from the tape and build one micro-batch.
-
-    Raises:
-        TapeError: a signal belongs to other tokens or other audio positions than the row's.
-        TokenizerMismatchError: a teacher was read on other ids than the trace's.
-        MissingSignalError: a row lacks a signal.
-    """
-    samples = [tape[sample_id] for sample_id, _ in rows]
-    targets = [
-        sample.traces[trace].token_ids for sample, (_, trace) in zip(samples, rows, strict=True)
-    ]
-    audio = build_inputs(
-        lm,
-        [
-            Request(
-                audio=sample.audio,
-                text=question_text(sample.question, sample.choices),
-                response_ids=ids,
-            )
-            for sample, ids in zip(samples, targets, strict=True)
-        ],
-    )
-    places = [
-        Place(row=sample, trace_index=trace, target_ids=ids)
-        for sample, (_, trace), ids in zip(samples, rows, targets, strict=True)
-    ]
-    return TrainBatch(
-        audio=audio,
-        target_ids=torch.from_numpy(np.concatenate(targets)),
-        topk={source: _stack_topk(places, source, needs.known[source]) for source in needs.topk},
-        text_states=_text_states(places, needs.text_layers),
-        audio_states=_audio_states(places, needs.audio_layers, audio),
-        num_tokens=int(audio.inputs["attention_mask"].sum()),
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """One row's sample, which of its traces, and that trace's ids, int64 [R]."""
@@ -133,6 +99,106 @@ class Place:
     row: TapeRow
     trace_index: int
     target_ids: IntArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """The rows of one micro-batch, found on the tape; their states are not read yet."""
+
+    places: tuple[Place, ...]
+    text_states: StatesPlan | None
+    audio_states: StatesPlan | None
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of each tensor of states."""
+        return [plan.num_bytes for plan in (self.text_states, self.audio_states) if plan]
+
+
+def load_batches(
+    lm: AudioLM,
+    tape: Tape,
+    shares: Sequence[Sequence[tuple[str, int]]],
+    needs: Needs,
+    buffer: HostBuffer,
+    readers: Readers,
+) -> list[TrainBatch]:
+    """Read micro-batches of (sample id, trace index) rows from the tape.
+
+    Args:
+        lm: the student's processor.
+        tape: where rows come from.
+        shares: the rows of each micro-batch.
+        needs: what to read.
+        buffer: where the states of all of them go; they stay valid until it is filled again.
+        readers: threads that read states while the calling one extracts audio features.
+
+    Raises:
+        TapeError: a signal belongs to other tokens or other audio positions than the row's.
+        TokenizerMismatchError: a teacher was read on other ids than the trace's.
+        MissingSignalError: a row lacks a signal.
+    """
+    plans = [plan_batch(tape, rows, needs) for rows in shares]
+    buffer.reserve([size for plan in plans for size in plan.sizes])
+    return [_collate(lm, plan, needs, buffer, readers) for plan in plans]
+
+
+def plan_batch(tape: Tape, rows: Sequence[tuple[str, int]], needs: Needs) -> BatchPlan:
+    """Find the rows of one micro-batch and where their states lie.
+
+    Raises:
+        TapeError: recorded states belong to other tokens than the trace's.
+        MissingSignalError: a row lacks a signal.
+    """
+    places = tuple(_place(tape[sample_id], trace) for sample_id, trace in rows)
+    text = [_text_place(place, needs.text_layers) for place in places if needs.text_layers]
+    audio = [
+        place.row.hidden_place(f"{AUDIO_SOURCE}/hidden", AUDIO_ROW, needs.audio_layers)
+        for place in places
+        if needs.audio_layers
+    ]
+    return BatchPlan(
+        places=places,
+        text_states=plan_states(text, needs.text_layers, f"{TEXT_SOURCE}/hidden"),
+        audio_states=plan_states(audio, needs.audio_layers, f"{AUDIO_SOURCE}/hidden"),
+    )
+
+
+def _collate(
+    lm: AudioLM, plan: BatchPlan, needs: Needs, buffer: HostBuffer, readers: Readers
+) -> TrainBatch:
+    """Build one micro-batch; its states are read meanwhile."""
+    text_states, text_reads = take_states(plan.text_states, buffer)
+    audio_states, audio_reads = take_states(plan.audio_states, buffer)
+    with readers.reading([*text_reads, *audio_reads]):
+        places = plan.places
+        audio = build_inputs(
+            lm,
+            [
+                Request(
+                    audio=place.row.audio,
+                    text=question_text(place.row.question, place.row.choices),
+                    response_ids=place.target_ids,
+                )
+                for place in places
+            ],
+        )
+        if plan.audio_states is not None:
+            _require_same_positions(places, plan.audio_states, audio)
+        topk = {source: _stack_topk(places, source, needs.known[source]) for source in needs.topk}
+    return TrainBatch(
+        audio=audio,
+        target_ids=torch.from_numpy(np.concatenate([place.target_ids for place in places])),
+        topk=topk,
+        text_states=text_states,
+        audio_states=audio_states,
+        num_tokens=int(audio.inputs["attention_mask"].sum()),
+    )
+
+
+def _place(row: TapeRow, trace_index: int) -> Place:
+    trace = cast("Trace", row.signal(f"{TEXT_SOURCE}/trace", trace_index))
+    return Place(row=row, trace_index=trace_index, target_ids=trace.token_ids)
 
 
 def _stack_topk(
@@ -170,41 +236,25 @@ def fold_topk(topk: TopK, width: int, known: Callable[[IntArray], Any]) -> tuple
     return ids, logprobs, (topk.tail + folded).astype(np.float32)
 
 
-def _text_states(places: Sequence[Place], layers: tuple[int, ...]) -> Tensor | None:
-    if not layers:
-        return None
-    states = []
-    for place in places:
-        hidden = _hidden(place.row, TEXT_SOURCE, place.trace_index, layers)
-        if hidden.target_ids is None or not np.array_equal(hidden.target_ids, place.target_ids):
-            raise TapeError(
-                f"sample {place.row.sample_id!r}: textual/hidden belongs to other tokens than "
-                f"trace {place.trace_index}; verify the tape"
-            )
-        states.append(hidden.states)
-    return torch.from_numpy(np.concatenate(states))
+def _text_place(place: Place, layers: tuple[int, ...]) -> HiddenPlace:
+    hidden = place.row.hidden_place(f"{TEXT_SOURCE}/hidden", place.trace_index, layers)
+    if hidden.target_ids is None or not np.array_equal(hidden.target_ids, place.target_ids):
+        raise TapeError(
+            f"sample {place.row.sample_id!r}: textual/hidden belongs to other tokens than "
+            f"trace {place.trace_index}; verify the tape"
+        )
+    return hidden
 
 
-def _audio_states(
-    places: Sequence[Place], layers: tuple[int, ...], audio: AudioBatch
-) -> Tensor | None:
-    if not layers:
-        return None
-    states = []
-    for place, positions in zip(places, audio.audio_positions, strict=True):
-        hidden = _hidden(place.row, AUDIO_SOURCE, AUDIO_ROW, layers)
-        if hidden.kind != "audio" or len(hidden.states) != len(positions):
+def _require_same_positions(places: Sequence[Place], states: StatesPlan, audio: AudioBatch) -> None:
+    """Refuse acoustic states of other audio positions than the student's."""
+    for place, hidden, positions in zip(places, states.places, audio.audio_positions, strict=True):
+        if hidden.kind != "audio" or hidden.count != len(positions):
             raise TapeError(
-                f"sample {place.row.sample_id!r}: the acoustic teacher has {len(hidden.states)} "
+                f"sample {place.row.sample_id!r}: the acoustic teacher has {hidden.count} "
                 f"positions ({hidden.kind}), the student {len(positions)} audio positions; the "
                 "acoustic terms need a teacher with the student's audio front end"
             )
-        states.append(hidden.states)
-    return torch.from_numpy(np.concatenate(states))
-
-
-def _hidden(row: TapeRow, source: str, trace_index: int, layers: tuple[int, ...]) -> Hidden:
-    return cast("Hidden", row.signal(f"{source}/hidden", trace_index, layers))
 
 
 def _to(tensor: Tensor | None, device: torch.device) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Which rows are trained on, in which order, loaded ahead by a thread.
+"""Which rows are trained on, and in which order.
 
 The order depends on (seed, epoch) alone, never on the number of processes: a step is a set of rows
 within a budget of tokens; processes and micro-batches only divide it.
@@ -7,15 +7,10 @@ within a budget of tokens; processes and micro-batches only divide it.
 from __future__ import annotations
 
 import itertools
-import queue
 import random
-import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
-
-import torch
 
 from audio_models.inputs import render_prompt
 from audio_models.load import AudioLM
@@ -25,10 +20,14 @@ from cache_schema.questions import question_text
 from cache_schema.types import SAMPLE_RATE_HZ, Trace
 from train.recipe import DataRecipe
 
-T = TypeVar("T")
+MIN_POOL_STEPS, MAX_POOL_STEPS = 4, 50
+POOL_SHARE = 1 / 8
+"""How many steps' rows are sorted by length together: an eighth of the epoch, within bounds.
 
-POOL_STEPS = 50
-"""Steps whose rows are sorted by length together: little padding, and a varying order."""
+Sorting leaves little padding; sorting everything would leave steps of one length, so of one kind.
+On log-normal lengths, 20 steps: 1.16 times the tokens are computed (all sorted 1.05, none 1.51);
+80 steps: 1.09; from 400 on 1.02.
+"""
 
 AUDIO_TOKENS_PER_S = 25.0
 """Assumed where a family does not say; only the budget depends on it."""
@@ -127,18 +126,22 @@ def plan_epoch(
 ) -> list[list[Example]]:
     """Return the steps of one epoch: rows of similar length, at most ``batch_tokens`` a step.
 
-    Every row comes once; a row longer than the budget has a step of its own.
+    Every row comes once; a row longer than the budget has a step of its own. Pools are sorted in
+    alternating directions, so that rows of similar length meet where one pool ends and the next
+    begins: only the last step of an epoch is cut short.
     """
     order = random.Random(f"{seed}/{epoch}")
     shuffled = list(examples)
     order.shuffle(shuffled)
-    steps: list[list[Example]] = []
-    for pool in _cut(shuffled, POOL_STEPS * batch_tokens):
-        pool.sort(key=lambda example: example.num_tokens)
-        pooled = _cut(pool, batch_tokens)
-        order.shuffle(pooled)
-        steps += pooled
-    return steps
+    steps = sum(example.num_tokens for example in examples) / batch_tokens
+    pool_steps = min(max(steps * POOL_SHARE, MIN_POOL_STEPS), MAX_POOL_STEPS)
+    ordered: list[Example] = []
+    for number, pool in enumerate(_cut(shuffled, int(pool_steps * batch_tokens))):
+        pool.sort(key=lambda example: example.num_tokens, reverse=number % 2 == 1)
+        ordered += pool
+    planned = _cut(ordered, batch_tokens)
+    order.shuffle(planned)
+    return planned
 
 
 def _cut(examples: Sequence[Example], budget: int) -> list[list[Example]]:
@@ -187,53 +190,3 @@ def run_plan(examples: Sequence[Example], batch_tokens: int, seed: int) -> Itera
     while True:
         yield from plan_epoch(examples, batch_tokens, seed, epoch)
         epoch += 1
-
-
-def prefetch(jobs: Iterator[Callable[[], T]], ahead: int) -> Generator[T, None, None]:
-    """Run jobs in one thread, in order, at most ``ahead`` results waiting.
-
-    A thread and not processes: tables and arrays are mapped memory, read without the interpreter's
-    lock. It computes on one core: a second team of OpenMP threads would spin against the training
-    step's. An error in a job is raised where its result is taken; leaving the iterator ends the
-    thread.
-    """
-    results: queue.Queue[_Result[T]] = queue.Queue(maxsize=ahead)
-    ended = threading.Event()
-
-    def put(result: _Result[T]) -> None:
-        while not ended.is_set():
-            try:
-                results.put(result, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
-    def work() -> None:
-        torch.set_num_threads(1)
-        try:
-            for job in jobs:
-                if ended.is_set():
-                    return
-                put(_Result(value=job()))
-            put(_Result(last=True))
-        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
-            put(_Result(error=error))
-
-    thread = threading.Thread(target=work, name="loader", daemon=True)
-    thread.start()
-    try:
-        while not (result := results.get()).last:
-            if result.error is not None:
-                raise result.error
-            assert result.value is not None
-            yield result.value
-    finally:
-        ended.set()
-        thread.join()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Result(Generic[T]):
-    value: T | None = None
-    error: BaseException | None = None
-    last: bool = False

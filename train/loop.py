@@ -14,7 +14,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,16 +26,18 @@ from torch import Tensor
 from audio_models.load import AudioLM
 from cache_schema import Tape
 from cache_schema.errors import TeachertapeError
-from train.batch import Needs, TrainBatch, collate
+from train.batch import Needs, TrainBatch, load_batches
 from train.checkpoint import rng_state, save_checkpoint
-from train.data import Example, divide_step, prefetch, run_plan
+from train.data import Example, divide_step, run_plan
 from train.metrics import Reporter, StepMetrics, TermValue
 from train.objective import Objective
 from train.recipe import OptimRecipe, TrainRecipe
+from train.ring import HostBuffer, Readers, prefetch
 from train.rundir import RunDir
+from train.states import damaged_states
 
 STEPS_AHEAD = 2
-"""Steps loaded while one is computed."""
+"""Steps loaded while one is computed; each has a buffer of its own, and so has the computed one."""
 
 
 class NonFiniteLossError(TeachertapeError):
@@ -204,23 +206,24 @@ def gradient_norms(
 
 
 def _loads(run: Run, done: int) -> Generator[StepLoad, None, None]:
-    """Return this process's shares of the steps that are left, loaded ahead."""
+    """Yield this process's shares of the steps that are left, loaded ahead.
+
+    A share's states are valid until the next one is asked for.
+    """
     loop, accelerator = run.recipe.loop, run.accelerator
     plan = run_plan(run.examples, loop.batch_tokens, loop.seed)
 
-    def load(step: list[Example]) -> StepLoad:
+    def load(readers: Readers, step: list[Example], buffer: HostBuffer) -> StepLoad:
         rank, ranks = accelerator.process_index, accelerator.num_processes
         shares = divide_step(step, rank, ranks, loop.micro_tokens)
-        micro = [
-            collate(run.lm, run.tape, [(e.sample_id, e.trace_index) for e in rows], run.needs)
-            for rows in shares or [step[:1]]
-        ]
+        rows = [[(e.sample_id, e.trace_index) for e in share] for share in shares or [step[:1]]]
+        micro = load_batches(run.lm, run.tape, rows, run.needs, buffer, readers)
         return StepLoad(micro=micro, idle=not shares)
 
-    jobs: Iterator[Callable[[], StepLoad]] = (
-        functools.partial(load, step) for step in itertools.islice(plan, done, run.total_steps)
-    )
-    return prefetch(jobs, STEPS_AHEAD)
+    buffers = [HostBuffer(accelerator.device) for _ in range(STEPS_AHEAD + 1)]
+    with Readers() as readers:
+        steps = itertools.islice(plan, done, run.total_steps)
+        yield from prefetch((functools.partial(load, readers, step) for step in steps), buffers)
 
 
 def _count(run: Run, load: StepLoad, share: float) -> tuple[Tensor, int]:
@@ -247,9 +250,16 @@ def _require_finite(run: Run, step: int, loss: float, norm: float, values_M: Ten
     )
     loop = run.recipe.loop
     plan = run_plan(run.examples, loop.batch_tokens, loop.seed)
-    rows = [example.sample_id for example in next(itertools.islice(plan, step - 1, None))]
-    shown = ", ".join(rows[:8]) + (", ..." if len(rows) > 8 else "")
+    rows = next(itertools.islice(plan, step - 1, None))
+    shown = ", ".join(example.sample_id for example in rows[:8]) + ", ..." * (len(rows) > 8)
+    ids = [(example.sample_id, example.trace_index) for example in rows]
+    needs = run.needs
+    damaged = damaged_states(run.tape, ids, needs.text_layers, needs.audio_layers)
+    advice = "try a lower --lr, or leave the term out."
+    if damaged:
+        more = f" (and {len(damaged) - 1} more)" * (len(damaged) > 1)
+        advice = f"but the tape is not: {damaged[0]}{more}. Record it again, or leave the term out."
     raise NonFiniteLossError(
         f"step {step}: loss {loss:g}, gradient norm {norm:g} ({terms}), on rows {shown}. The last "
-        "checkpoint is good; try a lower --lr, or leave the term out."
+        f"checkpoint is good; {advice}"
     )

@@ -5,7 +5,7 @@ step (all micro-batches, all processes), so a token weighs the same wherever it 
 recipe is arXiv 2509.18579's ``L_txt + 0.05 L_ac + 0.5 L_SFT``.
 
 Shapes: N response tokens, A audio positions, K kept tokens, B = K + 1 buckets, V vocabulary,
-D width, M terms.
+L layers, D width, M terms.
 """
 
 from __future__ import annotations
@@ -214,12 +214,12 @@ class Objective(nn.Module):
         """Return the mean over layer pairs of the distance summed over positions."""
         audio = _at_audio(term)
         positions = batch.audio.audio_positions if audio else batch.audio.predict_positions
-        recorded_NLD = batch.audio_states if audio else batch.text_states
-        assert recorded_NLD is not None
+        recorded_LND = batch.audio_states if audio else batch.text_states
+        assert recorded_LND is not None
         rows, columns = flatten_positions(positions)
         layers = teacher_layers(self.terms, term.spec.source)
         distance = DISTANCES[cast("StatesTerm", term.settings).distance]
-        total = recorded_NLD.new_zeros(())
+        total = torch.zeros((), device=recorded_LND.device)
         for student, teacher in term.pairs:
             states_BTD = states[student]
             device = states_BTD.device
@@ -227,7 +227,7 @@ class Objective(nn.Module):
             name = f"{term.name}-{student}-{teacher}"
             if name in self.projectors:
                 student_ND = self.projectors[name](student_ND)
-            teacher_ND = recorded_NLD[:, layers.index(teacher)]
+            teacher_ND = recorded_LND[layers.index(teacher)].float()
             total = total + distance(student_ND.float(), teacher_ND).sum()
         return total / len(term.pairs)
 

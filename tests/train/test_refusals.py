@@ -4,11 +4,13 @@ from pathlib import Path
 
 import click.testing
 import numpy as np
+import pytest
 import tiny_audio_lm
 from tiny_tape import MakeTape
 from typer.testing import CliRunner
 
 from audio_models.load import AudioLM
+from cache_schema.writer import TapeWriter
 from train.cli import app
 
 
@@ -128,6 +130,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_by_name(
         "--set", "optim.warmup_fraction=0.0",
     )  # fmt: skip
     refuse(result, "step 2: loss nan", "on rows s", "The last checkpoint is good")
+
+
+def test_a_recorded_state_that_is_not_finite_stops_the_run_by_name(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = TapeWriter.add
+
+    def add_damaged(self: TapeWriter, rows, hidden=None) -> None:
+        for row, states in hidden or []:
+            if row["sample_id"] == "s3" and 4 in states:
+                states[4][1, 0] = np.nan
+        add(self, rows, hidden)
+
+    monkeypatch.setattr(TapeWriter, "add", add_damaged)
+    refuse(
+        train(make_tape(), student_dir, tmp_path / "run"),
+        "step 1: loss nan",
+        "the tape is not: textual/hidden of sample 's3': shards/textual/",
+        "Record it again, or leave the term out.",
+    )
 
 
 def test_wrong_flags_are_wrong_usage(

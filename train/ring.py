@@ -1,0 +1,206 @@
+"""Loading ahead into host memory that is used again and again, by threads of this process.
+
+```
+free buffers ──> loader thread: plans a step, readers fill it ──> results ──> the training step
+     ^                                                                            │
+     └────────────────────── handed back when the next step is asked for ─────────┘
+```
+Neither queue ever blocks a producer: the number of buffers bounds what is loaded ahead. Threads and
+not processes: reading releases the interpreter's lock, while a worker process would have to send
+every byte through a pipe or shared memory (measured 20 times slower).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+READERS = 2
+"""Threads that read states. On 2 cores 2 were 1.5 times as fast as 1, and 4 no faster than 2."""
+
+ALIGNMENT = 64
+_CPU = torch.device("cpu")
+
+
+class HostBuffer:
+    """Memory of one step's states: filled, used, filled again; as large as its largest content.
+
+    Args:
+        device: where its content goes; for CUDA the memory is page-locked, so that copies to the
+            device are asynchronous.
+    """
+
+    def __init__(self, device: torch.device = _CPU) -> None:
+        self._device = device
+        self._memory = torch.empty(0, dtype=torch.uint8)
+        self._used = 0
+        self._copied: torch.cuda.Event | None = None
+
+    @property
+    def capacity(self) -> int:
+        """Bytes it occupies."""
+        return len(self._memory)
+
+    def reserve(self, sizes: Sequence[int]) -> None:
+        """Forget the content and make room for tensors of so many bytes.
+
+        What was here is freed before more is allocated: there are never two copies of a step.
+        """
+        if self._copied is not None:
+            self._copied.synchronize()
+            self._copied = None
+        self._used = 0
+        needed = sum(_aligned(size) for size in sizes)
+        if needed <= self.capacity:
+            return
+        self._memory = torch.empty(0, dtype=torch.uint8)
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                self._memory = torch.empty(needed, dtype=torch.uint8, pin_memory=True)
+        else:
+            self._memory = torch.empty(needed, dtype=torch.uint8)
+
+    def take(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return a tensor of the reserved memory, not yet filled, valid until ``reserve``."""
+        end = self._used + math.prod(shape) * dtype.itemsize
+        assert end <= self.capacity, "reserve before taking"
+        taken = self._memory[self._used : end].view(dtype).view(*shape)
+        self._used = _aligned(end)
+        return taken
+
+    def hand_back(self) -> None:
+        """Note that its last use was enqueued; ``reserve`` waits until it has happened."""
+        if self._device.type == "cuda":
+            self._copied = torch.cuda.Event()
+            self._copied.record(torch.cuda.current_stream(self._device))
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+class Readers:
+    """Threads that carry out reads; close them, or use as a context manager.
+
+    Args:
+        count: how many; with 0 the caller reads.
+    """
+
+    def __init__(self, count: int = READERS) -> None:
+        self._count = count
+        self._pool = ThreadPoolExecutor(count, "reader") if count else None
+
+    def __enter__(self) -> Readers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    @contextlib.contextmanager
+    def reading(self, reads: Sequence[Callable[[], None]]) -> Iterator[None]:
+        """Carry out reads while the body runs; on leaving, every read has ended.
+
+        Raises:
+            BaseException: that of the first read, in their order, that failed.
+        """
+        left = deque(enumerate(reads))
+        if self._pool is None:
+            yield
+            failed = [_read(left)]
+        else:
+            threads = [self._pool.submit(_read, left) for _ in range(self._count)]
+            try:
+                yield
+            except BaseException:
+                left.clear()
+                raise
+            finally:
+                wait(threads)
+            failed = [thread.result() for thread in threads]
+        errors = [found for found in failed if found is not None]
+        if errors:
+            raise min(errors, key=lambda found: found[0])[1]
+
+
+def _read(left: deque[tuple[int, Callable[[], None]]]) -> tuple[int, BaseException] | None:
+    """Carry out reads until none is left; return the one that failed, and how.
+
+    After a failure nothing new is begun. Reads before it have begun and run to their end: which
+    failure comes first does not depend on the threads.
+    """
+    while left:
+        try:
+            number, read = left.popleft()
+        except IndexError:  # another thread was faster
+            break
+        try:
+            read()
+        except BaseException as error:  # noqa: BLE001 - raised again where the reads are awaited
+            left.clear()
+            return number, error
+    return None
+
+
+def prefetch(
+    jobs: Iterator[Callable[[HostBuffer], T]], buffers: Sequence[HostBuffer]
+) -> Generator[T, None, None]:
+    """Run jobs in one thread, in order, each with a buffer of its own, ahead of who takes results.
+
+    A result is valid until the next one is asked for: its buffer is then filled anew. The thread
+    computes on one core: a second team of OpenMP threads would spin against the training step's. An
+    error in a job is raised where its result is taken; leaving the iterator ends the thread.
+    """
+    results: queue.SimpleQueue[_Result[T]] = queue.SimpleQueue()
+    free: queue.SimpleQueue[HostBuffer | None] = queue.SimpleQueue()
+    ended = threading.Event()
+    for buffer in buffers:
+        free.put(buffer)
+
+    def work() -> None:
+        torch.set_num_threads(1)
+        try:
+            for job in jobs:
+                buffer = free.get()
+                if buffer is None or ended.is_set():
+                    return
+                results.put(_Result(value=job(buffer), buffer=buffer))
+            results.put(_Result(last=True))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
+            results.put(_Result(error=error))
+
+    thread = threading.Thread(target=work, name="loader", daemon=True)
+    thread.start()
+    try:
+        while not (result := results.get()).last:
+            if result.error is not None:
+                raise result.error
+            assert result.value is not None
+            assert result.buffer is not None
+            yield result.value
+            result.buffer.hand_back()
+            free.put(result.buffer)
+    finally:
+        ended.set()
+        free.put(None)
+        thread.join()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Result(Generic[T]):
+    value: T | None = None
+    buffer: HostBuffer | None = None
+    error: BaseException | None = None
+    last: bool = False
