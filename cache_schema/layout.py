@@ -27,6 +27,8 @@ SHARDS_DIR = "shards"
 SHARD_FILE = "shard.json"
 HIDDEN_STORE = "hidden.zarr"
 SHARDS_PER_FOLDER = 1000
+MERGE_WRITER = "merge_"
+"""What the names of writers that unite tapes begin with; their shards may repeat rows."""
 
 SHARD_PATH = re.compile(r"shards/(?P<group>\w+)/\d{3,}/\w+-\d{6,}", re.ASCII)
 """What a shard's path in the manifest must look like."""
@@ -46,6 +48,11 @@ def group_file(group: str) -> str:
 def manifest_file(writer: str) -> str:
     """Path of the manifest lines of one writer."""
     return f"{MANIFEST_DIR}/{writer}.jsonl"
+
+
+def is_merged(manifest: str) -> bool:
+    """Whether a manifest file is of a writer that unites tapes."""
+    return manifest.startswith(manifest_file(MERGE_WRITER).removesuffix(".jsonl"))
 
 
 def lock_file(writer: str) -> str:
