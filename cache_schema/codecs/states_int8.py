@@ -119,29 +119,41 @@ class Decoder:
 
 
 class ErrorSums:
-    """What coding cost, gathered block by block in float64."""
+    """What coding cost, gathered block by block."""
 
-    def __init__(self) -> None:
+    def __init__(self, channels: FloatArray) -> None:
+        self._mean = channels[0]
+        self._inverse = 1 / channels[1]
         self._positions = 0
         self._wrong = self._right = self._cosines = 0.0
         self._lowest = 1.0
 
-    def add(self, source: FloatArray, decoded: FloatArray, channels: FloatArray) -> None:
+    def add(self, source: FloatArray, decoded: FloatArray) -> None:
         """Compare positions [n, width] as they were and as a reader will see them."""
-        inverse = 1 / channels[1].astype(np.float64)
-        a, b = source.astype(np.float64), decoded.astype(np.float64)
-        dots, norms = np.vecdot(a, b), np.sqrt(np.vecdot(a, a)) * np.sqrt(np.vecdot(b, b))
-        equal = (a == b).all(axis=1) & (norms == 0)
-        cosines = np.divide(dots, norms, out=equal.astype(np.float64), where=norms > 0)
+        dots, source_2, decoded_2, wrong, right = self._squares(source, decoded).astype(np.float64)
+        norms = np.sqrt(source_2) * np.sqrt(decoded_2)
+        both_zero = (source_2 == 0) & (decoded_2 == 0)
+        cosines = np.divide(dots, norms, out=both_zero.astype(np.float64), where=norms > 0)
+        np.clip(cosines, -1, 1, out=cosines)
         self._positions += len(cosines)
         self._cosines += float(cosines.sum())
         self._lowest = min(self._lowest, float(cosines.min(initial=1)))
-        b -= a
-        b *= inverse
-        a -= channels[0]
-        a *= inverse
-        self._wrong += float(np.vecdot(b, b).sum())
-        self._right += float(np.vecdot(a, a).sum())
+        self._wrong += float(wrong.sum())
+        self._right += float(right.sum())
+
+    def _squares(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
+        """Return [5, n]: a.b, a.a, b.b, then |b - a|^2 and |a - mean|^2 standardised.
+
+        In float32, 1e-6 exact; in float64, at a third of the speed, where squares leave its range.
+        """
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            wrong, right = (b - a) * self._inverse, (a - self._mean) * self._inverse
+            pairs = ((a, b), (a, a), (b, b), (wrong, wrong), (right, right))
+            sums = np.stack([np.vecdot(x, y) for x, y in pairs])
+        in_range = np.isfinite(sums).all() and (sums[[1, 2, 4]] > _TINY).all()
+        if in_range or a.dtype == np.float64:
+            return sums
+        return self._squares(a.astype(np.float64), b.astype(np.float64))
 
     def report(self) -> dict[str, float]:
         """Return the finite figures for the manifest, six digits each.

@@ -74,7 +74,7 @@ class Lossy2xWriter:
             for suffix, spec in lossy2x_specs(width, logical_dtype).items()
         }
         self._channels: FloatArray | None = None
-        self._errors = ErrorSums()
+        self._errors: ErrorSums | None = None
 
     def append(self, rows: NDArray[Any]) -> None:
         """Append rows [n, width], already in the stored type.
@@ -98,30 +98,32 @@ class Lossy2xWriter:
 
     def close(self) -> tuple[FileRecords, dict[str, float]]:
         """Finish the three arrays; return the files' records and the error report."""
-        if self._channels is None:
-            self._fit()
+        errors = self._errors or self._fit()
         files = {
             f"{self._name}{suffix}/{file}": record
             for suffix, writer in self._writers.items()
             for file, record in writer.close().items()
         }
-        return files, self._errors.report()
+        return files, errors.report()
 
     def abort(self) -> None:
         """Close the files without finishing them."""
         for writer in self._writers.values():
             writer.abort()
 
-    def _fit(self) -> None:
+    def _fit(self) -> ErrorSums:
         empty = np.empty((0, self._width), dtype=self._stored)
         rows = np.concatenate([empty, *self._held])
         self._held.clear()
         self._channels = fit_channels(rows)
+        self._errors = ErrorSums(self._channels)
         self._writers["_channels"].append(self._channels)
         self._encode(rows)
+        return self._errors
 
     def _encode(self, rows: NDArray[Any]) -> None:
         assert self._channels is not None
+        assert self._errors is not None
         decoder = Decoder(self._channels, self._logical)
         step = block_rows(self._width)
         decoded = np.empty((step, self._width), dtype=self._stored)
@@ -132,7 +134,7 @@ class Lossy2xWriter:
             self._writers["_scale"].append(scale)
             seen = decoded[: len(scale)]
             decoder.decode(q, scale, seen)
-            self._errors.add(values, bfloat16.decode(seen), self._channels)
+            self._errors.add(values, bfloat16.decode(seen))
 
 
 class Lossy2xReader:

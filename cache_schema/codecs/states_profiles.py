@@ -2,7 +2,7 @@
 
 | profile | bytes an element, bfloat16 | values | reads |
 |---|---|---|---|
-| ``hot`` | 2 | exact | memcpy |
+| ``hot`` | 2 | exact | one copy, by the kernel |
 | ``archive`` | about 1.4 | exact | decompressing |
 | ``lossy2x`` | 1.002 | int8 standardised, error reported | decoding |
 

@@ -282,11 +282,11 @@ def test_lossy2x_survives_any_finite_states(logical: str, data: st.DataObject) -
 def test_report_without_positions_and_of_zero_vectors(tmp_path: Path) -> None:
     _, report = record(tmp_path, np.empty((0, 4), np.float32), "float32", "lossy2x")
     assert report == {"standardised_relative_error": 0, "cosine_mean": 1, "cosine_min": 1}
-    sums = ErrorSums()
     zero, one = np.zeros((1, 4), np.float32), np.ones((1, 4), np.float32)
-    sums.add(zero, zero, np.concatenate([zero, one]))
+    sums = ErrorSums(np.concatenate([zero, one]))
+    sums.add(zero, zero)
     assert sums.report()["cosine_min"] == 1
-    sums.add(one, zero, np.concatenate([zero, one]))
+    sums.add(one, zero)
     assert sums.report() == {
         "standardised_relative_error": 1,
         "cosine_mean": 0.5,
