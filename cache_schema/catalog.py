@@ -24,6 +24,9 @@ from cache_schema.manifest import (
 )
 from cache_schema.signals import SCHEMAS
 
+_TRIES = 5
+"""How often a reader looks for an index that writers keep replacing, before it does without."""
+
 
 class Catalog:
     """The groups, shards and quarantined samples of a tape as it is now.
@@ -46,14 +49,16 @@ class Catalog:
         self.location = files.location
         self._files = files
         self.info = check_format(files.read(layout.DATASET_FILE), self.location)
+        # While writers add to the tape, what is read later may be newer: a covered line is in the
+        # manifest that is read after the index, and a line's maker was there before the line.
+        covered = self._mapped_index()
+        self._contents: dict[str, bytes | mmap.mmap] = {
+            name: files.content(name) for name in files.names(layout.MANIFEST_DIR, ".jsonl")
+        }
         self.groups: dict[str, GroupInfo] = {}
         for name in files.names(layout.GROUPS_DIR, ".json"):
             info = group_from_json(files.read(name), f"{self.location}/{name}")
             self.groups[info.group] = info
-        self._contents: dict[str, bytes | mmap.mmap] = {
-            name: files.content(name) for name in files.names(layout.MANIFEST_DIR, ".jsonl")
-        }
-        covered = self._mapped_index()
         self.index = self._with_new_lines(covered)
         self.has_new_lines = self.index is not covered
         self._by_line: list[Shard | None] = []
@@ -94,32 +99,28 @@ class Catalog:
 
     def _mapped_index(self) -> Index | None:
         """Return the index file's content, if there is a file."""
-        for name in self._files.names(layout.INDEX_DIR, ".arrow"):
-            path = self._checked_index(name)
-            if path is None:
-                continue
-            index = from_file(path)
-            for manifest, size in index.manifests.items():
-                if len(self._contents.get(manifest, b"")) < size:
-                    raise TapeError(
-                        f"{self.location}: {manifest} is shorter than when it was indexed; it was "
-                        "cut (pipeline verify tells what is left)"
-                    )
-            return index
+        for _ in range(_TRIES):
+            names = list(self._files.names(layout.INDEX_DIR, ".arrow"))
+            if not names:
+                return None
+            try:
+                record = {"bytes": self._files.size(names[0]), CHECKSUM: Path(names[0]).stem}
+                return from_file(self._files.local(names[0], record))
+            except (FileNotFoundError, TapeError):
+                if self._files.exists(names[0]):
+                    raise
+            # a writer replaced it after it was listed
         return None
-
-    def _checked_index(self, name: str) -> Path | None:
-        """Return the index file's path, its content compared with its name; ``None`` if gone."""
-        checksum = Path(name).stem
-        try:
-            size = self._files.size(name)
-        except FileNotFoundError:
-            return None
-        return self._files.local(name, {"bytes": size, CHECKSUM: checksum})
 
     def _with_new_lines(self, covered: Index | None) -> Index:
         """Return the index with the manifest lines it does not cover."""
         known = {} if covered is None else covered.manifests
+        for manifest, size in known.items():
+            if len(self._contents.get(manifest, b"")) < size:
+                raise TapeError(
+                    f"{self.location}: {manifest} is shorter than when it was indexed; it was "
+                    "cut (pipeline verify tells what is left)"
+                )
         new = [
             (name, at, line)
             for name, content in self._contents.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from cache_schema import layout
 from cache_schema.codecs.arrow_file import write_table
-from cache_schema.codecs.files import CHECKSUM, make_dirs, sync_dir
+from cache_schema.codecs.files import CHECKSUM, NO_ROOM, make_dirs, sync_dir
 from cache_schema.errors import TapeError
 from cache_schema.index import (
     MAX_TRACES,
@@ -195,28 +194,49 @@ def found_in(index: Index) -> Found:
     )
 
 
-def write_index(root: Path, index: Index) -> bool:
+def update_index(root: Path, current: Callable[[], Index | None]) -> bool:
     """Put an index on the tape in place of older ones, durably; return whether there was room.
 
-    Writers take turns; a reader that has an older one mapped keeps it.
+    Writers take turns, so that the last one's index covers what all of them committed. A reader
+    that has an older one mapped keeps it.
+
+    Args:
+        root: the tape's folder.
+        current: called when it is this writer's turn; the index of the tape as it is then, ``None``
+            if the one on the tape is complete.
     """
     lock = root / layout.INDEX_LOCK
-    make_dirs(lock.parent)
-    with lock.open("ab") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        beside = lock.with_name(".new")
-        beside.unlink(missing_ok=True)
-        try:
-            record = write_table(beside, to_arrow(index))
-        except OSError as error:
-            beside.unlink(missing_ok=True)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            return False
-        final = root / layout.index_file(record[CHECKSUM])
-        beside.replace(final)
-        for older in lock.parent.glob("*.arrow"):
-            if older != final:
-                older.unlink()
-        sync_dir(lock.parent)
+    try:
+        make_dirs(lock.parent)
+        with lock.open("ab") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            index = current()
+            if index is not None:
+                _replace_index(lock.parent, root, index)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        return False
     return True
+
+
+def _replace_index(folder: Path, root: Path, index: Index) -> None:
+    beside = folder / ".new"
+    beside.unlink(missing_ok=True)
+    try:
+        record = write_table(beside, to_arrow(index))
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    final = root / layout.index_file(record[CHECKSUM])
+    beside.replace(final)
+    for older in folder.glob("*.arrow"):
+        if older != final:
+            older.unlink()
+    sync_dir(folder)
+
+
+def is_tidy(root: Path) -> bool:
+    """Whether no killed run left a half-written index, or an older one beside the new."""
+    names = [path.name for path in (root / layout.INDEX_DIR).glob("*")]
+    return ".new" not in names and sum(name.endswith(".arrow") for name in names) <= 1

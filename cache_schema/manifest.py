@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import mmap
 import os
@@ -216,12 +215,15 @@ def append_line(path: Path, line: bytes) -> None:
     """Append one line durably; this is the moment a shard begins to exist."""
     new = not path.exists()
     descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+    size = os.fstat(descriptor).st_size
+    written = 0
     try:
-        size = os.fstat(descriptor).st_size
-        if os.write(descriptor, line) != len(line):
-            os.ftruncate(descriptor, size)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        while written < len(line):  # a disk that fills up takes a part first, then says so
+            written += os.write(descriptor, line[written:])
         os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
     finally:
         os.close(descriptor)
     if new:

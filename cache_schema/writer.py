@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 
 from cache_schema import layout, takeover
 from cache_schema.codecs.files import (
+    NO_ROOM,
     make_dirs,
+    sweep,
     sync_dir,
     write_atomic,
     write_exclusive,
@@ -28,7 +30,8 @@ from cache_schema.codecs.files import (
 )
 from cache_schema.console import say
 from cache_schema.errors import OutputError
-from cache_schema.indexing import write_index
+from cache_schema.index import Index
+from cache_schema.indexing import is_tidy, update_index
 from cache_schema.manifest import (
     GroupInfo,
     Quarantined,
@@ -117,7 +120,8 @@ class TapeWriter:
 
     def __enter__(self) -> TapeWriter:
         if check_output(self._root):
-            self._lock = takeover.lock(self._root / layout.lock_file(self._writer))
+            with self._disk_errors():
+                self._lock = takeover.lock(self._root / layout.lock_file(self._writer))
         return self
 
     def __exit__(
@@ -129,7 +133,8 @@ class TapeWriter:
         try:
             if kind is None:
                 self.seal()
-                self._index()
+                if self._seq is not None:
+                    complete_index(self._root)
             elif self._shard is not None:
                 self._shard.discard()
         finally:
@@ -247,20 +252,13 @@ class TapeWriter:
         if self._seq is None:
             if not check_output(self._root):
                 write_atomic(self._root / layout.DATASET_FILE, dataset_json(self._licence))
+            sweep(self._root / layout.DATASET_FILE)
             if self._lock is None:
                 self._lock = takeover.lock(self._root / layout.lock_file(self._writer))
-            if not write_exclusive(self._maker_file, self._info.to_json()):
+            if not write_exclusive(self._maker_file, self._info.to_json(), self._writer):
                 self._refuse_other_maker()
             self._seq = takeover.recover(self._root, self._info.group, self._writer)
         return self._seq
-
-    def _index(self) -> None:
-        """Bring the index up to date with everything committed by now, this writer's or others'."""
-        if self._seq is None:
-            return
-        catalog = open_tape(self._root).catalog
-        if catalog.has_new_lines and not write_index(self._root, catalog.index):
-            say(f"{self._root}: no room for an index; opening the tape will take longer")
 
     def _refuse_other_maker(self) -> None:
         if self._maker_file.exists():
@@ -272,15 +270,29 @@ class TapeWriter:
         try:
             yield
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in NO_ROOM:
                 raise
             if self._shard is not None:
                 self._shard.discard()
                 self._shard = None
+            what = f"the disk of {self._root} is full"
+            if error.errno == errno.EFBIG:
+                what = f"a file of {self._root} would exceed the size allowed here (ulimit -f)"
             raise OutputError(
-                f"the disk of {self._root} is full; every committed shard is safe. "
+                f"{what}; every committed shard is safe. "
                 "Make room and run the same command again: it continues."
             ) from error
+
+
+def complete_index(root: Path) -> None:
+    """Bring the index up to date with everything committed by now, by any writer."""
+
+    def current() -> Index | None:
+        catalog = open_tape(root).catalog
+        return catalog.index if catalog.has_new_lines or not is_tidy(root) else None
+
+    if not update_index(root, current):
+        say(f"{root}: no room for an index; opening the tape will take longer")
 
 
 def _is_leftover(path: Path) -> bool:

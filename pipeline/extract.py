@@ -16,6 +16,7 @@ from cache_schema.console import say
 from cache_schema.errors import TeachertapeError, UsageError, nearest
 from cache_schema.layers import parse_layers
 from cache_schema.recipes import as_toml
+from cache_schema.writer import complete_index
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import STEPS
 from pipeline.teachers.describe import load_config, text_shape
@@ -66,6 +67,7 @@ def run_step(step: str, recipe: ExtractRecipe) -> None:
         raise UsageError(f"--only {step} needs {flag}")
     run: Callable[[ExtractRecipe], None] = import_module(f"pipeline.{step}").run
     run(recipe)
+    complete_index(Path(recipe.tape.out))  # a run killed between its last shard and its index
 
 
 def run_all(recipe: ExtractRecipe, debug: bool = False) -> None:

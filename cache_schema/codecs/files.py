@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,9 @@ from typing import Any
 import xxhash
 
 CHECKSUM = "xxh3_128"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Errors of a full disk, a used-up quota, and a limit of file sizes."""
+
 _READ_BYTES = 8 << 20
 
 
@@ -27,7 +32,7 @@ class HashedFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self.abort()
 
     def write(self, data: bytes | memoryview) -> int:
         """Append bytes; return how many."""
@@ -44,8 +49,9 @@ class HashedFile:
         return {"bytes": self._bytes, CHECKSUM: self._hash.hexdigest()}
 
     def abort(self) -> None:
-        """Close without a record."""
-        self._file.close()
+        """Close without a record; what a full disk did not take is lost, as it should be."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def write_hashed(path: Path, content: bytes) -> dict[str, Any]:
@@ -79,18 +85,26 @@ def sync_dir(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_exclusive(path: Path, content: bytes) -> bool:
-    """Write a file, whole, unless it exists; return whether it was written."""
+def write_exclusive(path: Path, content: bytes, who: str) -> bool:
+    """Write a file, whole, unless it exists; return whether it was written.
+
+    Args:
+        path: the file.
+        content: what will be in it.
+        who: names the file written beside it; no two processes at once may use one name.
+    """
     make_dirs(path.parent)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.{who}.tmp")
     beside.unlink(missing_ok=True)
-    write_hashed(beside, content)
+    if path.exists():
+        return False
     try:
+        write_hashed(beside, content)
         os.link(beside, path)
     except FileExistsError:
         return False
     finally:
-        beside.unlink()
+        beside.unlink(missing_ok=True)
     sync_dir(path.parent)
     return True
 
@@ -109,6 +123,20 @@ def write_atomic(path: Path, content: bytes) -> None:
     make_dirs(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     beside.unlink(missing_ok=True)
-    write_hashed(beside, content)
-    beside.replace(path)
+    try:
+        write_hashed(beside, content)
+        beside.replace(path)
+    except FileNotFoundError:
+        if not path.exists():
+            raise
+        # another process wrote it at the same time and swept
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
     sync_dir(path.parent)
+
+
+def sweep(path: Path) -> None:
+    """Remove what killed runs of ``write_atomic`` left beside an existing file."""
+    for beside in path.parent.glob(f".{path.name}.*.tmp"):
+        beside.unlink(missing_ok=True)
