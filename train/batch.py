@@ -23,7 +23,7 @@ from cache_schema.questions import question_text
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE, IntArray, TopK, Trace
 from train.ring import HostBuffer, Readers
-from train.states import StatesPlan, plan_states, take_states
+from train.states import StatesPlan, plan_states, start_states
 
 NO_TOKEN = -1
 """A kept token the student does not have; its mass is in the tail."""
@@ -130,7 +130,8 @@ def load_batches(
         tape: where rows come from.
         shares: the rows of each micro-batch.
         needs: what to read.
-        buffer: where the states of all of them go; they stay valid until it is filled again.
+        buffer: where the states of all of them go: whole after its ``wait``, valid until it is
+            filled again.
         readers: threads that read states while the calling one extracts audio features.
 
     Raises:
@@ -167,25 +168,24 @@ def plan_batch(tape: Tape, rows: Sequence[tuple[str, int]], needs: Needs) -> Bat
 def _collate(
     lm: AudioLM, plan: BatchPlan, needs: Needs, buffer: HostBuffer, readers: Readers
 ) -> TrainBatch:
-    """Build one micro-batch; its states are read meanwhile."""
-    text_states, text_reads = take_states(plan.text_states, buffer)
-    audio_states, audio_reads = take_states(plan.audio_states, buffer)
-    with readers.reading([*text_reads, *audio_reads]):
-        places = plan.places
-        audio = build_inputs(
-            lm,
-            [
-                Request(
-                    audio=place.row.audio,
-                    text=question_text(place.row.question, place.row.choices),
-                    response_ids=place.target_ids,
-                )
-                for place in places
-            ],
-        )
-        if plan.audio_states is not None:
-            _require_same_positions(places, plan.audio_states, audio)
-        topk = {source: _stack_topk(places, source, needs.known[source]) for source in needs.topk}
+    """Build one micro-batch; its states are read meanwhile, and perhaps for some time after."""
+    text_states = start_states(plan.text_states, buffer, readers)
+    audio_states = start_states(plan.audio_states, buffer, readers)
+    places = plan.places
+    audio = build_inputs(
+        lm,
+        [
+            Request(
+                audio=place.row.audio,
+                text=question_text(place.row.question, place.row.choices),
+                response_ids=place.target_ids,
+            )
+            for place in places
+        ],
+    )
+    if plan.audio_states is not None:
+        _require_same_positions(places, plan.audio_states, audio)
+    topk = {source: _stack_topk(places, source, needs.known[source]) for source in needs.topk}
     return TrainBatch(
         audio=audio,
         target_ids=torch.from_numpy(np.concatenate([place.target_ids for place in places])),

@@ -1,24 +1,24 @@
 """Loading ahead into host memory that is used again and again, by threads of this process.
 
 ```
-free buffers ──> loader thread: plans a step, readers fill it ──> results ──> the training step
-     ^                                                                            │
-     └────────────────────── handed back when the next step is asked for ─────────┘
+free buffers ──> loader thread: finds rows, makes inputs ──> results ──> the training step
+     ^                      └──> readers fill the buffer ───────┘              │
+     └─────────────────── handed back when the next step is asked for ─────────┘
 ```
-Neither queue ever blocks a producer: the number of buffers bounds what is loaded ahead. Threads and
-not processes: reading releases the interpreter's lock, while a worker process would have to send
-every byte through a pipe or shared memory (measured 20 times slower).
+No queue ever blocks who fills it: the number of buffers bounds what is loaded ahead. Readers go
+from one step's reads to the next one's without meeting; a step is waited for where it is taken.
+Threads and not processes: reading releases the interpreter's lock, while a worker process would
+have to send every byte through shared memory (measured 12 times slower).
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -46,6 +46,7 @@ class HostBuffer:
         self._device = device
         self._memory = torch.empty(0, dtype=torch.uint8)
         self._used = 0
+        self._readings: list[Reading] = []
         self._copied: torch.cuda.Event | None = None
 
     @property
@@ -80,6 +81,22 @@ class HostBuffer:
         self._used = _aligned(end)
         return taken
 
+    def fill(self, readers: Readers, reads: Sequence[Callable[[], None]]) -> None:
+        """Begin reads into tensors taken from here; ``wait`` ends them."""
+        self._readings.append(readers.start(reads))
+
+    def wait(self) -> None:
+        """Wait until everything is read.
+
+        Raises:
+            BaseException: that of the first read, in their order, that failed.
+        """
+        readings, self._readings = self._readings, []
+        errors = [reading.wait() for reading in readings]
+        for error in errors:
+            if error is not None:
+                raise error
+
     def hand_back(self) -> None:
         """Note that its last use was enqueued; ``reserve`` waits until it has happened."""
         if self._device.type == "cuda":
@@ -91,51 +108,43 @@ def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-class Readers:
-    """Threads that carry out reads; close them, or use as a context manager.
+Failed = tuple[int, BaseException]
+"""Number of a read, and how it failed."""
 
-    Args:
-        count: how many; with 0 the caller reads.
-    """
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Reads under way: one future a thread, each with the read that failed in it, if one did."""
+
+    threads: Sequence[Future[Failed | None]]
+
+    def wait(self) -> BaseException | None:
+        """Wait for the reads; return how the first that failed did, in the reads' order."""
+        failed = [found for thread in self.threads if (found := thread.result()) is not None]
+        return min(failed, key=lambda found: found[0])[1] if failed else None
+
+
+class Readers:
+    """Threads that carry out reads, one batch of reads after another; use as a context manager."""
 
     def __init__(self, count: int = READERS) -> None:
         self._count = count
-        self._pool = ThreadPoolExecutor(count, "reader") if count else None
+        self._pool = ThreadPoolExecutor(count, "reader")
 
     def __enter__(self) -> Readers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
+        """End the reads under way; those not begun are left."""
+        self._pool.shutdown(cancel_futures=True)
 
-    @contextlib.contextmanager
-    def reading(self, reads: Sequence[Callable[[], None]]) -> Iterator[None]:
-        """Carry out reads while the body runs; on leaving, every read has ended.
-
-        Raises:
-            BaseException: that of the first read, in their order, that failed.
-        """
+    def start(self, reads: Sequence[Callable[[], None]]) -> Reading:
+        """Begin reads, after those begun before."""
         left = deque(enumerate(reads))
-        if self._pool is None:
-            yield
-            failed = [_read(left)]
-        else:
-            threads = [self._pool.submit(_read, left) for _ in range(self._count)]
-            try:
-                yield
-            except BaseException:
-                left.clear()
-                raise
-            finally:
-                wait(threads)
-            failed = [thread.result() for thread in threads]
-        errors = [found for found in failed if found is not None]
-        if errors:
-            raise min(errors, key=lambda found: found[0])[1]
+        return Reading(threads=[self._pool.submit(_read, left) for _ in range(self._count)])
 
 
-def _read(left: deque[tuple[int, Callable[[], None]]]) -> tuple[int, BaseException] | None:
+def _read(left: deque[tuple[int, Callable[[], None]]]) -> Failed | None:
     """Carry out reads until none is left; return the one that failed, and how.
 
     After a failure nothing new is begun. Reads before it have begun and run to their end: which
@@ -161,7 +170,8 @@ def prefetch(
 
     A result is valid until the next one is asked for: its buffer is then filled anew. The thread
     computes on one core: a second team of OpenMP threads would spin against the training step's. An
-    error in a job is raised where its result is taken; leaving the iterator ends the thread.
+    error in a job, or in a read that fills its buffer, is raised where its result is taken; leaving
+    the iterator ends the thread.
     """
     results: queue.SimpleQueue[_Result[T]] = queue.SimpleQueue()
     free: queue.SimpleQueue[HostBuffer | None] = queue.SimpleQueue()
@@ -189,6 +199,7 @@ def prefetch(
                 raise result.error
             assert result.value is not None
             assert result.buffer is not None
+            result.buffer.wait()
             yield result.value
             result.buffer.hand_back()
             free.put(result.buffer)

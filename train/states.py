@@ -25,7 +25,7 @@ from cache_schema.errors import TapeError
 from cache_schema.hidden import HiddenPlace
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
-from train.ring import HostBuffer
+from train.ring import HostBuffer, Readers
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
@@ -80,29 +80,31 @@ def plan_states(
     return StatesPlan(layers=layers, places=tuple(places), width=widths[0], dtype=dtype)
 
 
-def take_states(
-    plan: StatesPlan | None, buffer: HostBuffer
-) -> tuple[Tensor | None, list[Callable[[], None]]]:
-    """Return the states' tensor [L, N, D], still empty, and the reads that fill it.
+def start_states(plan: StatesPlan | None, buffer: HostBuffer, readers: Readers) -> Tensor | None:
+    """Begin to read states; return their tensor [L, N, D], whole after ``buffer.wait``.
 
     Args:
         plan: what to read.
         buffer: with room reserved for ``plan.num_bytes``.
+        readers: threads that read.
     """
     if plan is None:
-        return None, []
+        return None
     states_LND = buffer.take(plan.shape, TORCH_DTYPES[plan.dtype])
     raw = states_LND.view(torch.int16) if plan.dtype == "bfloat16" else states_LND
     memory = raw.numpy().view(bfloat16.STORED_DTYPES[plan.dtype])
     reads: list[Callable[[], None]] = []
     start = 0
     for place in plan.places:
+        # layers of one row follow each other: threads then work on different files, and none is
+        # checked twice when it is first touched
         for number, layer in enumerate(plan.layers):
             out = memory[number, start : start + place.count]
             read = place.read_into if place.states.dtype == plan.dtype else _widened(place)
             reads.append(functools.partial(read, layer, out))
         start += place.count
-    return states_LND, reads
+    buffer.fill(readers, reads)
+    return states_LND
 
 
 def _widened(place: HiddenPlace) -> Callable[[int, NDArray[Any]], None]:

@@ -31,7 +31,10 @@ NEEDS = Needs(topk=("textual",), text_layers=(2, 4), audio_layers=(1, 2), known=
 def load(lm: AudioLM, tape: Tape, names: Sequence[str]) -> TrainBatch:
     with Readers() as readers:
         rows = [(name, 0) for name in names]
-        return load_batches(lm, tape, [rows], NEEDS, HostBuffer(), readers)[0]
+        buffer = HostBuffer()
+        batch = load_batches(lm, tape, [rows], NEEDS, buffer, readers)[0]
+        buffer.wait()
+        return batch
 
 
 def test_every_row_comes_once_an_epoch_within_the_budget() -> None:

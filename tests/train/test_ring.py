@@ -109,39 +109,73 @@ def test_a_buffer_grows_to_what_it_holds_and_is_used_again() -> None:
         buffer.take((2000,), torch.uint8)
 
 
-@pytest.mark.parametrize("count", [0, 1, 4])
+@pytest.mark.parametrize("count", [1, 2, 4])
 def test_readers_do_all_of_it_and_name_the_first_failure(count: int) -> None:
     done: list[int] = []
+
+    def read(number: int) -> None:
+        if number % 10 == 3:
+            time.sleep(0.002 if number == 3 else 0)
+            raise TapeError(f"read {number}")
+
+    buffer = HostBuffer()
     with Readers(count) as readers:
-        with readers.reading([lambda n=n: done.append(n) for n in range(100)]):
-            pass
+        for start in (0, 50):
+            buffer.fill(readers, [lambda n=n: done.append(n) for n in range(start, start + 50)])
+        buffer.fill(readers, [])
+        buffer.wait()
         assert sorted(done) == list(range(100))
-
-        def read(number: int) -> None:
-            if number % 10 == 3:
-                time.sleep(0.002 if number == 3 else 0)
-                raise TapeError(f"read {number}")
-
         for _ in range(5):
-            with (
-                pytest.raises(TapeError, match=r"read 3$"),
-                readers.reading([lambda n=n: read(n) for n in range(100)]),
-            ):
-                pass
-        with readers.reading([]):
-            pass
+            buffer.fill(readers, [lambda n=n: read(n) for n in range(100)])
+            buffer.fill(readers, [lambda n=n: read(n) for n in range(10, 100)])
+            with pytest.raises(TapeError, match=r"read 3$"):
+                buffer.wait()
+        buffer.wait()
     assert not loader_threads()
 
 
-def test_no_reader_outlives_an_error_in_the_body() -> None:
-    running = []
+def test_a_read_that_fails_is_raised_where_its_step_is_taken() -> None:
+    with Readers(2) as readers:
+
+        def job(number: int) -> Callable[[HostBuffer], int]:
+            def run(buffer: HostBuffer) -> int:
+                buffer.fill(readers, [fail if number == 2 else lambda: time.sleep(0.001)] * 9)
+                return number
+
+            return run
+
+        results = prefetch((job(number) for number in range(9)), buffers(3))
+        assert [next(results), next(results)] == [0, 1]
+        with pytest.raises(TapeError, match="broken shard"):
+            next(results)
+    assert not loader_threads()
+
+
+def test_no_reader_outlives_an_error_or_a_consumer_that_stops() -> None:
+    running: list[int] = []
 
     def read() -> None:
         running.append(1)
-        time.sleep(0.01)
+        time.sleep(0.005)
         running.pop()
 
+    def job(buffer: HostBuffer) -> int:
+        buffer.fill(readers, [read] * 4)
+        return 1
+
+    def late(buffer: HostBuffer) -> int:
+        buffer.fill(readers, [read] * 20)
+        raise TapeError("no audio")
+
     with Readers(2) as readers:
-        with pytest.raises(TapeError, match="no audio"), readers.reading([read] * 20):
-            raise TapeError("no audio")
-        assert not running
+        results = prefetch(iter([job, late]), buffers(2))
+        assert next(results) == 1
+        with pytest.raises(TapeError, match="no audio"):
+            next(results)
+    assert not running
+    with Readers(2) as readers:
+        endless = prefetch((job for _ in iter(int, 1)), buffers(3))
+        assert next(endless) == 1
+        endless.close()
+    assert not running
+    assert not loader_threads()
