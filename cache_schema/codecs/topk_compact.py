@@ -40,8 +40,8 @@ that keeps every log-prob within 0.05. Integer levels keep deltas exact, so noth
 Bytes a token at k = 64, Zipf ids over 151,936 in random order, of what was tried:
 
 - ids as byte planes 141.5, with hot ids of the trace 119 (taken), as frequency ranks of the shard
-  106 and some 5 of table, with 8,400 hot ids of the shard 107: 8 % less in all, but then no blob decodes
-  alone, survives a merge, or is written before its shard is complete.
+  106 and some 5 of table, with 8,400 hot ids of the shard 107: 8 % less in all, but then no blob
+  decodes alone, survives a merge, or is written before its shard is complete.
 - log-probs as a byte a delta 24.4, as nibbles 21 (taken: a Huffman code cannot go below 1 bit).
 - zstd level 13 is 1.5 % smaller than 1 and decodes faster, 3 to 12 are larger. A frame takes 11 us
   to open: hence few sections, raw unless zstd saves 3 %.
