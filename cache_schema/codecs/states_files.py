@@ -7,6 +7,7 @@ manifest; only the rows of an inner chunk are taken from it. Whatever differs is
 from __future__ import annotations
 
 import json
+import mmap
 import operator
 import os
 import stat
@@ -51,6 +52,7 @@ class DataFile:
             self.close()
             raise TapeError(f"{path}: expected a regular file")
         self.size = status.st_size
+        self._mapped: mmap.mmap | None = None
 
     def read_into(self, offset: int, out: NDArray[np.uint8]) -> None:
         """Fill ``out`` [bytes], contiguous, from ``offset``; the kernel copies straight into it.
@@ -68,6 +70,25 @@ class DataFile:
                 raise TapeError(f"{self.path}: ends at {offset}, {view.nbytes} bytes too early")
             view = view[count:]
             offset += count
+
+    def copy_into(self, offset: int, out: NDArray[np.uint8]) -> None:
+        """Fill ``out`` as ``read_into`` does, out of the mapped file, the interpreter's lock freed.
+
+        Warm, this is memcpy; ``preadv`` reached 0.55 of it. Whether the file was cut since it was
+        opened is asked before each copy: a page that is gone would end the process.
+
+        Raises:
+            TapeError: the file is shorter than when it was opened.
+        """
+        try:
+            missing = self.size - os.fstat(self._descriptor).st_size
+            if self._mapped is None:
+                self._mapped = mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise TapeError(f"{self.path}: cannot be read: {error}") from error
+        if missing > 0:
+            raise TapeError(f"{self.path}: was cut while open, {missing} bytes too early")
+        np.copyto(out, np.frombuffer(self._mapped, np.uint8, out.size, offset))
 
     def close(self) -> None:
         """Give the descriptor back; harmless when repeated."""
@@ -184,7 +205,8 @@ class ContiguousRows:
         assert out.shape[1:] == self._spec.row_shape, (out.shape, self._spec.row_shape)
         assert out.dtype == self._spec.stored, out.dtype
         start = check_rows(str(self._file.path), start, out.shape[0], self.num_rows)
-        self._file.read_into(start * self._spec.row_bytes, as_bytes(out))
+        if out.size:
+            self._file.copy_into(start * self._spec.row_bytes, as_bytes(out))
 
     def close(self) -> None:
         """Give the file back."""

@@ -23,8 +23,7 @@ from cache_schema.codecs.states_files import ContiguousRows, PathOf, check_sizes
 from cache_schema.codecs.states_lossy2x import Lossy2xReader, Lossy2xWriter
 from cache_schema.codecs.zarr_rows import FileRecords, RowsWriter, states_spec
 from cache_schema.errors import TapeError
-
-PROFILES = ("hot", "archive", "lossy2x")
+from cache_schema.signals import STATES_PROFILES
 
 
 class StatesWriter(Protocol):
@@ -146,8 +145,8 @@ def open_states_reader(
 
 
 def _check(name: str, num_rows: object, width: object, logical: object, profile: object) -> None:
-    if profile not in PROFILES:
-        raise TapeError(f"{name}: profile {profile!r}, expected one of {list(PROFILES)}")
+    if profile not in STATES_PROFILES:
+        raise TapeError(f"{name}: profile {profile!r}, expected one of {list(STATES_PROFILES)}")
     if not isinstance(logical, str) or logical not in STORED_DTYPES:
         raise TapeError(f"{name}: logical type {logical!r}, expected one of {list(STORED_DTYPES)}")
     check_sizes(name, num_rows, width)

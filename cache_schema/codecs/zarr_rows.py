@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from cache_schema.codecs.bfloat16 import STORED_DTYPES
 from cache_schema.codecs.files import HashedFile, write_hashed
-from cache_schema.errors import TapeError
 
 INNER_CHUNK_BYTES = 1 << 20
 LITTLE: dict[str, Any] = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -167,41 +166,3 @@ class RowsWriter:
     def abort(self) -> None:
         """Close the file without finishing it."""
         self._file.abort()
-
-
-class ZarrRowsWriter(RowsWriter):
-    """Append states [n, width] to ``<directory>/c/0/0``."""
-
-    def __init__(self, directory: Path, width: int, logical_dtype: str) -> None:
-        super().__init__(directory, states_spec(width, logical_dtype))
-
-
-def map_rows(metadata_file: Path, data_file: Path) -> NDArray[Any]:
-    """Map the rows [num_rows, width] of a layer, in the stored type, without copying.
-
-    Raises:
-        TapeError: the array is not of the contiguous form this format prescribes.
-    """
-    metadata = json.loads(metadata_file.read_bytes())
-    num_rows, width = metadata["shape"]
-    sharding = metadata["codecs"][0]
-    logical = metadata["attributes"]["logical_dtype"]
-    if sharding["name"] != "sharding_indexed" or sharding["configuration"]["codecs"] != [LITTLE]:
-        raise TapeError(f"{metadata_file}: codecs other than sharding_indexed over bytes")
-    stored = STORED_DTYPES[logical]
-    outer_rows = metadata["chunk_grid"]["configuration"]["chunk_shape"][0]
-    inner_rows = sharding["configuration"]["chunk_shape"][0]
-    num_chunks = outer_rows // inner_rows
-    chunk_bytes = inner_rows * width * stored.itemsize
-    expected = num_chunks * (chunk_bytes + 16) + 4
-    if data_file.stat().st_size != expected:
-        raise TapeError(f"{data_file}: {data_file.stat().st_size} bytes, expected {expected}")
-    index = np.memmap(
-        data_file, dtype="<u8", mode="r", offset=num_chunks * chunk_bytes, shape=(num_chunks, 2)
-    )
-    contiguous = np.arange(num_chunks, dtype=np.uint64) * np.uint64(chunk_bytes)
-    if not (np.array_equal(index[:, 0], contiguous) and (index[:, 1] == chunk_bytes).all()):
-        raise TapeError(f"{data_file}: chunks are not contiguous; rewrite the shard")
-    if num_rows == 0:
-        return np.empty((0, width), dtype=stored)
-    return np.memmap(data_file, dtype=stored, mode="r", shape=(num_rows, width))

@@ -5,9 +5,8 @@ few of them 50-100 times as large, 32 directions shared by all. Reads are of who
 900 positions, from the page cache, each into its place in a buffer of the layer's size; memcpy
 copies the same samples between two such buffers. Writing hashes and fsyncs.
 
-``hot`` cannot be faster than the system call it makes, which is told beside it ("bare preadv"), as
-is copying from a mapping that was touched before ("mapped"): faster, but a truncated file then
-kills the process where a system call returns an error.
+``hot`` copies out of a mapping, whose bare speed is told beside it ("mapped"), as is that of the
+system call it could make instead ("bare preadv"), half as fast where this was written.
 """
 
 from __future__ import annotations
@@ -27,11 +26,11 @@ from figures import Figure, interleaved, ratio
 
 from cache_schema.codecs import bfloat16
 from cache_schema.codecs.states_profiles import (
-    PROFILES,
     StatesReader,
     open_states_reader,
     open_states_writer,
 )
+from cache_schema.signals import STATES_PROFILES as PROFILES
 
 WIDTH = 2048
 POSITIONS = 16_384

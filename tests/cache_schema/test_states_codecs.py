@@ -24,12 +24,12 @@ from cache_schema.codecs.bfloat16 import STORED_DTYPES
 from cache_schema.codecs.files import checksum
 from cache_schema.codecs.states_int8 import ErrorSums
 from cache_schema.codecs.states_profiles import (
-    PROFILES,
     StatesReader,
     open_states_reader,
     open_states_writer,
 )
 from cache_schema.errors import TapeError
+from cache_schema.signals import STATES_PROFILES as PROFILES
 
 LAYER = "hidden.zarr/L012"
 EXACT = ("hot", "archive")
@@ -602,7 +602,7 @@ def test_a_file_cut_while_open_is_an_error(
     reader = opened(folder, SHAPE, "bfloat16", profile)
     path = folder / LAYER / "c/0/0"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(TapeError, match="too early"):
+    with pytest.raises(TapeError, match="too early|greater than file"):
         reader.read_into(0, np.empty(SHAPE, np.uint16))
 
 
