@@ -187,8 +187,8 @@ def everything(tape: Tape) -> dict[str, Any]:
             "traces": [vars(trace) for trace in row.traces],
         }
         for name in row.signals:
-            values[name] = vars(row[name])
-            if isinstance(row[name], Hidden):
+            values[name] = vars(signal := row[name])
+            if isinstance(signal, Hidden):
                 place = row.hidden_place(name)
                 out = np.empty((place.count, place.states.width), np.uint16)
                 place.read_into(place.layers[0], out)
