@@ -136,7 +136,7 @@ def measure(
 def _run(step: str, folder: Path, debug: bool) -> Timing:
     command = [sys.executable, "-m", "pipeline.costs.measure", step, str(folder)]
     spawned_s = time.monotonic()
-    with Watched([*command, *(["--debug"] if debug else [])]) as watched:
+    with Watched([*command, *(["--debug"] if debug else [])], folder) as watched:
         status = watched.wait()
     ended_s = time.monotonic()
     if status != 0:
