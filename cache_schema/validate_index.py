@@ -117,7 +117,7 @@ def check_index(contents: Contents, findings: Findings) -> tuple[Rebuilt, Index]
     index = None
     for name in names:
         with findings.checking(name, "index"):
-            index = _index_file(contents, name) if name == names[0] else index
+            index = _index_file(contents, name, findings) if name == names[0] else index
         if name != names[0]:
             findings.note(name, "leftover", "a second index; the next writer removes it")
     order = None if index is None else _covered(index, contents, names[0], findings)
@@ -137,9 +137,24 @@ def check_index(contents: Contents, findings: Findings) -> tuple[Rebuilt, Index]
     return rebuilt, rebuilt.index()
 
 
-def _index_file(contents: Contents, name: str) -> Index:
-    size = contents.files.size(name)
-    return from_file(contents.files.local(name, {"bytes": size, CHECKSUM: Path(name).stem}))
+def _index_file(contents: Contents, name: str, findings: Findings) -> Index | None:
+    """Return an index file's content; ``None`` if it is newer than what was read before it."""
+    try:
+        record = {"bytes": contents.files.size(name), CHECKSUM: Path(name).stem}
+        index = from_file(contents.files.local(name, record))
+    except (FileNotFoundError, TapeError):
+        if contents.files.exists(name):
+            raise
+        findings.note(name, "being written", "replaced by a writer; not compared")
+        return None
+    for manifest, covered in index.manifests.items():
+        if covered <= contents.sizes.get(manifest, 0):
+            continue
+        if not contents.files.exists(manifest) or covered > contents.files.size(manifest):
+            raise TapeError(f"covers {covered} bytes of {manifest}, which has fewer")
+        findings.note(name, "being written", "newer than the manifest read before; not compared")
+        return None
+    return index
 
 
 def _covered(index: Index, contents: Contents, name: str, findings: Findings) -> list[Line] | None:

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
-from cache_schema import open_tape
 from cache_schema.console import REPORTED, report_error
 from cache_schema.recipes import load_recipe
 from pipeline.recipe import ExtractRecipe
+from pipeline.tape_cli import TAPE_COMMANDS, Debug
 
 app = typer.Typer(
     help="Stage one: record what teachers say about a dataset, once, on a tape.",
@@ -70,10 +70,6 @@ def reports_errors(command: Callable[..., None]) -> Callable[..., None]:
 
 def _option(name: str, help_text: str) -> Any:
     return typer.Option(name, help=help_text, show_default=False)
-
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-TapePath = Annotated[str, typer.Argument(help="The tape: a directory or an fsspec URL.")]
 
 
 def _extract(recipe: ExtractRecipe, only: str | None, debug: bool) -> None:
@@ -216,27 +212,8 @@ app.command(
 )(_estimation())
 
 
-@app.command("inspect")
-@reports_errors
-def inspect_command(
-    cache: TapePath,
-    sample_id: Annotated[str | None, typer.Argument(help="One sample, whole.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
-    debug: Debug = False,  # noqa: ARG001 - read by reports_errors
-) -> None:
-    """Show what a tape holds, or one sample of it.
-
-    Example: pipeline inspect ./cache a-17
-    """
-    from pipeline.inspect import sample_page, sample_values, tape_page, tape_values
-
-    tape = open_tape(cache)
-    if sample_id is None:
-        values = tape_values(tape)
-        typer.echo(json.dumps(values, indent=2) if as_json else tape_page(values))
-    else:
-        values = sample_values(tape[sample_id])
-        typer.echo(json.dumps(values, indent=2) if as_json else sample_page(values))
+for name, tape_command in TAPE_COMMANDS.items():
+    app.command(name)(reports_errors(tape_command))
 
 
 @app.command("doctor")

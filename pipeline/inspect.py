@@ -1,56 +1,136 @@
-"""``pipeline inspect``: what a tape holds, as values and as a page."""
+"""``pipeline inspect``: what a tape holds, as values and as a page.
+
+A tape's page is made from its manifest and its index alone: no table is read.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cache_schema import Tape, TapeRow
-from cache_schema.types import SAMPLE_RATE_HZ, Hidden, TopK
+import numpy as np
+
+from cache_schema import Tape, TapeRow, layout
+from cache_schema.manifest import ShardRecord
+from cache_schema.signals import GROUP_TABLES, SIGNAL_TABLES
+from cache_schema.types import SAMPLE_RATE_HZ, Sampled, TopK
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
 
 
 def tape_values(tape: Tape) -> dict[str, Any]:
     """Return facts about a tape as JSON values."""
-    seconds = sum(row.num_audio_samples for row in tape) / SAMPLE_RATE_HZ
+    groups = {name: _group_values(tape, name) for name in tape.groups}
+    samples = groups.get("samples", {"totals": {}})
     return {
         "tape": tape.location,
         "version": tape.info["version"],
         "licence": tape.info["licence"],
         "fingerprint": tape.fingerprint,
         "samples": len(tape),
-        "audio_hours": seconds / 3600,
+        "audio_hours": samples["totals"].get("audio_samples", 0) / SAMPLE_RATE_HZ / 3600,
+        "bytes": sum(group["bytes"] for group in groups.values()),
+        "duplicates": tape.catalog.index.duplicates,
         "quarantined": dict(Counter(f"{q.group}: {q.reason}" for q in tape.quarantined)),
-        "groups": {name: _group_values(tape, name) for name in tape.groups},
+        "groups": groups,
     }
 
 
 def _group_values(tape: Tape, name: str) -> dict[str, Any]:
-    group, shards = tape.groups[name], tape.shards[name]
-    files = [item for shard in shards for item in shard.record.files.items()]
-    tables: Counter[str] = Counter()
-    for file, record in files:
-        tables[file.split("/")[0].split(".")[0]] += record["bytes"]
+    group, index = tape.groups[name], tape.catalog.index
+    records = [shard.record for shard in tape.shards[name]]
+    totals: Counter[str] = Counter()
+    rows: Counter[str] = Counter()
+    for record in records:
+        totals.update(record.totals)
+        rows.update(record.rows)
+    recorded = [index.numbers_in(name, table) for table in GROUP_TABLES[group.kind]]
     values: dict[str, Any] = {
-        "samples": len(tape.recorded(name)),
-        "shards": len(shards),
-        "bytes": sum(record["bytes"] for _, record in files),
-        "bytes_of": dict(tables),
-        "positions": sum(shard.record.positions for shard in shards),
-        "signals": {signal: dict(facts) for signal, facts in group.signals.items()},
-        "made_by": {**group.identity, **group.notes},
+        "kind": group.kind,
+        "fingerprint": group.fingerprint,
+        "samples": len(np.unique(np.concatenate(recorded))),
+        "shards": len(records),
+        "bytes": sum(file["bytes"] for record in records for file in record.files.values()),
+        "rows": dict(sorted(rows.items())),
+        "totals": dict(sorted(totals.items())),
+        "made_by": dict(group.identity),
+        "notes": dict(group.notes),
+        "signals": {
+            signal: _signal_values(signal, facts, records, rows, totals)
+            for signal, facts in group.signals.items()
+        },
     }
-    if "trace" in group.signals:
-        traces = [trace for row in tape for trace in row.traces]
-        values["traces"] = {
-            "count": len(traces),
-            "tokens": sum(len(trace.token_ids) for trace in traces),
-            "correct": sum(trace.correct is True for trace in traces),
-            "judged": sum(trace.correct is not None for trace in traces),
-            "truncated": sum(trace.finish_reason == "length" for trace in traces),
-        }
     return values
+
+
+def _signal_values(
+    signal: str,
+    facts: Mapping[str, Any],
+    records: Iterable[ShardRecord],
+    rows: Mapping[str, int],
+    totals: Mapping[str, int],
+) -> dict[str, Any]:
+    tables = SIGNAL_TABLES.get(signal, ())
+    files = tuple(layout.table_file(table) for table in tables)
+    folders = (f"{layout.HIDDEN_STORE}/",) if signal == "hidden" else ()
+    size = sum(
+        file["bytes"]
+        for record in records
+        for name, file in record.files.items()
+        if name in files or name.startswith(folders)
+    )
+    tokens = sum(count for name, count in totals.items() if _counts(name, signal))
+    values: dict[str, Any] = {
+        "facts": dict(facts),
+        "rows": sum(rows.get(table, 0) for table in tables),
+        "tokens": tokens,
+        "bytes": size,
+        "bytes_per_token": size / tokens if tokens else None,
+    }
+    if signal == "hidden":
+        values |= {"stored": _stored(records), "errors": _errors(records)}
+    return values
+
+
+def _counts(total: str, signal: str) -> bool:
+    """Whether a total counts the tokens, or positions, of a signal."""
+    return total.startswith(f"{signal}_") and total.endswith(("_tokens", "_positions"))
+
+
+def _stored(records: Iterable[ShardRecord]) -> list[dict[str, Any]]:
+    """Return in which ways states are stored, usually one."""
+    found: list[dict[str, Any]] = []
+    for record in records:
+        if record.states is None:
+            continue
+        states = record.states
+        form = {
+            "layers": list(states.layers),
+            "width": states.width,
+            "dtype": states.dtype,
+            "profile": states.profile,
+        }
+        if form not in found:
+            found.append(form)
+    return found
+
+
+def _errors(records: Iterable[ShardRecord]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return layer -> measure -> the worst shard's and the mean over positions."""
+    figures: dict[tuple[str, str], list[tuple[float, int]]] = {}
+    for record in records:
+        for layer, errors in {} if record.states is None else record.states.errors.items():
+            for measure, figure in errors.items():
+                figures.setdefault((layer, measure), []).append((figure, record.positions))
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for (layer, measure), pairs in sorted(figures.items(), key=lambda item: int(item[0][0])):
+        values = [figure for figure, _ in pairs]
+        weights = [max(1, positions) for _, positions in pairs]
+        worst = min(values) if measure.startswith("cosine") else max(values)
+        mean = float(np.average(values, weights=weights))
+        found.setdefault(layer, {})[measure] = {"worst": worst, "mean": mean}
+    return found
 
 
 def tape_page(values: dict[str, Any]) -> str:
@@ -58,36 +138,45 @@ def tape_page(values: dict[str, Any]) -> str:
     lines = [
         f"tape {values['tape']}   version {values['version']}   licence {values['licence']}",
         f"{values['samples']} samples, {values['audio_hours'] * 60:.1f} minutes of audio",
+        f"{_size(values['bytes'])}   fingerprint {values['fingerprint'][:16]}",
     ]
+    if values["duplicates"]:
+        lines.append(f"{values['duplicates']} rows are recorded twice; the first counts")
     for name, group in values["groups"].items():
-        size = _size(group["bytes"])
-        lines.append(f"\n{name}: {group['samples']} samples, {group['shards']} shards, {size}")
-        made_by = group["made_by"]
-        if made_by.get("model"):
-            known = [made_by.get("engine"), made_by.get("engine_version"), made_by.get("dtype")]
-            lines.append(
-                f"  teacher   {made_by['model']} ({', '.join(str(k) for k in known if k)})"
-            )
-        if traces := group.get("traces"):
-            lines.append(
-                f"  traces    {traces['count']}, {traces['tokens']} tokens, "
-                f"{traces['correct']} of {traces['judged']} judged right, "
-                f"{traces['truncated']} truncated"
-            )
-            group = {**group, "tokens": traces["tokens"]}
-        lines += [_signal_line(signal, facts, group) for signal, facts in group["signals"].items()]
+        lines += _group_lines(name, group)
     if values["quarantined"]:
         lines.append("\nquarantined")
         lines += [f"  {count} x {reason}" for reason, count in values["quarantined"].items()]
     return "\n".join(lines)
 
 
-def _signal_line(signal: str, facts: dict[str, Any], group: dict[str, Any]) -> str:
-    size = group["bytes_of"].get(signal, 0)
-    rows = group["positions"] if signal == "hidden" else group.get("tokens", 0)
-    each = f", {size / rows:.0f} B a position" if rows else ""
-    told = "  ".join(f"{key} {value}" for key, value in facts.items())
-    return f"  {signal:<9} {_size(size)}{each}   {told}".rstrip()
+def _group_lines(name: str, group: dict[str, Any]) -> list[str]:
+    size, totals = _size(group["bytes"]), group["totals"]
+    lines = [f"\n{name}: {group['samples']} samples, {group['shards']} shards, {size}"]
+    made_by = {**group["made_by"], **group["notes"]}
+    if made_by.get("model"):
+        known = [made_by.get("engine"), made_by.get("engine_version"), made_by.get("dtype")]
+        lines.append(f"  teacher   {made_by['model']} ({', '.join(str(k) for k in known if k)})")
+    if group["rows"].get("trace"):
+        lines.append(
+            f"  traces    {group['rows']['trace']}, {totals['trace_tokens']} tokens, "
+            f"{totals['traces_right']} of {totals['traces_judged']} judged right, "
+            f"{totals['traces_truncated']} truncated"
+        )
+    for signal, facts in group["signals"].items():
+        lines.append(_signal_line(signal, facts))
+        lines += [
+            f"            layer {layer}: "
+            + ", ".join(f"{m} worst {e['worst']:.4g} mean {e['mean']:.4g}" for m, e in some.items())
+            for layer, some in facts.get("errors", {}).items()
+        ]
+    return lines
+
+
+def _signal_line(signal: str, values: dict[str, Any]) -> str:
+    each = f", {values['bytes_per_token']:.0f} B a token" if values["tokens"] else ""
+    told = "  ".join(f"{key} {value}" for key, value in values["facts"].items())
+    return f"  {signal:<9} {_size(values['bytes'])}{each}   {told}".rstrip()
 
 
 def _size(count: float) -> str:
@@ -125,21 +214,31 @@ def sample_values(row: TapeRow) -> dict[str, Any]:
         "signals": {},
     }
     for name in row.signals:
-        signal = row[name]
-        if isinstance(signal, TopK):
-            values["signals"][name] = {
-                "tokens": signal.token_ids.shape[0],
-                "k": signal.token_ids.shape[1],
-                "mean_tail": float(signal.tail.mean()) if signal.tail.size else 0.0,
-            }
-        elif isinstance(signal, Hidden):
-            values["signals"][name] = {
-                "positions": signal.states.shape[0],
-                "layers": list(signal.layers),
-                "width": signal.states.shape[2],
-                "kind": signal.kind,
-            }
+        values["signals"][name] = _facts_of(row, name)
     return values
+
+
+def _facts_of(row: TapeRow, name: str) -> dict[str, Any]:
+    """Return the shapes of a signal; states are not read."""
+    if name.endswith("/hidden"):
+        place = row.hidden_place(name)
+        return {
+            "positions": place.count,
+            "layers": list(place.layers),
+            "width": place.states.width,
+            "kind": place.kind,
+        }
+    signal = row[name]
+    if isinstance(signal, TopK):
+        return {
+            "tokens": signal.token_ids.shape[0],
+            "k": signal.token_ids.shape[1],
+            "mean_tail": float(signal.tail.mean()) if signal.tail.size else 0.0,
+        }
+    if isinstance(signal, Sampled):
+        tokens = len(signal.target_ids)
+        return {"tokens": tokens, "draws": signal.num_draws, "unique_ids": len(signal.token_ids)}
+    return {"tokens": len(row.traces[0].token_ids)}
 
 
 def sample_page(values: dict[str, Any]) -> str:

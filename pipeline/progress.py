@@ -15,9 +15,10 @@ LOG_INTERVAL_S = 10.0
 
 
 class Counter:
-    """Counts finished samples of one step; use as a context manager."""
+    """Counts finished samples, or other units, of one step; use as a context manager."""
 
-    def __init__(self, title: str, total: int) -> None:
+    def __init__(self, title: str, total: int, unit: str = "samples") -> None:
+        self._unit = unit
         self._title, self._total, self._done = title, total, 0
         self._started_s = self._logged_s = time.monotonic()
         self._bar: Progress | None = None
@@ -26,7 +27,7 @@ class Counter:
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]:.1f}/s"),
+                TextColumn(f"{unit}, {{task.fields[rate]:.1f}}/s"),
                 TimeRemainingColumn(),
                 console=Console(stderr=True),
             )
@@ -47,10 +48,10 @@ class Counter:
             self._bar.stop()
         if kind is None:
             seconds = time.monotonic() - self._started_s
-            say(f"{self._title}: {self._done} samples in {seconds:.1f} s")
+            say(f"{self._title}: {self._done} {self._unit} in {seconds:.1f} s")
 
     def advance(self, count: int = 1) -> None:
-        """Count finished samples."""
+        """Count finished ones."""
         self._done += count
         now = time.monotonic()
         rate = self._done / max(now - self._started_s, 1e-9)
@@ -60,6 +61,6 @@ class Counter:
             self._logged_s = now
             left_s = (self._total - self._done) / max(rate, 1e-9)
             say(
-                f"{self._title}: {self._done}/{self._total} samples, {rate:.1f}/s, "
+                f"{self._title}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, "
                 f"about {left_s:.0f} s left"
             )

@@ -1,0 +1,144 @@
+"""Commands about tapes that are there: inspect, verify, merge, diff."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cache_schema import open_tape
+from pipeline.progress import Counter
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+TapePath = Annotated[str, typer.Argument(help="The tape: a directory or an fsspec URL.")]
+LocalTape = Annotated[str, typer.Argument(help="The tape: a directory.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Machine-readable.")]
+
+_MB = 1_000_000
+
+
+def inspect_command(
+    cache: TapePath,
+    sample_id: Annotated[str | None, typer.Argument(help="One sample, whole.")] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read by reports_errors
+) -> None:
+    """Show what a tape holds, or one sample of it.
+
+    Example: pipeline inspect ./cache a-17
+    """
+    from pipeline.inspect import sample_page, sample_values, tape_page, tape_values
+
+    tape = open_tape(cache)
+    if sample_id is None:
+        values = tape_values(tape)
+        _print(values, tape_page, as_json)
+    else:
+        _print(sample_values(tape[sample_id]), sample_page, as_json)
+
+
+def verify_command(
+    cache: LocalTape,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Decode every row, recording and state as well.")
+    ] = False,
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read by reports_errors
+) -> None:
+    """Check every file, seal and checksum of a tape, and that they fit together.
+
+    Exit status: 0 the tape is sound, 1 problems were found; all are told at once.
+
+    Example: pipeline verify ./cache --deep
+    """
+    from cache_schema.validate import validate
+    from pipeline.tape_pages import verify_page, verify_values
+
+    values = verify_values(cache, validate(cache, _megabytes, deep=deep), deep)
+    _print(values, verify_page, as_json)
+    raise typer.Exit(0 if values["sound"] else 1)
+
+
+def merge_command(
+    caches: Annotated[list[str], typer.Argument(help="The tapes to unite, two or more.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the united tape.")],
+    licence: Annotated[
+        str | None,
+        typer.Option("--licence", help="Of the result; needed where the tapes' differ."),
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read by reports_errors
+) -> None:
+    """Unite tapes: other signals of the same samples, other samples of the same makers.
+
+    Shards are taken whole, by hard link where the disk allows it. What several tapes recorded
+    counts once, the first tape's. Conflicts are named before anything is written; a merge that was
+    stopped is continued by the same command.
+
+    Example: pipeline merge ./cache-0 ./cache-1 --out ./cache
+    """
+    from cache_schema.merge import merge
+    from pipeline.tape_pages import merge_page, merge_values
+
+    _print(merge_values(out, merge(caches, out, _megabytes, licence)), merge_page, as_json)
+
+
+def diff_command(
+    a: TapePath,
+    b: TapePath,
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read by reports_errors
+) -> None:
+    """Say what differs between two tapes, by value: makers, samples, signals, failures.
+
+    Exit status: 0 they hold the same, 1 they differ. Notes (versions, dates) do not count.
+
+    Example: pipeline diff ./cache ./cache-again
+    """
+    from cache_schema.compare import compare
+    from pipeline.tape_pages import diff_page
+
+    difference = compare(open_tape(a), open_tape(b), _samples)
+    values = {"a": a, "b": b, "equal": difference.equal, **asdict(difference)}
+    _print(values, diff_page, as_json)
+    raise typer.Exit(0 if difference.equal else 1)
+
+
+def _print(values: dict[str, Any], page: Callable[[dict[str, Any]], str], as_json: bool) -> None:
+    typer.echo(json.dumps(values, indent=2, ensure_ascii=False) if as_json else page(values))
+
+
+@contextmanager
+def _megabytes(title: str, num_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Draw progress in megabytes."""
+    done = told = 0
+    with Counter(title, -(-num_bytes // _MB), "MB") as counter:
+
+        def count(more: int) -> None:
+            nonlocal done, told
+            done += more
+            now = -(-done // _MB)
+            counter.advance(now - told)
+            told = now
+
+        yield count
+
+
+@contextmanager
+def _samples(title: str, num_samples: int) -> Iterator[Callable[[int], None]]:
+    """Draw progress in samples."""
+    with Counter(title, num_samples) as counter:
+        yield counter.advance
+
+
+TAPE_COMMANDS: dict[str, Callable[..., None]] = {
+    "inspect": inspect_command,
+    "verify": verify_command,
+    "merge": merge_command,
+    "diff": diff_command,
+}
