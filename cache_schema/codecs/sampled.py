@@ -36,7 +36,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cache_schema.codecs.topk_compact import MAX_ID, Sections, join, pack
+from cache_schema.codecs.sections import Sections, join, pack
+from cache_schema.codecs.topk_compact import MAX_ID
 from cache_schema.errors import TapeError
 
 VERSION = 1
