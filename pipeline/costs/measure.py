@@ -183,9 +183,9 @@ def _watch_counters() -> list[dict[str, Any]]:
     seen: list[dict[str, Any]] = []
     opened, advance, closed = Counter.__init__, Counter.advance, Counter.__exit__
 
-    def noted_open(self: Counter, title: str, total: int) -> None:
+    def noted_open(self: Counter, *told: Any) -> None:
         seen.append({"opened_s": time.monotonic(), "marks": []})
-        opened(self, title, total)
+        opened(self, *told)
 
     def noted_advance(self: Counter, count: int = 1) -> None:
         seen[-1]["marks"].append([time.monotonic(), count])
