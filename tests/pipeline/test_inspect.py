@@ -1,0 +1,181 @@
+"""The commands about tapes: exit status, keys of their JSON, pages that say what matters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sound_tape import MAKERS, make
+from typer.testing import CliRunner, Result
+
+from cache_schema import open_tape
+from cache_schema.errors import TapeError
+from cache_schema.shard import Storage
+from cache_schema.types import SAMPLE_RATE_HZ
+from cache_schema.writer import TapeWriter
+from pipeline.cli import app
+from pipeline.inspect import tape_page, tape_values
+from pipeline.tape_cli import TAPE_COMMANDS
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def values_of(*arguments: str | Path, status: int = 0) -> Any:
+    done = run(*arguments, "--json")
+    assert done.exit_code == status, done.output
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = make(tmp_path_factory.mktemp("tape") / "tape", storage=Storage(profile="lossy2x"))
+    with TapeWriter(root, MAKERS["textual"]) as writer:
+        writer.quarantine("s9", 9, "non-finite", "states")
+    return root
+
+
+def test_inspect_keys_are_frozen(root: Path) -> None:
+    values = values_of("inspect", root)
+    assert list(values) == [
+        "tape", "version", "licence", "fingerprint", "samples", "audio_hours", "bytes",
+        "duplicates", "quarantined", "groups",
+    ]  # fmt: skip
+    assert sorted(values["groups"]) == ["acoustic", "descriptions", "samples", "textual"]
+    for group in values["groups"].values():
+        assert list(group) == [
+            "kind", "fingerprint", "samples", "shards", "bytes", "rows", "totals", "made_by",
+            "notes", "signals",
+        ]  # fmt: skip
+        for name, signal in group["signals"].items():
+            more = ["stored", "errors"] if name == "hidden" else []
+            assert list(signal) == ["facts", "rows", "tokens", "bytes", "bytes_per_token", *more]
+
+
+def test_inspect_numbers(root: Path) -> None:
+    values = tape_values(open_tape(root))
+    assert values["samples"] == 5
+    assert values["audio_hours"] == pytest.approx(sum(range(4000, 4005)) / SAMPLE_RATE_HZ / 3600)
+    assert values["quarantined"] == {"textual: non-finite": 1}
+    files = [file for file in (root / "shards").rglob("*") if file.is_file()]
+    stored = sum(file.stat().st_size for file in files if file.name != "shard.json")
+    assert values["bytes"] == stored
+    textual = values["groups"]["textual"]
+    tokens = sum(len(row.traces[0].token_ids) for row in open_tape(root))
+    assert textual["rows"] == {"hidden": 5, "topk": 5, "trace": 5}
+    assert {signal["tokens"] for signal in textual["signals"].values()} == {tokens}
+    assert textual["totals"]["traces_right"] == 3
+    assert sum(signal["bytes"] for signal in textual["signals"].values()) == textual["bytes"]
+    hidden = textual["signals"]["hidden"]
+    assert hidden["bytes_per_token"] == hidden["bytes"] / tokens
+    assert hidden["stored"] == [
+        {"layers": [1, 3], "width": 8, "dtype": "bfloat16", "profile": "lossy2x"}
+    ]
+    for errors in hidden["errors"].values():
+        assert 0 < errors["standardised_relative_error"]["mean"] < 0.05
+        worst = errors["standardised_relative_error"]["worst"]
+        assert worst >= errors["standardised_relative_error"]["mean"]
+        assert errors["cosine_min"]["worst"] <= errors["cosine_min"]["mean"] <= 1
+    assert values["groups"]["acoustic"]["signals"]["hidden"]["tokens"] == 10
+
+
+def test_inspect_reads_no_table(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = tape_values(open_tape(root))
+
+    def refuse(*_: object) -> None:
+        raise TapeError("a table was read")
+
+    monkeypatch.setattr("cache_schema.committed.read_table", refuse)
+    assert tape_values(open_tape(root)) == expected
+
+
+def test_inspect_page(root: Path) -> None:
+    page = tape_page(tape_values(open_tape(root)))
+    for part in (
+        "5 samples", "licence unspecified", "teacher   tiny", "traces    5, ", "3 of 5 judged",
+        "k 3", "layers [1, 3]", "standardised_relative_error worst", "1 x textual: non-finite",
+    ):  # fmt: skip
+        assert part in page
+    assert run("inspect", root).stdout.strip() == page
+
+
+def test_inspect_of_one_sample(root: Path) -> None:
+    values = values_of("inspect", root, "s2")
+    assert list(values) == [
+        "sample_id", "row_index", "audio_s", "audio_sha256", "question", "choices", "answer",
+        "metadata", "description", "traces", "signals",
+    ]  # fmt: skip
+    assert values["signals"]["textual/hidden"] == {
+        "positions": 3, "layers": [1, 3], "width": 8, "kind": "token",
+    }  # fmt: skip
+    assert values["signals"]["textual/topk"]["k"] == 3
+    page = run("inspect", root, "s2").stdout
+    assert "trace 0      3 tokens, stop, right: trace 2" in page
+    assert "acoustic/hidden positions 2" in page
+
+
+def test_verify_says_sound_or_every_problem(root: Path, tmp_path: Path) -> None:
+    values = values_of("verify", root, "--deep")
+    assert list(values) == [
+        "tape", "deep", "sound", "files", "bytes", "num_problems", "kinds", "problems", "notes",
+    ]  # fmt: skip
+    assert values["sound"]
+    assert "sound; " in run("verify", root).stdout
+    damaged = make(tmp_path / "damaged")
+    for name in ("trace", "topk"):
+        (damaged / f"shards/textual/000/w0-000000/{name}.arrow").write_bytes(b"")
+    values = values_of("verify", damaged, status=1)
+    assert not values["sound"]
+    assert {p["kind"] for p in values["problems"]} >= {"size"}
+    done = run("verify", damaged)
+    assert done.exit_code == 1
+    for name in ("trace", "topk"):
+        assert f"shards/textual/000/w0-000000/{name}.arrow: size: 0 bytes, " in done.stdout
+    missing = run("verify", tmp_path / "nothing")
+    assert missing.exit_code == 1
+    assert "error: " in missing.stderr
+    assert "no tape here" in missing.stderr
+    assert run("verify", "s3://bucket/tape").exit_code == 2
+
+
+def test_merge_then_diff(tmp_path: Path) -> None:
+    whole = make(tmp_path / "whole", range(3))
+    parts = make(tmp_path / "a", range(2)), make(tmp_path / "b", [1, 2])
+    values = values_of("merge", *parts, "--out", tmp_path / "out")
+    assert list(values) == [
+        "tape", "licence", "samples", "shards", "shards_of_earlier_run", "files_linked",
+        "files_copied", "quarantined", "groups",
+    ]  # fmt: skip
+    assert values["samples"] == 3
+    assert values["groups"]["textual"] == {
+        "shards": 2, "shards_left_out": 0, "samples_repeated": 1,
+    }  # fmt: skip
+    again = run("merge", *parts, "--out", tmp_path / "out")
+    assert "1 samples repeated" in again.stdout
+    assert "8 shards were there" in again.stdout
+    values = values_of("diff", whole, tmp_path / "out")
+    assert list(values) == [
+        "a", "b", "equal", "makers", "licence", "contents", "quarantined", "notes",
+    ]  # fmt: skip
+    assert values["equal"]
+    values = values_of("diff", whole, parts[0], status=1)
+    assert list(values["contents"]["textual/topk"]) == [
+        "only_a", "only_b", "compared", "differing", "fields", "max_abs",
+    ]  # fmt: skip
+    page = run("diff", whole, parts[0])
+    assert page.exit_code == 1
+    assert "textual/topk\n  1 only in a: s2" in page.stdout
+    assert page.stdout.endswith("\ndifferent\n")
+    other = make(tmp_path / "other", [5], licence="CC0")
+    refused = run("merge", whole, other, "--out", tmp_path / "x")
+    assert refused.exit_code == 1
+    assert "--licence TEXT" in refused.stderr
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", TAPE_COMMANDS)
+def test_help_has_an_example(name: str) -> None:
+    assert f"Example: pipeline {name} ./cache" in run(name, "--help").stdout
