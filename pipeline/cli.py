@@ -133,7 +133,12 @@ def _extraction(
             _option("--audio", "store the recordings, or a reference (hash) (default store)"),
         ] = None,
         profile: Annotated[
-            str | None, _option("--profile", "hot: uncompressed (default hot)")
+            str | None,
+            _option(
+                "--profile",
+                "hot: read at memory speed | archive: lossless, smaller | lossy2x: 8-bit states, "
+                "compact top-k, the error measured (default hot)",
+            ),
         ] = None,
         worker: Annotated[
             str | None, _option("--worker", "I/N: this is worker I of N (default 0/1)")
