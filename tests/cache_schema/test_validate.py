@@ -381,3 +381,13 @@ def test_nothing_is_changed(root: Path) -> None:
     check(root)
     assert listing() == before
     assert tuple(json.loads((root / f"groups/{g}.json").read_text())["group"] for g in ALL) == ALL
+
+
+def test_a_tape_that_is_being_written_is_no_problem(root: Path) -> None:
+    with TapeWriter(root, MAKERS["acoustic"], writer="w4", shard_samples=2) as writer:
+        for index in range(5, 10):
+            sound_tape.add(writer, "acoustic", index)
+            found = check(root, deep=False)
+            assert found.problems == []
+            assert all(note.kind == "being written" for note in found.notes)
+        assert [note.location for note in found.notes] == ["shards/acoustic/.w4-000002"]
