@@ -321,6 +321,11 @@ def test_states_that_are_not_finite_are_found_in_every_profile(tmp_path: Path) -
         assert (name, "not finite", "position 1, of sample s2") in found
 
 
+def _foreign_table(line: dict[str, Any]) -> None:
+    line["rows"]["descriptions"] = 2
+    line["files"]["descriptions.arrow"] = line["files"]["trace.arrow"]
+
+
 @pytest.mark.parametrize(
     ("change", "kind"),
     [
@@ -328,7 +333,7 @@ def test_states_that_are_not_finite_are_found_in_every_profile(tmp_path: Path) -
         (lambda line: line.update(samples=1), "totals"),
         (lambda line: line["states"].update(positions=50), "spans"),
         (lambda line: line["rows"].update(trace=5), "table"),
-        (lambda line: line["rows"].pop("trace"), "tables"),
+        (_foreign_table, "tables"),
         (lambda line: line["states"].update(width=4), "states"),
         (lambda line: line["states"].update(width=4), "maker"),
         (lambda line: line["states"].update(layers=[1]), "maker"),
