@@ -2,8 +2,8 @@
 
 Measured is the part of the loader that brings states: rows found, memory reserved in the ring,
 two threads reading, steps handed over by ``prefetch``, as ``train.loop`` does; steps are those
-of ``plan_epoch``, 8,192 tokens each with a prompt of 150. Left out are top-k, audio and its
-features, whose cost depends on the student. The consumer takes steps and does nothing.
+of ``plan_epoch``, 8,192 tokens each with a prompt of 150. Left out are traces, top-k, audio
+and its features, whose cost depends on the student. The consumer takes steps and does nothing.
 
 memcpy is the limit: ``np.copyto`` of the same pieces by as many threads into as many buffers. The
 peers' way is a ``DataLoader`` with as many worker processes; each reads safetensors files of one
@@ -26,6 +26,7 @@ import torch
 from figures import Figure, interleaved, ratio
 from reading import (
     LAYERS,
+    SIGNAL,
     TAPE_BYTES,
     WIDTH,
     Room,
@@ -39,17 +40,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cache_schema import Tape
-from train.batch import BatchPlan, Needs, plan_batch
 from train.data import Example, divide_step, plan_epoch
 from train.loop import STEPS_AHEAD
 from train.ring import READERS, HostBuffer, Readers, prefetch
-from train.states import start_states
+from train.states import StatesPlan, plan_states, start_states
 
 BATCH_TOKENS = 8192
 PROMPT_TOKENS = 150
 ROUNDS = 7
 EPOCHS = 3
-NEEDS = Needs(text_layers=LAYERS, known={})
 Rows = list[tuple[str, int]]
 
 
@@ -65,13 +64,20 @@ def plan_rows(counts: dict[str, int]) -> list[list[Rows]]:
     ]
 
 
+def plan_rows_states(tape: Tape, rows: Rows) -> StatesPlan:
+    places = [tape[name].hidden_place(SIGNAL, trace, LAYERS) for name, trace in rows]
+    plan = plan_states(places, LAYERS, SIGNAL)
+    assert plan is not None
+    return plan
+
+
 def load_step(tape: Tape, readers: Readers, step: list[Rows], buffer: HostBuffer) -> list[Tensor]:
     """What the loader does with a step, its states only."""
-    plans: list[BatchPlan] = [plan_batch(tape, rows, NEEDS) for rows in step]
-    buffer.reserve([size for plan in plans for size in plan.sizes])
+    plans = [plan_rows_states(tape, rows) for rows in step]
+    buffer.reserve([plan.num_bytes for plan in plans])
     loaded = []
     for plan in plans:
-        states = start_states(plan.text_states, buffer, readers)
+        states = start_states(plan, buffer, readers)
         assert states is not None
         loaded.append(states)
     return loaded
@@ -187,7 +193,7 @@ def host_memory(tape: Tape, steps: list[list[Rows]]) -> Iterator[Figure]:
 
 
 def tape_bytes(tape: Tape, rows: Rows) -> int:
-    return sum(plan_batch(tape, rows, NEEDS).sizes)
+    return plan_rows_states(tape, rows).num_bytes
 
 
 def measure() -> list[Figure]:
