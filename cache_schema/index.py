@@ -168,7 +168,7 @@ def from_file(path: Path) -> Index:
     try:
         index = _from_table(table)
         _check(index)
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise TapeError(
             f"{path}: not an index of this format ({error}); delete it, it is only a cache"
         ) from error

@@ -13,7 +13,7 @@ from typing import Any
 from cache_schema import layout
 from cache_schema.codecs.bfloat16 import STORED_DTYPES
 from cache_schema.codecs.files import CHECKSUM, sync_dir
-from cache_schema.codecs.sealed_json import seal, unseal
+from cache_schema.codecs.sealed_json import MAX_BYTES, seal, unseal
 from cache_schema.errors import ProvenanceError, TapeError
 from cache_schema.fingerprint import fingerprint
 from cache_schema.signals import FORMAT_NAME, FORMAT_VERSION, GROUP_TABLES, STATES_PROFILES
@@ -138,12 +138,12 @@ def group_from_json(content: bytes, where: str) -> GroupInfo:
         raise TapeError(f"{where}: not the file of a group ({error})") from error
     if not sound:
         raise TapeError(f"{where}: its fields or its fingerprint are not those of a group")
-    if info.kind not in GROUP_TABLES:
+    if not isinstance(info.kind, str) or info.kind not in GROUP_TABLES:
         raise TapeError(
             f"{where}: group {info.group!r} is of kind {info.kind!r}, this software knows "
             f"{', '.join(GROUP_TABLES)}"
         )
-    named = where.endswith(f"/{info.group}.json")
+    named = isinstance(info.group, str) and where.endswith(f"/{info.group}.json")
     if not (named and layout.GROUP_NAME.fullmatch(info.group)):
         raise TapeError(f"{where} is the file of group {info.group!r}")
     return info
@@ -190,9 +190,10 @@ def check_format(content: bytes, where: str) -> dict[str, Any]:
         raise TapeError(f"{where}: dataset.json is not JSON ({error})") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT_NAME:
         raise TapeError(f"{where}: not a tape (dataset.json does not say {FORMAT_NAME!r})")
-    if values.get("version") != FORMAT_VERSION:
+    version = values.get("version")
+    if type(version) is not int or version != FORMAT_VERSION:
         raise TapeError(
-            f"{where}: tape version {values.get('version')!r}, this software reads "
+            f"{where}: tape version {version!r}, this software reads "
             f"{FORMAT_VERSION}; install a matching teachertape"
         )
     values = unseal(content, f"{where}/{layout.DATASET_FILE}")
@@ -241,10 +242,16 @@ def drop_cut_line(path: Path) -> None:
 
 
 def whole_lines(content: bytes | mmap.mmap, start: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Yield (offset, line) from ``start``; a last line cut by a crash is not yet a line."""
-    while (end := content.find(b"\n", start)) >= 0:
+    """Yield (offset, line) from ``start``; a last line cut by a crash is not yet a line.
+
+    Of a line longer than any is, only as much is yielded as ``unseal`` needs to refuse it.
+    """
+    most = MAX_BYTES + 1
+    while (end := content.find(b"\n", start, start + most)) >= 0:
         yield start, content[start : end + 1]
         start = end + 1
+    if len(content) - start >= most:
+        yield start, content[start : start + most]
 
 
 def parse_line(line: bytes, where: str) -> ShardRecord | Quarantined:
@@ -262,7 +269,7 @@ def parse_line(line: bytes, where: str) -> ShardRecord | Quarantined:
                 values["states"] = States(**{**states, "layers": tuple(states["layers"])})
             return _checked(ShardRecord(**values))
         if kind == "quarantine":
-            return Quarantined(**values)
+            return _checked_quarantine(Quarantined(**values))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TapeError(f"{where}: not a manifest line ({error})") from error
     raise TapeError(f"{where}: unknown line type {kind!r}")
@@ -284,11 +291,22 @@ def _checked(record: ShardRecord) -> ShardRecord:
         _count(file["bytes"], f"bytes of {name}")
         if not isinstance(file[CHECKSUM], str):
             raise TypeError(f"{name!r} has no checksum")
+    tables = {layout.table_file(name) for name in record.rows}
+    if tables != {name for name in record.files if name.endswith(layout.table_file(""))}:
+        raise ValueError(f"rows of {sorted(record.rows)}, which are not the tables among its files")
     _count(record.samples, "samples")
     for name, count in [*record.rows.items(), *record.totals.items()]:
         _count(count, name)
     if record.states is not None:
         _check_states(record.states)
+    return record
+
+
+def _checked_quarantine(record: Quarantined) -> Quarantined:
+    texts = (record.group, record.sample_id, record.reason, record.detail)
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("group, sample_id, reason and detail must be text")
+    _count(record.row_index, "row_index")
     return record
 
 

@@ -86,13 +86,13 @@ def read_table(path: Path, schema: pa.Schema, num_rows: int | None = None) -> pa
     try:
         batch = _read_batch(path)
         batch.validate(full=True)
+        if not batch.schema.equals(schema):
+            raise TapeError(
+                f"{path}: columns differ from the format's: expected {_columns(schema)}, "
+                f"got {_columns(batch.schema)}"
+            )
     except (pa.ArrowException, ValueError, OSError, struct.error) as error:
         raise TapeError(f"{path}: not a table of a tape ({error})") from error
-    if not batch.schema.equals(schema):
-        raise TapeError(
-            f"{path}: columns differ from the format's: expected {_columns(schema)}, "
-            f"got {_columns(batch.schema)}"
-        )
     for name, column in zip(schema.names, batch.columns, strict=True):
         _refuse_nulls(column, schema.field(name), f"{path}: column {name!r}")
     if num_rows is not None and batch.num_rows != num_rows:
@@ -118,11 +118,11 @@ def _read_batch(path: Path) -> pa.RecordBatch:
     if content.slice(0, len(_MAGIC)).to_pybytes() != _MAGIC:
         raise ValueError("no Arrow file")
     reader = pa.ipc.MessageReader.open_stream(content.slice(len(_MAGIC)))
-    first = reader.read_next_message()
+    first = _next_message(reader)
     if first.type != "schema":
         raise ValueError(f"expected a schema first, got a {first.type}")
     schema = pa.ipc.read_schema(first)
-    message = reader.read_next_message()
+    message = _next_message(reader)
     if message.type != "record batch":
         raise ValueError(f"expected a record batch, got a {message.type}")
     if _is_compressed(message.metadata.to_pybytes()):
@@ -133,6 +133,13 @@ def _read_batch(path: Path) -> pa.RecordBatch:
     except StopIteration:
         return batch
     raise ValueError(f"expected one record batch, got a {extra.type} after it")
+
+
+def _next_message(reader: Any) -> Any:
+    try:
+        return reader.read_next_message()
+    except StopIteration:
+        raise ValueError("it ends before its record batch") from None
 
 
 def _is_compressed(message: bytes) -> bool:

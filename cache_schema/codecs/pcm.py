@@ -19,9 +19,15 @@ def encode_audio(audio: NDArray[np.float32]) -> tuple[bytes, str]:
 
 
 def decode_audio(data: bytes, dtype: str) -> NDArray[np.float32]:
-    """Decode what ``encode_audio`` wrote."""
+    """Decode what ``encode_audio`` wrote.
+
+    Raises:
+        ValueError: another type, or bytes that are not whole numbers of it.
+    """
     if dtype == "int16":
         return np.frombuffer(data, dtype="<i2").astype(np.float32) / np.float32(32768.0)
+    if dtype != "float32":
+        raise ValueError(f"audio of type {dtype!r}: expected int16 or float32")
     return np.frombuffer(data, dtype="<f4").astype(np.float32)
 
 

@@ -1,0 +1,154 @@
+"""Tapes from an attacker: every one is refused by name, in a second, in bounded memory."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from random import Random
+
+import pytest
+from attacks.forge import ATTACKS, ONLY_PROFILE, Forge
+from forks import Forks
+from whole_tape import PROFILES, fast_folder, make, read_all
+
+from cache_schema.errors import TeachertapeError
+from cache_schema.validate import validate
+
+SECONDS = 1.0
+MEMORY = 64 << 20
+ADDRESSES = 512 << 20
+FUZZED = 150
+NOT_SEEN_BY_READING = frozenset({"index line_kind all shards"})
+"""Attacks that reading one value at a time cannot see; verify does."""
+
+UNBOUND_K = pytest.mark.xfail(strict=True, reason="a k of -1 is taken for 'as many as there are'")
+CASES = [
+    pytest.param(name, profile, marks=UNBOUND_K if name == "topk.k = -1" else ())
+    for name in ATTACKS
+    for profile in ([ONLY_PROFILE[name]] if name in ONLY_PROFILE else PROFILES[:1])
+]
+CASES += [(name, profile) for name in ATTACKS if "zarr" in name for profile in PROFILES[1:]]
+
+
+def verify(root: str) -> int:
+    """Check a tape in depth; return how many problems it has."""
+    return len(validate(root, lambda *_: nullcontext(lambda _: None), deep=True).problems)
+
+
+@pytest.fixture(scope="module")
+def tapes() -> Iterator[Path]:
+    """A good tape of every profile."""
+    with fast_folder() as folder:
+        for profile in PROFILES:
+            make(folder / profile, profile, indexes=range(2), shard_samples=8)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks("whole_tape", "attacks.test_attacks", "pandas", "numcodecs.blosc") as made:
+        yield made
+
+
+@pytest.fixture
+def forge(tapes: Path, request: pytest.FixtureRequest) -> Iterator[Forge]:
+    profile = request.param
+    root = tapes / "forged" / "tape"
+    shutil.copytree(tapes / profile, root)
+    yield Forge(root, profile, Random(0))
+    shutil.rmtree(root.parent)
+
+
+@pytest.mark.parametrize("forge", PROFILES, indirect=True)
+def test_a_good_tape_is_read(forge: Forge, forks: Forks) -> None:
+    """The limits are not what refuses the others, nor is what every forgery does."""
+    forge.change("textual", lambda line: None)
+    table = forge.table("textual", "trace")
+    forge.put_table("textual", "trace", table)
+    forge.put_zarr(lambda values: None)
+    forge.put_chunk(lambda content: None)
+    forge.put_json("groups/textual.json", lambda values: None)
+    ended = forks.run("whole_tape:read_all", str(forge.root), memory=ADDRESSES)
+    assert (ended.status, ended.value) == (0, 2), ended.trace
+    assert ended.seconds < SECONDS
+    assert ended.grown < MEMORY
+    assert forks.run("attacks.test_attacks:verify", str(forge.root)).value == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "forge"), CASES, indirect=["forge"], ids=lambda case: str(case)[:60]
+)
+def test_attack_is_refused(name: str, forge: Forge, forks: Forks) -> None:
+    ATTACKS[name](forge)
+    ended = forks.run("whole_tape:read_all", str(forge.root), memory=ADDRESSES, timeout_s=20)
+    if name not in NOT_SEEN_BY_READING:
+        assert ended.error is not None, f"read without an error: {ended}"
+        assert "TeachertapeError" in ended.error[1], ended.trace
+        assert len(ended.error[2]) < 2000
+    assert ended.seconds < SECONDS
+    assert ended.grown < MEMORY
+    checked = forks.run("attacks.test_attacks:verify", str(forge.root), timeout_s=20)
+    found = checked.value if checked.error is None else "TeachertapeError" in checked.error[1]
+    assert found, checked.trace
+    assert checked.seconds < 2 * SECONDS
+
+
+def fuzz(root: str, profile: str, count: int) -> dict[str, int]:
+    """Change bytes anywhere in a shard's files, checksums put right; read; count what came."""
+    rng = Random(profile)
+    forge = Forge(Path(root), profile, rng)
+    seen = {"read": 0, "refused": 0}
+    for number in range(count):
+        group = rng.choice(("samples", "descriptions", "textual", "textual", "acoustic"))
+        name = rng.choice(
+            [name for name in forge.record(group)["files"] if "/zarr.json" not in name]
+        )
+        before = forge.file(group, name).read_bytes()
+        changed = bytearray(before)
+        for _ in range(rng.choice((1, 1, 4))):
+            at = rng.randrange(len(changed))
+            changed[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, changed[at] ^ 1 << rng.randrange(8)))
+        forge.put(group, name, bytes(changed))
+        try:
+            read_all(root)
+            seen["read"] += 1
+        except TeachertapeError:
+            seen["refused"] += 1
+        except Exception as error:
+            raise AssertionError(f"change {number}, of {name}") from error
+        forge.put(group, name, before)
+    return seen
+
+
+@pytest.mark.parametrize("forge", PROFILES, indirect=True)
+def test_any_change_is_read_or_refused(forge: Forge, forks: Forks) -> None:
+    """Numbers that an attacker changed are his to choose, but not how reading them ends."""
+    arguments = (str(forge.root), forge.profile, FUZZED)
+    ended = forks.run("attacks.test_attacks:fuzz", *arguments, memory=2 * ADDRESSES, timeout_s=100)
+    assert ended.status == 0, ended.trace
+    assert ended.value["refused"] > FUZZED / 5
+    assert ended.value["read"] > 0
+    assert ended.grown < MEMORY
+
+
+def test_nothing_on_a_tape_is_ever_run() -> None:
+    """No unpickling and no evaluation in the packages."""
+    bad = re.compile(r"\bpickle\b|\beval\(|\bexec\(|torch\.load\(|allow_pickle=True|yaml\.load\(")
+    allowed = re.compile(r"\.eval\(|torch\.load\([^()]*, weights_only=True\)")  # no code in either
+    root = Path(__file__).parents[2]
+    sources = [
+        p
+        for name in ("audio_models", "cache_schema", "pipeline", "train")
+        for p in (root / name).rglob("*.py")
+    ]
+    assert len(sources) > 50
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in sources
+        for line in path.read_text().splitlines()
+        if bad.search(allowed.sub("", line)) and not line.strip().startswith("#")
+    ]
+    assert found == []
