@@ -19,7 +19,7 @@ from cache_schema.rows import hidden_row, sample_rows, sampled_row, topk_row, tr
 from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW, STATES_PROFILES
 from cache_schema.types import Hidden, Sample, Sampled, TopK, Trace
-from cache_schema.writer import TapeWriter
+from cache_schema.writer import TapeWriter, complete_index
 
 K = 3
 DRAWS = 20
@@ -158,6 +158,7 @@ def fill(
             first = options.get("writer", "w0") == "w0"
             if first and group == "samples" and QUARANTINED[0] not in bad:
                 writer.quarantine(*QUARANTINED)
+        complete_index(root)
 
 
 def make(root: Path, profile: str = "hot", **options: Any) -> Path:

@@ -182,6 +182,19 @@ def test_killed_fifty_times(bench: Bench) -> None:
         assert killed[f"step {step}"] >= 2, f"the kills miss a step: {killed}"
 
 
+def test_a_finished_tape_gets_its_index(bench: Bench) -> None:
+    """A run killed between its last shard and its index leaves nothing to do but that."""
+    arguments = bench.arguments("finished", "hot", acoustic=False)
+    root = Path(arguments[1])
+    with Forks("fast_stage_one") as forks:
+        assert forks.run("fast_stage_one:extract", *arguments, 0).status == 0
+        index = next((root / "index").glob("*.arrow"))
+        index.rename(index.with_name(".new"))
+        assert forks.run("fast_stage_one:extract", *arguments, 0).status == 0
+    assert leftovers(root) == []
+    assert not open_tape(root).catalog.has_new_lines
+
+
 VLLM_KILLS = ("at the start", "engine starts", "first shard", "first shard", "index")
 
 
