@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from cache_schema import layout
 from cache_schema.codecs.arrow_file import read_table
+from cache_schema.codecs.columns import Columns
 from cache_schema.codecs.states_profiles import StatesReader, open_states_reader
 from cache_schema.errors import MissingSignalError, TapeError
 from cache_schema.files import TapeFiles
@@ -43,7 +43,7 @@ class Shard:
         Raises:
             TapeError: the file is damaged, or not such a table.
         """
-        return self._files.opened(f"{self.record.path}/{name}", lambda: self._read_table(name))
+        return self.columns(name).table
 
     def _read_table(self, name: str) -> pa.Table:
         file = layout.table_file(name)
@@ -57,15 +57,21 @@ class Shard:
         Raises:
             TapeError: the table has no such row.
         """
-        table = self.table(name)
-        if not 0 <= index < table.num_rows:
-            raise TapeError(f"{self.record.path}/{name}: no row {index}, it has {table.num_rows}")
-        return {field.name: value(table.column(field.name), index) for field in table.schema}
+        columns = self.columns(name)
+        if not 0 <= index < columns.num_rows:
+            raise TapeError(f"{self.record.path}/{name}: no row {index}, it has {columns.num_rows}")
+        return columns.row(index)
+
+    def columns(self, name: str) -> Columns:
+        """Return a table opened for single cells."""
+        return self._files.opened(
+            f"{self.record.path}/{name}", lambda: Columns(self._read_table(name))
+        )
 
     def sample_id(self, name: str, index: int) -> str | None:
         """Return whose a row is; ``None`` if there is no such row."""
-        column = self.table(name).column("sample_id")
-        return str(column[index]) if 0 <= index < len(column) else None
+        columns = self.columns(name)
+        return str(columns.cell("sample_id", index)) if 0 <= index < columns.num_rows else None
 
     def states(self, layer: int) -> StatesReader:
         """Return the reader of one layer's array.
@@ -123,11 +129,3 @@ class Shard:
         if name not in self.record.files:
             raise TapeError(f"{self.record.path}: {name} is not in its manifest line")
         return self._files.local(f"{self.record.path}/{name}", self.record.files[name])
-
-
-def value(column: pa.ChunkedArray, index: int) -> Any:
-    """Return one cell; a list of numbers as a NumPy array, without a copy where Arrow allows it."""
-    scalar = column[index]
-    if pa.types.is_list(scalar.type) and pa.types.is_primitive(scalar.type.value_type):
-        return None if scalar.values is None else scalar.values.to_numpy(zero_copy_only=False)
-    return scalar.as_py()

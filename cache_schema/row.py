@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cache_schema.committed import Shard, value
+from cache_schema.committed import Shard
 from cache_schema.errors import MissingSignalError, TapeError, nearest
 from cache_schema.hidden import HiddenPlace
 from cache_schema.rows import DECODERS, audio_of
@@ -44,7 +44,7 @@ class TapeRow:
 
     def _field(self, name: str) -> Any:
         shard, index = self._samples_row
-        return value(shard.table("samples").column(name), index)
+        return shard.columns("samples").cell(name, index)
 
     @property
     def audio(self) -> FloatArray:
