@@ -13,12 +13,14 @@ from cache_schema.errors import TapeError
 from cache_schema.files import TapeFiles
 from cache_schema.index import QUARANTINE_LINE, SHARD_LINE, Index, from_file
 from cache_schema.indexing import Found, found_in
-from cache_schema.manifest import (
+from cache_schema.maker import (
     GroupInfo,
-    Quarantined,
-    ShardRecord,
     check_format,
     group_from_json,
+)
+from cache_schema.manifest import (
+    Quarantined,
+    ShardRecord,
     parse_line,
     whole_lines,
 )

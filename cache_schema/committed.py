@@ -15,7 +15,9 @@ from cache_schema.codecs.states_profiles import StatesReader, open_states_reader
 from cache_schema.errors import MissingSignalError, TapeError
 from cache_schema.files import TapeFiles
 from cache_schema.hidden import HiddenPlace
-from cache_schema.manifest import ShardRecord
+from cache_schema.manifest import (
+    ShardRecord,
+)
 from cache_schema.rows import Row, place_of
 from cache_schema.signals import SCHEMAS
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 from collections.abc import Iterator, Mapping
@@ -14,14 +13,12 @@ from cache_schema import layout
 from cache_schema.codecs.bfloat16 import STORED_DTYPES
 from cache_schema.codecs.files import CHECKSUM, sync_dir
 from cache_schema.codecs.sealed_json import MAX_BYTES, seal, unseal
-from cache_schema.errors import ProvenanceError, TapeError
-from cache_schema.fingerprint import fingerprint
-from cache_schema.signals import FORMAT_NAME, FORMAT_VERSION, GROUP_TABLES, STATES_PROFILES
+from cache_schema.errors import TapeError
+from cache_schema.signals import STATES_PROFILES
 
 MAX_COUNT = 1 << 48
 """Largest number of rows, positions or bytes that is believed."""
 
-MAX_DATASET_BYTES = 1 << 20
 MAX_WIDTH = 1 << 20
 MAX_LAYER = 1 << 12
 
@@ -92,119 +89,6 @@ class Quarantined:
     row_index: int
     reason: str
     detail: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupInfo:
-    """Who made a group.
-
-    Attributes:
-        group: its name.
-        kind: ``samples``, ``descriptions``, ``textual`` or ``acoustic``.
-        signals: signal -> facts about it (``layers``, ``width``, ``dtype``, ``k``, ...).
-        identity: what must be equal for more to be added: model, tokenizer, prompt, dtype, ...
-        notes: what may differ: names, versions of tools, dates.
-    """
-
-    group: str
-    kind: str
-    signals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    identity: Mapping[str, Any] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of everything that must be equal."""
-        return fingerprint({"signals": self.signals, "identity": self.identity})
-
-    def to_json(self) -> bytes:
-        """Return the group's file."""
-        return seal({**asdict(self), "fingerprint": self.fingerprint}, indent=2)
-
-
-def group_from_json(content: bytes, where: str) -> GroupInfo:
-    """Read a group's file.
-
-    Raises:
-        TapeError: it is damaged, or not the file of a group this software knows.
-    """
-    values = unseal(content, where)
-    try:
-        recorded = values.pop("fingerprint")
-        info = GroupInfo(**values)
-        parts = (info.signals, info.identity, info.notes, *info.signals.values())
-        sound = all(isinstance(part, dict) for part in parts) and info.fingerprint == recorded
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TapeError(f"{where}: not the file of a group ({error})") from error
-    if not sound:
-        raise TapeError(f"{where}: its fields or its fingerprint are not those of a group")
-    if not isinstance(info.kind, str) or info.kind not in GROUP_TABLES:
-        raise TapeError(
-            f"{where}: group {info.group!r} is of kind {info.kind!r}, this software knows "
-            f"{', '.join(GROUP_TABLES)}"
-        )
-    named = isinstance(info.group, str) and where.endswith(f"/{info.group}.json")
-    if not (named and layout.GROUP_NAME.fullmatch(info.group)):
-        raise TapeError(f"{where} is the file of group {info.group!r}")
-    return info
-
-
-def refuse_other_maker(recorded: GroupInfo, offered: GroupInfo) -> None:
-    """Refuse to mix signals of different makers.
-
-    Raises:
-        ProvenanceError: naming each field that differs.
-    """
-    old = {**recorded.identity, **{f"signal {k}": v for k, v in recorded.signals.items()}}
-    new = {**offered.identity, **{f"signal {k}": v for k, v in offered.signals.items()}}
-    new = json.loads(json.dumps(new))
-    differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    if differing:
-        lines = "\n".join(f"  {k}: tape {old.get(k)!r}, now {new.get(k)!r}" for k in differing)
-        raise ProvenanceError(
-            f"{recorded.group!r} was recorded differently:\n{lines}\n"
-            "Use the same settings to continue, or another --out."
-        )
-
-
-def dataset_json(licence: str) -> bytes:
-    """Return ``dataset.json``."""
-    content = {
-        "format": FORMAT_NAME,
-        "version": FORMAT_VERSION,
-        "requires": [],
-        "licence": licence,
-    }
-    return seal(content, indent=2)
-
-
-def check_format(content: bytes, where: str) -> dict[str, Any]:
-    """Read ``dataset.json``, refusing what is not a tape this software can read.
-
-    Raises:
-        TapeError: another format, a newer version, or a feature this software does not know.
-    """
-    try:
-        values = json.loads(content[:MAX_DATASET_BYTES])
-    except (ValueError, RecursionError) as error:
-        raise TapeError(f"{where}: dataset.json is not JSON ({error})") from error
-    if not isinstance(values, dict) or values.get("format") != FORMAT_NAME:
-        raise TapeError(f"{where}: not a tape (dataset.json does not say {FORMAT_NAME!r})")
-    version = values.get("version")
-    if type(version) is not int or version != FORMAT_VERSION:
-        raise TapeError(
-            f"{where}: tape version {version!r}, this software reads "
-            f"{FORMAT_VERSION}; install a matching teachertape"
-        )
-    values = unseal(content, f"{where}/{layout.DATASET_FILE}")
-    if values.get("requires") != []:
-        raise TapeError(
-            f"{where}: the tape requires {values.get('requires')!r}, which this software does not "
-            "know; install a newer teachertape"
-        )
-    if not isinstance(values.get("licence"), str):
-        raise TapeError(f"{where}: dataset.json names no licence")
-    return values
 
 
 def line_of(kind: str, record: ShardRecord | Quarantined) -> bytes:

@@ -20,7 +20,14 @@ from cache_schema.codecs.files import CHECKSUM, HashedFile, make_dirs, sync_dir,
 from cache_schema.committed import Shard
 from cache_schema.errors import OutputError, TapeError, UsageError
 from cache_schema.findings import Counting
-from cache_schema.manifest import GroupInfo, Quarantined, ShardRecord, records_of
+from cache_schema.maker import (
+    GroupInfo,
+)
+from cache_schema.manifest import (
+    Quarantined,
+    ShardRecord,
+    records_of,
+)
 from cache_schema.merge_plan import Plan, plan_merge
 from cache_schema.reader import open_tape
 from cache_schema.writer import TapeWriter, check_output

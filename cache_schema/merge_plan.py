@@ -13,7 +13,13 @@ import xxhash
 from cache_schema.committed import Shard
 from cache_schema.compare_makers import identity_changes
 from cache_schema.errors import ProvenanceError, TapeError
-from cache_schema.manifest import GroupInfo, Quarantined, line_of
+from cache_schema.maker import (
+    GroupInfo,
+)
+from cache_schema.manifest import (
+    Quarantined,
+    line_of,
+)
 from cache_schema.reader import Tape
 from cache_schema.signals import SCHEMAS
 

@@ -17,7 +17,9 @@ from cache_schema.codecs import bfloat16
 from cache_schema.codecs.arrow_file import to_table, write_table
 from cache_schema.codecs.files import sync_dir, write_hashed
 from cache_schema.codecs.states_profiles import StatesWriter, open_states_writer
-from cache_schema.manifest import States
+from cache_schema.manifest import (
+    States,
+)
 from cache_schema.rows import Row, compact_row
 from cache_schema.signals import SCHEMAS, totals_of
 

@@ -10,7 +10,11 @@ from typing import IO
 from cache_schema import layout
 from cache_schema.codecs.files import make_dirs
 from cache_schema.errors import TapeError
-from cache_schema.manifest import ShardRecord, drop_cut_line, records_of
+from cache_schema.manifest import (
+    ShardRecord,
+    drop_cut_line,
+    records_of,
+)
 
 
 def lock(path: Path) -> IO[bytes]:

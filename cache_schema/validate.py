@@ -19,7 +19,9 @@ from pathlib import Path
 from cache_schema import layout
 from cache_schema.errors import TapeError, UsageError
 from cache_schema.findings import Counting, Findings, in_threads
-from cache_schema.manifest import ShardRecord
+from cache_schema.manifest import (
+    ShardRecord,
+)
 from cache_schema.reader import open_tape
 from cache_schema.validate_files import Contents, check_files
 from cache_schema.validate_index import Rebuilt, check_index

@@ -16,12 +16,14 @@ from cache_schema.committed import Shard
 from cache_schema.errors import TapeError
 from cache_schema.files import TapeFiles
 from cache_schema.findings import Counting, Findings, in_threads
-from cache_schema.manifest import (
+from cache_schema.maker import (
     GroupInfo,
-    Quarantined,
-    ShardRecord,
     check_format,
     group_from_json,
+)
+from cache_schema.manifest import (
+    Quarantined,
+    ShardRecord,
     parse_line,
     whole_lines,
 )

@@ -23,7 +23,9 @@ from cache_schema.index import (
     hash_of,
 )
 from cache_schema.indexing import Found
-from cache_schema.manifest import ShardRecord
+from cache_schema.manifest import (
+    ShardRecord,
+)
 from cache_schema.signals import SCHEMAS
 from cache_schema.validate_files import Contents, Line
 

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from cache_schema import layout
 from cache_schema.findings import MAX_DETAILED, Findings
 from cache_schema.index import TRACE_BITS, Index
-from cache_schema.manifest import GroupInfo
+from cache_schema.maker import (
+    GroupInfo,
+)
 from cache_schema.signals import SIGNAL_TABLES
 from cache_schema.types import SAMPLE_RATE_HZ, TEXT_SOURCE
 from cache_schema.validate_files import Contents

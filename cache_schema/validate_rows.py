@@ -18,7 +18,12 @@ from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.committed import Shard
 from cache_schema.errors import TapeError
 from cache_schema.findings import Findings
-from cache_schema.manifest import GroupInfo, ShardRecord
+from cache_schema.maker import (
+    GroupInfo,
+)
+from cache_schema.manifest import (
+    ShardRecord,
+)
 from cache_schema.rows import DECODERS, Row, audio_of, place_of
 from cache_schema.shard import is_finite
 from cache_schema.signals import SCHEMAS, SIGNAL_TABLES, totals_of

@@ -32,16 +32,18 @@ from cache_schema.console import say
 from cache_schema.errors import OutputError
 from cache_schema.index import Index
 from cache_schema.indexing import is_tidy, update_index
-from cache_schema.manifest import (
+from cache_schema.maker import (
     GroupInfo,
-    Quarantined,
-    ShardRecord,
-    append_line,
     check_format,
     dataset_json,
     group_from_json,
-    line_of,
     refuse_other_maker,
+)
+from cache_schema.manifest import (
+    Quarantined,
+    ShardRecord,
+    append_line,
+    line_of,
 )
 from cache_schema.reader import open_tape
 from cache_schema.rows import Row

@@ -17,7 +17,9 @@ from cache_schema import Tape, TapeRow
 from cache_schema.console import say
 from cache_schema.errors import AudioError, UsageError
 from cache_schema.layers import parse_layers
-from cache_schema.manifest import GroupInfo
+from cache_schema.maker import (
+    GroupInfo,
+)
 from cache_schema.questions import question_text
 from cache_schema.rows import Row, hidden_row, topk_row
 from cache_schema.shard import is_finite

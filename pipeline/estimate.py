@@ -16,7 +16,9 @@ from typing import Any
 
 from cache_schema import Tape, open_tape
 from cache_schema.errors import UsageError, nearest
-from cache_schema.manifest import refuse_other_maker
+from cache_schema.maker import (
+    refuse_other_maker,
+)
 from cache_schema.writer import check_output
 from pipeline.costs import plan as planning
 from pipeline.costs.measure import GROUPS, measure, rows_of, spread

@@ -12,7 +12,10 @@ from cache_schema import open_tape
 from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.console import say
 from cache_schema.errors import AudioError
-from cache_schema.manifest import GroupInfo, refuse_other_maker
+from cache_schema.maker import (
+    GroupInfo,
+    refuse_other_maker,
+)
 from cache_schema.rows import sample_rows
 from cache_schema.types import Sample
 from cache_schema.writer import check_output

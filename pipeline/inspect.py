@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from cache_schema import Tape, TapeRow, layout
-from cache_schema.manifest import ShardRecord
+from cache_schema.manifest import (
+    ShardRecord,
+)
 from cache_schema.signals import GROUP_TABLES, SIGNAL_TABLES
 from cache_schema.types import SAMPLE_RATE_HZ, Sampled, TopK
 

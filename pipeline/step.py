@@ -15,7 +15,10 @@ from typing import Any
 from cache_schema import Tape, TapeRow, open_tape
 from cache_schema.console import say
 from cache_schema.errors import QuarantineError, TapeError
-from cache_schema.manifest import GroupInfo, refuse_other_maker
+from cache_schema.maker import (
+    GroupInfo,
+    refuse_other_maker,
+)
 from cache_schema.shard import Storage
 from cache_schema.writer import TapeWriter
 from pipeline.recipe import ExtractRecipe

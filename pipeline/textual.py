@@ -13,7 +13,9 @@ from cache_schema import TapeRow
 from cache_schema.console import say
 from cache_schema.errors import TapeError
 from cache_schema.layers import parse_layers
-from cache_schema.manifest import GroupInfo
+from cache_schema.maker import (
+    GroupInfo,
+)
 from cache_schema.questions import is_correct, parse_answer
 from cache_schema.rows import Row, hidden_row, topk_row, trace_row
 from cache_schema.shard import is_finite

@@ -8,7 +8,9 @@ from typing import Any
 
 from cache_schema.console import say
 from cache_schema.errors import DatasetError, nearest
-from cache_schema.manifest import GroupInfo
+from cache_schema.maker import (
+    GroupInfo,
+)
 from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import failures_of, notes, open_for, pending, writer_for

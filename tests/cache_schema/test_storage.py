@@ -9,7 +9,9 @@ import pytest
 
 from cache_schema import open_tape
 from cache_schema.errors import TapeError
-from cache_schema.manifest import GroupInfo
+from cache_schema.maker import (
+    GroupInfo,
+)
 from cache_schema.rows import hidden_row, sample_rows, sampled_row, topk_row
 from cache_schema.shard import Storage
 from cache_schema.signals import MAX_ENTRIES, STATES_PROFILES, TOPK_CODECS
