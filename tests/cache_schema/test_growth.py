@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from whole_tape import add, content, everything, fast_folder, fill, leftovers, m
 
 from cache_schema import open_tape
 from cache_schema.errors import TapeError
+from cache_schema.files import TapeFiles
 from cache_schema.indexing import is_tidy
 from cache_schema.writer import TapeWriter, complete_index
 
@@ -98,6 +100,57 @@ def test_readers_while_it_grows(forks: Forks, folder: Path, num_writers: int) ->
     assert leftovers(Path(root)) == []
     assert content(root)["rows"] == content(folder / "whole")["rows"]
     assert len(tape.quarantined) == 1
+
+
+@pytest.mark.parametrize("moment", range(9))
+def test_a_writer_acts_while_the_tape_is_opened(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    """Between any two looks of the reader, shards, a group and an index are added."""
+    root = make(folder / f"moment-{moment}", groups=("samples",), indexes=range(4))
+    looks = 0
+
+    def watched(look: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            nonlocal looks
+            looks += 1
+            if looks == moment + 1:
+                fill(root, groups=GROUPS, indexes=range(8))
+            found = look(*arguments, **named)
+            return iter(list(found)) if look.__name__ == "names" else found
+
+        return wrapped
+
+    with monkeypatch.context() as patch:
+        for name in ("exists", "names", "read", "content", "size", "local"):
+            patch.setattr(TapeFiles, name, watched(getattr(TapeFiles, name)))
+        tape = open_tape(root)
+    assert looks > moment, "the writer never acted"
+    assert len(tape) in (4, 8)
+    expected = content(folder / "whole")["rows"]
+    for name, row in everything(tape)["rows"].items():
+        for key, value in row.items():
+            assert value in (expected[name][key], None, []), (name, key)
+
+
+def test_the_last_index_covers_everyone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer waits for its turn while another commits and closes."""
+    root = make(folder / "turns", groups=("samples",), indexes=range(4))
+    real, waited = fcntl.flock, []
+
+    def flock(file: Any, how: int) -> None:
+        if how == fcntl.LOCK_EX and not waited:
+            waited.append(file)
+            fill(root, groups=("samples",), indexes=range(6, 8), writer="w1")
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with TapeWriter(root, MAKERS["samples"]) as writer:
+        add(writer, "samples", 4)
+        add(writer, "samples", 5)
+    assert waited
+    assert not open_tape(root).catalog.has_new_lines
+    assert len(open_tape(root)) == 8
 
 
 def test_one_name_one_writer(tmp_path: Path) -> None:
