@@ -30,7 +30,8 @@ from cache_schema.manifest import (
 )
 from cache_schema.merge_plan import Plan, plan_merge
 from cache_schema.reader import open_tape
-from cache_schema.writer import TapeWriter, check_output
+from cache_schema.takeover import check_output
+from cache_schema.writer import TapeWriter
 
 _READ_BYTES = 8 << 20
 

@@ -100,6 +100,7 @@ def topk_row(sample_id: str, trace_index: int, topk: TopK) -> Row:
 def topk_of(row: Mapping[str, Any]) -> TopK:
     """Return the top-k of a ``topk`` row."""
     shape = (len(row["target_ids"]), row["k"])
+    _check_entries(shape[0] * shape[1])
     topk = TopK(
         target_ids=_ids(row["target_ids"], "target_ids"),
         token_ids=_ids(row["token_ids"], "token_ids").reshape(shape),

@@ -1,4 +1,4 @@
-"""Taking over a writer's name: its lock, which ends with its process, and what a kill left."""
+"""Where a writer may write: a tape or nothing, its lock, and what a killed run of its left."""
 
 from __future__ import annotations
 
@@ -9,12 +9,37 @@ from typing import IO
 
 from cache_schema import layout
 from cache_schema.codecs.files import make_dirs
-from cache_schema.errors import TapeError
+from cache_schema.errors import OutputError, TapeError
+from cache_schema.maker import check_format
 from cache_schema.manifest import (
     ShardRecord,
     drop_cut_line,
     records_of,
 )
+
+
+def check_output(root: Path) -> bool:
+    """Return whether a tape is at ``root``; a missing or empty folder is a place for a new one.
+
+    Raises:
+        OutputError: the folder holds something else.
+        TapeError: it holds a tape of another version.
+    """
+    file = root / layout.DATASET_FILE
+    if file.exists():
+        check_format(file.read_bytes(), str(root))
+        return True
+    if root.exists() and (not root.is_dir() or not all(map(_is_leftover, root.iterdir()))):
+        raise OutputError(
+            f"{root} holds something that is not a tape; nothing was changed. "
+            "Give --out a new or empty folder."
+        )
+    return False
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a path was left by a run killed while it made the tape."""
+    return path.match(f".{layout.DATASET_FILE}.*.tmp")
 
 
 def lock(path: Path) -> IO[bytes]:

@@ -34,7 +34,6 @@ from cache_schema.index import Index
 from cache_schema.indexing import is_tidy, update_index
 from cache_schema.maker import (
     GroupInfo,
-    check_format,
     dataset_json,
     group_from_json,
     refuse_other_maker,
@@ -53,25 +52,6 @@ from cache_schema.signals import GROUP_TABLES
 SHARD_BYTES = 256 << 20
 SHARD_SAMPLES = 512
 DEFAULT_LICENCE = "unspecified"
-
-
-def check_output(root: Path) -> bool:
-    """Return whether a tape is at ``root``; a missing or empty folder is a place for a new one.
-
-    Raises:
-        OutputError: the folder holds something else.
-        TapeError: it holds a tape of another version.
-    """
-    file = root / layout.DATASET_FILE
-    if file.exists():
-        check_format(file.read_bytes(), str(root))
-        return True
-    if root.exists() and (not root.is_dir() or not all(map(_is_leftover, root.iterdir()))):
-        raise OutputError(
-            f"{root} holds something that is not a tape; nothing was changed. "
-            "Give --out a new or empty folder."
-        )
-    return False
 
 
 class TapeWriter:
@@ -106,7 +86,7 @@ class TapeWriter:
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_]+", writer):
             raise ValueError(f"writer name {writer!r}: letters, digits and _ only")
-        check_output(root)
+        takeover.check_output(root)
         self._root = root
         self._maker_file = root / layout.group_file(info.group)
         self._info = info
@@ -121,7 +101,7 @@ class TapeWriter:
         self._refuse_other_maker()
 
     def __enter__(self) -> TapeWriter:
-        if check_output(self._root):
+        if takeover.check_output(self._root):
             with self._disk_errors():
                 self._lock = takeover.lock(self._root / layout.lock_file(self._writer))
         return self
@@ -252,7 +232,7 @@ class TapeWriter:
             How many shards of the group this writer has committed, earlier runs included.
         """
         if self._seq is None:
-            if not check_output(self._root):
+            if not takeover.check_output(self._root):
                 write_atomic(self._root / layout.DATASET_FILE, dataset_json(self._licence))
             sweep(self._root / layout.DATASET_FILE)
             if self._lock is None:
@@ -295,8 +275,3 @@ def complete_index(root: Path) -> None:
 
     if not update_index(root, current):
         say(f"{root}: no room for an index; opening the tape will take longer")
-
-
-def _is_leftover(path: Path) -> bool:
-    """Whether a path was left by a run killed while it made the tape."""
-    return path.match(f".{layout.DATASET_FILE}.*.tmp")

@@ -19,7 +19,7 @@ from cache_schema.errors import UsageError, nearest
 from cache_schema.maker import (
     refuse_other_maker,
 )
-from cache_schema.writer import check_output
+from cache_schema.takeover import check_output
 from pipeline.costs import plan as planning
 from pipeline.costs.measure import GROUPS, measure, rows_of, spread
 from pipeline.costs.page import notes_on

@@ -17,8 +17,8 @@ from cache_schema.maker import (
     refuse_other_maker,
 )
 from cache_schema.rows import sample_rows
+from cache_schema.takeover import check_output
 from cache_schema.types import Sample
-from cache_schema.writer import check_output
 from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
 from pipeline.rows import Rows, open_rows

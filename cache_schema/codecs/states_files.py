@@ -43,6 +43,7 @@ class DataFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor = -1
+        self._mapped: mmap.mmap | None = None
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             status = os.fstat(self._descriptor)
@@ -52,7 +53,6 @@ class DataFile:
             self.close()
             raise TapeError(f"{path}: expected a regular file")
         self.size = status.st_size
-        self._mapped: mmap.mmap | None = None
 
     def read_into(self, offset: int, out: NDArray[np.uint8]) -> None:
         """Fill ``out`` [bytes], contiguous, from ``offset``; the kernel copies straight into it.
@@ -71,6 +71,18 @@ class DataFile:
             view = view[count:]
             offset += count
 
+    def map(self) -> None:
+        """Map the file, for ``copy_into``; ``read_into`` is over.
+
+        Raises:
+            TapeError: the file was cut since it was opened.
+        """
+        try:
+            self._mapped = mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise TapeError(f"{self.path}: cannot be mapped: {error}") from error
+        self._close_descriptor()
+
     def copy_into(self, offset: int, out: NDArray[np.uint8]) -> None:
         """Fill ``out`` as ``read_into`` does, out of the mapped file, the interpreter's lock freed.
 
@@ -80,18 +92,18 @@ class DataFile:
         Raises:
             TapeError: the file is shorter than when it was opened.
         """
-        try:
-            missing = self.size - os.fstat(self._descriptor).st_size
-            if self._mapped is None:
-                self._mapped = mmap.mmap(self._descriptor, self.size, access=mmap.ACCESS_READ)
-        except (OSError, ValueError) as error:
-            raise TapeError(f"{self.path}: cannot be read: {error}") from error
-        if missing > 0:
+        if self._mapped is None:
+            raise TapeError(f"{self.path}: was closed")
+        if (missing := self.size - self._mapped.size()) > 0:
             raise TapeError(f"{self.path}: was cut while open, {missing} bytes too early")
         np.copyto(out, np.frombuffer(self._mapped, np.uint8, out.size, offset))
 
     def close(self) -> None:
-        """Give the descriptor back; harmless when repeated."""
+        """Give the descriptor and the mapping back; harmless when repeated."""
+        self._mapped = None
+        self._close_descriptor()
+
+    def _close_descriptor(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -195,6 +207,7 @@ class ContiguousRows:
         offsets = np.arange(num_chunks, dtype=np.uint64) * np.uint64(chunk_bytes)
         if not (np.array_equal(spans[:, 0], offsets) and (spans[:, 1] == chunk_bytes).all()):
             raise TapeError(f"{self._file.path}: chunks are not contiguous; rewrite the shard")
+        self._file.map()
 
     def read_into(self, start: int, out: NDArray[Any]) -> None:
         """Fill ``out`` [n, *row_shape], C-contiguous and of the stored type, from row ``start``.

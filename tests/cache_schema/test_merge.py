@@ -13,11 +13,11 @@ import pytest
 from sound_tape import MAKERS, edit_table, make, replace, uncounted
 
 from cache_schema import open_tape
-from cache_schema import writer as writer_module
 from cache_schema.compare import compare
 from cache_schema.errors import OutputError, ProvenanceError, TapeError, UsageError
 from cache_schema.merge import Merged, merge
 from cache_schema.shard import Storage
+from cache_schema.takeover import check_output
 from cache_schema.validate import validate
 from cache_schema.writer import TapeWriter
 
@@ -257,4 +257,4 @@ def test_the_kills_hit_the_merge_early_and_late(halves: tuple[Path, Path], tmp_p
     assert killed(halves, tmp_path / "a", 700) == 9
     assert killed(halves, tmp_path / "b", 3000) == 9
     assert len(list((tmp_path / "b").rglob("shard.json"))) > 1
-    assert writer_module.check_output(tmp_path / "b")
+    assert check_output(tmp_path / "b")
