@@ -82,7 +82,7 @@ def recover(root: Path, group: str, writer: str) -> int:
         records = records_of(manifest.read_bytes(), str(manifest))
         committed = {r.path for r in records if isinstance(r, ShardRecord)}
     folder = root / layout.group_dir(group)
-    for leftover in [*folder.glob(f".{writer}-*"), *folder.glob(f"*/{writer}-*")]:
+    for leftover in [*folder.glob(f".{writer}-*"), *folder.glob(f"[0-9]*/{writer}-*")]:
         if leftover.relative_to(root).as_posix() not in committed:
             shutil.rmtree(leftover)
     mine = layout.group_dir(group) + "/"

@@ -25,7 +25,7 @@ from cache_schema import open_tape
 from cache_schema.errors import OutputError
 
 PAGE = 4096
-LEVELS = {"bytes": 20, "files": 12}
+LEVELS = {"bytes": 14, "files": 8}
 COUNT = 5
 MOUNTED = ["unshare", "--mount", "--map-root-user", "sh", "-c"]
 
