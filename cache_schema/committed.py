@@ -70,10 +70,17 @@ class Shard:
             f"{self.record.path}/{name}", lambda: Columns(self._read_table(name))
         )
 
-    def sample_id(self, name: str, index: int) -> str | None:
-        """Return whose a row is; ``None`` if there is no such row."""
+    def key(self, name: str, index: int) -> tuple[str, int] | None:
+        """Return whose a row is, sample id and trace index (0 in a table without traces).
+
+        ``None`` if there is no such row.
+        """
         columns = self.columns(name)
-        return str(columns.cell("sample_id", index)) if 0 <= index < columns.num_rows else None
+        if not 0 <= index < columns.num_rows:
+            return None
+        numbered = "trace_index" in SCHEMAS[name].names
+        trace = int(columns.cell("trace_index", index)) if numbered else 0
+        return str(columns.cell("sample_id", index)), trace
 
     def states(self, layer: int) -> StatesReader:
         """Return the reader of one layer's array.

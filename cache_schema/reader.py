@@ -117,10 +117,11 @@ class Tape:
             return None
         shard = self.catalog.shard(found[0])
         expected = self.catalog.index.sample_id[number].as_py()
-        if shard.sample_id(table, found[1]) != expected:
+        if shard.key(table, found[1]) != (expected, trace):
             raise TapeError(
                 f"{self.location}: the index says that row {found[1]} of {shard.record.path}/"
-                f"{table} is of sample {expected!r}, which it is not; delete index/, it is a cache"
+                f"{table} is of sample {expected!r}, trace {trace}, which it is not; delete "
+                "index/, it is a cache"
             )
         return shard, found[1]
 

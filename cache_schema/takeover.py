@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import shutil
+import time
 from pathlib import Path
 from typing import IO
 
@@ -51,7 +53,7 @@ def lock(path: Path) -> IO[bytes]:
     make_dirs(path.parent)
     file = path.open("ab")
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(file)
     except BlockingIOError as error:
         file.close()
         raise TapeError(
@@ -59,6 +61,16 @@ def lock(path: Path) -> IO[bytes]:
             "wait for it, or give each worker its own --worker I/N"
         ) from error
     return file
+
+
+def _take(file: IO[bytes]) -> None:
+    """Take a lock now, or after whoever only asks whether it is held let go of it."""
+    for pause_s in (0.05, 0.2):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(pause_s)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def is_held(path: Path) -> bool:
