@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -44,7 +45,7 @@ def sample_rows(sample: Sample, audio_sha256: str, num_audio_samples: int) -> di
         "question": sample.question,
         "choices": list(sample.choices),
         "answer": sample.answer,
-        "metadata": json.dumps(dict(sample.metadata), ensure_ascii=False, sort_keys=True),
+        "metadata": json.dumps(_finite(dict(sample.metadata)), ensure_ascii=False, sort_keys=True),
         "audio_sha256": audio_sha256,
         "num_audio_samples": num_audio_samples,
     }
@@ -64,6 +65,15 @@ def audio_of(row: Mapping[str, Any], num_audio_samples: int) -> FloatArray:
     if not np.isfinite(audio).all():
         raise ValueError("audio that is not finite")
     return audio
+
+
+def _finite(value: Any) -> Any:
+    """Return a JSON value with null for every number that is not finite: JSON has none."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def trace_row(sample_id: str, trace_index: int, trace: Trace) -> Row:
@@ -187,6 +197,8 @@ def _check_mass(topk: TopK) -> None:
     if topk.tail.shape != topk.target_ids.shape:
         raise ValueError(f"{len(topk.tail)} tails for {len(topk.target_ids)} tokens")
     mass = np.exp(topk.logprobs).sum(axis=1) + topk.tail
+    if not (topk.logprobs[:, 1:] <= topk.logprobs[:, :-1]).all():
+        raise ValueError("log-probabilities that ascend: the most probable comes first")
     if not (np.abs(mass - 1) <= MASS_TOLERANCE).all() or (topk.tail < 0).any():
         raise ValueError("log-probabilities and tail that are not finite or do not sum to 1")
 

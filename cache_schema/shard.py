@@ -9,18 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema import layout
-from cache_schema.codecs import bfloat16
 from cache_schema.codecs.arrow_file import to_table, write_table
 from cache_schema.codecs.files import sync_dir, write_hashed
 from cache_schema.codecs.states_profiles import StatesWriter, open_states_writer
+from cache_schema.errors import TapeError
 from cache_schema.manifest import (
     States,
 )
-from cache_schema.rows import Row, compact_row
+from cache_schema.rows import Row
 from cache_schema.signals import SCHEMAS, totals_of
 
 _GROUP_NODE = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}\n'
@@ -82,43 +81,36 @@ class OpenShard:
         )
 
     def add_row(self, table: str, row: Row) -> None:
-        """Add one row to a table; top-k in the form it is stored in."""
-        if table == "topk" and self._storage.topk == "compact":
-            table, row = "topk_compact", compact_row(row)
+        """Add one checked row to a table."""
         self._rows.setdefault(table, []).append(row)
         self.totals.update(totals_of(table, row))
         self.bytes += sum(
             len(v) if isinstance(v, bytes | str) else getattr(v, "nbytes", 8) for v in row.values()
         )
 
-    def add_states(self, states: Mapping[int, NDArray[Any]]) -> tuple[int, int]:
-        """Append states (layer -> [n, width]) and return their (offset, count).
-
-        Raises:
-            ValueError: layers, row counts or widths differ from what the shard holds.
-        """
-        shapes = {rows.shape for rows in states.values()}
-        if len(shapes) != 1:
-            raise ValueError(f"layers of one sample have different shapes: {sorted(shapes)}")
-        count, width = shapes.pop()
+    def add_states(self, states: Mapping[int, NDArray[Any]]) -> int:
+        """Append checked states, layer -> [n, width] in the stored type; return their offset."""
+        width = next(iter(states.values())).shape[1]
         if self._layers and (self._layers.keys() != states.keys() or width != self._width):
-            raise ValueError(
+            raise TapeError(
                 f"layers {sorted(states)} of width {width}, the shard has {sorted(self._layers)} "
                 f"of width {self._width}"
             )
         self._width = width
-        dtype = self._storage.states_dtype
         for layer, rows in states.items():
             if layer not in self._layers:
                 self._layers[layer] = open_states_writer(
-                    self.directory, layout.layer_dir(layer), width, dtype, self._storage.profile
+                    self.directory,
+                    layout.layer_dir(layer),
+                    width,
+                    self._storage.states_dtype,
+                    self._storage.profile,
                 )
-            encoded = bfloat16.encode(rows, dtype)
-            self._layers[layer].append(encoded)
-            self.bytes += encoded.nbytes
+            self._layers[layer].append(rows)
+            self.bytes += rows.nbytes
         offset = self.positions
-        self.positions += count
-        return offset, count
+        self.positions += rows.shape[0]
+        return offset
 
     def seal(self) -> dict[str, dict[str, Any]]:
         """Write tables and array metadata, fsync everything; return the files' records."""
@@ -143,14 +135,3 @@ class OpenShard:
         for writer in self._layers.values():
             writer.abort()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-
-def is_finite(states: Mapping[int, NDArray[Any]]) -> bool:
-    """Whether every state is finite (bfloat16 bits given as uint16 included)."""
-    for rows in states.values():
-        if rows.dtype == np.uint16:
-            if ((rows & np.uint16(0x7F80)) == np.uint16(0x7F80)).any():
-                return False
-        elif not np.isfinite(rows).all():
-            return False
-    return True

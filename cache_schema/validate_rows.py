@@ -13,6 +13,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from cache_schema import layout
+from cache_schema.codecs import bfloat16
 from cache_schema.codecs.bfloat16 import STORED_DTYPES
 from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.committed import Shard
@@ -25,7 +26,6 @@ from cache_schema.manifest import (
     ShardRecord,
 )
 from cache_schema.rows import DECODERS, Row, audio_of, place_of
-from cache_schema.shard import is_finite
 from cache_schema.signals import SCHEMAS, SIGNAL_TABLES, totals_of
 
 _BLOCK_BYTES = 8 << 20
@@ -221,9 +221,9 @@ class ShardCheck:
             for start in range(0, states.positions, block):
                 part = out[: min(block, states.positions - start)]
                 reader.read_into(start, part)
-                if not is_finite({layer: part}):
+                if not bfloat16.is_finite(part):
                     at = start + next(
-                        i for i in range(len(part)) if not is_finite({layer: part[i]})
+                        i for i in range(len(part)) if not bfloat16.is_finite(part[i])
                     )
                     ids = [i for first, count, i in self._spans if first <= at < first + count]
                     self.findings.add(

@@ -29,11 +29,12 @@ from cache_schema.codecs.files import (
     write_hashed,
 )
 from cache_schema.console import say
-from cache_schema.errors import OutputError
+from cache_schema.errors import OutputError, ProvenanceError
 from cache_schema.index import Index
 from cache_schema.indexing import is_tidy, update_index
 from cache_schema.maker import (
     GroupInfo,
+    check_format,
     dataset_json,
     group_from_json,
     refuse_other_maker,
@@ -44,6 +45,7 @@ from cache_schema.manifest import (
     append_line,
     line_of,
 )
+from cache_schema.prepare import check_storage, prepare
 from cache_schema.reader import open_tape
 from cache_schema.rows import Row
 from cache_schema.shard import OpenShard, Storage
@@ -51,6 +53,9 @@ from cache_schema.signals import GROUP_TABLES
 
 SHARD_BYTES = 256 << 20
 SHARD_SAMPLES = 512
+MAX_DETAIL = 4000
+"""Characters of a failure's detail that are kept; its manifest line must stay readable."""
+
 DEFAULT_LICENCE = "unspecified"
 
 
@@ -98,7 +103,9 @@ class TapeWriter:
         self._shard: OpenShard | None = None
         self._lock: IO[bytes] | None = None
         self._seq: int | None = None
+        check_storage(info.signals, self._storage)
         self._refuse_other_maker()
+        self._refuse_other_licence()
 
     def __enter__(self) -> TapeWriter:
         if takeover.check_output(self._root):
@@ -138,18 +145,20 @@ class TapeWriter:
         Raises:
             OutputError: the disk is full; committed shards are safe and the run can be continued.
             TapeError: another process writes under the same name.
+            RowError: the sample breaks the format; nothing of it is written, others may follow.
         """
         unknown = {*rows, *(["hidden"] if hidden else [])} - set(GROUP_TABLES[self._info.kind])
         assert not unknown, f"group kind {self._info.kind} holds no {sorted(unknown)}"
+        facts = self._info.signals.get("hidden", {})
+        sample = prepare(rows, hidden or [], self._storage, facts)
         with self._disk_errors():
             self.open()
             if self._shard is None:
                 self._shard = OpenShard(self._beside(), self._storage)
             shard = self._shard
-            for row, states in hidden or []:
-                offset, count = shard.add_states(states)
-                shard.add_row("hidden", {**row, "offset": offset, "count": count})
-            for table, items in rows.items():
+            for row, states in sample.hidden:
+                shard.add_row("hidden", {**row, "offset": shard.add_states(states)})
+            for table, items in sample.rows.items():
                 for item in items:
                     shard.add_row(table, item)
             shard.samples += 1
@@ -163,7 +172,7 @@ class TapeWriter:
             sample_id=sample_id,
             row_index=row_index,
             reason=reason,
-            detail=detail,
+            detail=detail if len(detail) <= MAX_DETAIL else detail[:MAX_DETAIL] + " ... (cut)",
         )
         with self._disk_errors():
             self.open()
@@ -241,6 +250,17 @@ class TapeWriter:
                 self._refuse_other_maker()
             self._seq = takeover.recover(self._root, self._info.group, self._writer)
         return self._seq
+
+    def _refuse_other_licence(self) -> None:
+        file = self._root / layout.DATASET_FILE
+        if self._licence == DEFAULT_LICENCE or not file.exists():
+            return
+        recorded = check_format(file.read_bytes(), str(self._root))["licence"]
+        if recorded != self._licence:
+            raise ProvenanceError(
+                f"{self._root}: its licence is {recorded!r}, now {self._licence!r} was given; "
+                "a tape keeps the licence it was made with"
+            )
 
     def _refuse_other_maker(self) -> None:
         if self._maker_file.exists():

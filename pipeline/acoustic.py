@@ -20,9 +20,9 @@ from cache_schema.layers import parse_layers
 from cache_schema.maker import (
     GroupInfo,
 )
+from cache_schema.prepare import RowError
 from cache_schema.questions import question_text
 from cache_schema.rows import Row, hidden_row, topk_row
-from cache_schema.shard import is_finite
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE, IntArray
 from cache_schema.writer import TapeWriter
@@ -189,11 +189,10 @@ class Recorder:
     def record(self, rows: Sequence[TapeRow]) -> None:
         """Record a batch; what cannot be read or is not finite counts as failed."""
         for row, signals in self.read(rows):
-            finite = all(np.isfinite(one.topk.logprobs).all() for one in signals)
-            if not (finite and is_finite(signals[0].states)):
-                self.failures.add(row.sample_id, row.row_index, "non-finite", "logits or states")
-                continue
-            self.writer.add(*rows_of(row.sample_id, signals))
+            try:
+                self.writer.add(*rows_of(row.sample_id, signals))
+            except RowError as error:
+                self.failures.add(row.sample_id, row.row_index, "signals", str(error))
 
     def read(self, rows: Sequence[TapeRow]) -> list[tuple[TapeRow, list[AcousticSignals]]]:
         """Read a batch, halved where memory runs out or one recording spoils it."""

@@ -16,6 +16,7 @@ from cache_schema.maker import (
     GroupInfo,
     refuse_other_maker,
 )
+from cache_schema.prepare import RowError
 from cache_schema.rows import sample_rows
 from cache_schema.takeover import check_output
 from cache_schema.types import Sample
@@ -82,7 +83,10 @@ def run(recipe: ExtractRecipe) -> None:
             audio = outcome.audio
             assert audio is not None
             kept = outcome if recipe.dataset.audio == "store" else replace(outcome, audio=None)
-            writer.add(sample_rows(kept, audio_sha256(audio), audio.size))
+            try:
+                writer.add(sample_rows(kept, audio_sha256(audio), audio.size))
+            except RowError as error:
+                failures.add(outcome.sample_id, row_index, "row", str(error))
         writer.seal()
         failures.settle(writer)
 

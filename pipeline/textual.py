@@ -16,9 +16,9 @@ from cache_schema.layers import parse_layers
 from cache_schema.maker import (
     GroupInfo,
 )
+from cache_schema.prepare import RowError
 from cache_schema.questions import is_correct, parse_answer
 from cache_schema.rows import Row, hidden_row, topk_row, trace_row
-from cache_schema.shard import is_finite
 from cache_schema.types import TEXT_SOURCE, IntArray, TopK, Trace
 from cache_schema.writer import TapeWriter
 from pipeline.progress import Counter
@@ -200,9 +200,6 @@ def record_sample(
     rows: dict[str, list[Row]] = {"trace": [], "topk": []}
     hidden = []
     for index, (generated, signals) in enumerate(pairs):
-        if not (is_finite(signals.states) and np.isfinite(signals.topk_logprobs).all()):
-            failures.add(row.sample_id, row.row_index, "non-finite", "logits or states")
-            return
         text = teacher.decode(generated.token_ids)
         answer = parse_answer(text)
         trace = Trace(
@@ -225,4 +222,7 @@ def record_sample(
         if signals.states:
             place = hidden_row(row.sample_id, index, "token", (0, 0), signals.target_ids, None)
             hidden.append((place, signals.states))
-    writer.add(rows, hidden)
+    try:
+        writer.add(rows, hidden)
+    except RowError as error:
+        failures.add(row.sample_id, row.row_index, "signals", str(error))

@@ -11,6 +11,7 @@ from cache_schema.errors import DatasetError, nearest
 from cache_schema.maker import (
     GroupInfo,
 )
+from cache_schema.prepare import RowError
 from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import failures_of, notes, open_for, pending, writer_for
@@ -98,6 +99,10 @@ def run(recipe: ExtractRecipe) -> None:
                 hint = "give --set textualize.template='...{column}...'"
                 failures.add(row.sample_id, row.row_index, "empty description", f"{has}; {hint}")
                 continue
-            writer.add({"descriptions": [{"sample_id": row.sample_id, "description": description}]})
+            described = {"sample_id": row.sample_id, "description": description}
+            try:
+                writer.add({"descriptions": [described]})
+            except RowError as error:
+                failures.add(row.sample_id, row.row_index, "description", str(error))
         writer.seal()
         failures.settle(writer)

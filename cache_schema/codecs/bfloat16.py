@@ -37,7 +37,15 @@ def encode(values: NDArray[Any], logical: str) -> NDArray[Any]:
     if values.dtype == stored:
         return np.ascontiguousarray(values)
     wide = to_float32(values) if values.dtype == np.uint16 else values.astype(np.float32)
-    return from_float32(wide) if logical == "bfloat16" else wide.astype(stored)
+    with np.errstate(over="ignore"):
+        return from_float32(wide) if logical == "bfloat16" else wide.astype(stored)
+
+
+def is_finite(values: NDArray[Any]) -> bool:
+    """Whether every value is finite; bits of bfloat16 given as uint16 included."""
+    if values.dtype == np.uint16:
+        return bool((values & np.uint16(0x7FFF)).max(initial=0) < 0x7F80)
+    return bool(np.isfinite(values).all())
 
 
 def decode(values: NDArray[Any]) -> FloatArray:

@@ -28,12 +28,19 @@ def seal(values: Mapping[str, Any], indent: int | None = None) -> bytes:
     Args:
         values: JSON values; a NaN or an infinity is refused.
         indent: spaces a level; ``None`` for one line.
+
+    Raises:
+        TapeError: longer than a reader would take.
     """
     assert values, "an empty object has nothing to seal"
     text = json.dumps(values, indent=indent, ensure_ascii=False, allow_nan=False)
     separator = ", " if indent is None else ",\n" + " " * indent
-    body = text.removesuffix("}").rstrip("\n").encode() + separator.encode() + _FIELD
-    return body + xxhash.xxh3_64_hexdigest(body).encode() + b'"}\n'
+    text = text.removesuffix("}").rstrip("\n") + separator
+    body = text.encode(errors="backslashreplace") + _FIELD  # a lone surrogate as its JSON escape
+    sealed = body + xxhash.xxh3_64_hexdigest(body).encode() + b'"}\n'
+    if len(sealed) > MAX_BYTES:
+        raise TapeError(f"{len(sealed)} bytes of JSON, a tape takes {MAX_BYTES} in one text")
+    return sealed
 
 
 def unseal(content: bytes, where: str) -> dict[str, Any]:
@@ -54,7 +61,7 @@ def unseal(content: bytes, where: str) -> dict[str, Any]:
     if xxhash.xxh3_64_hexdigest(match[1]).encode() != match[2]:
         raise TapeError(f"{where} is damaged (its checksum differs)")
     try:
-        values = json.loads(content, parse_constant=_refuse_constant)
+        values = json.loads(content, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise TapeError(f"{where}: not JSON ({error})") from error
     if not isinstance(values, dict):
@@ -63,5 +70,6 @@ def unseal(content: bytes, where: str) -> dict[str, Any]:
     return values
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def refuse_constant(name: str) -> NoReturn:
+    """Refuse what Python reads in JSON and JSON has not: NaN, Infinity."""
     raise ValueError(f"{name} is not JSON")

@@ -84,7 +84,7 @@ class Lossy2xWriter:
         """
         assert rows.shape[1:] == (self._width,), (rows.shape, self._width)
         assert rows.dtype == self._stored, rows.dtype
-        if not _is_finite(rows):
+        if not bfloat16.is_finite(rows):
             raise TapeError(f"{self._name}: lossy2x holds finite states only")
         self.num_rows += rows.shape[0]
         if self._channels is None:
@@ -180,12 +180,6 @@ class Lossy2xReader:
     def close(self) -> None:
         """Give the file back."""
         self._q.close()
-
-
-def _is_finite(rows: NDArray[Any]) -> bool:
-    if rows.dtype == np.uint16:
-        return not ((rows & np.uint16(0x7F80)) == np.uint16(0x7F80)).any()
-    return bool(np.isfinite(rows).all())
 
 
 def _read_numbers(path_of: PathOf, name: str, spec: RowsSpec, num_rows: int) -> FloatArray:

@@ -1,0 +1,163 @@
+"""A sample is checked before any of it is written, as its reader will check it.
+
+Whatever fails leaves the shard as it was, so the sample can be quarantined and the run goes on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cache_schema.codecs import bfloat16
+from cache_schema.codecs.sealed_json import refuse_constant
+from cache_schema.errors import TapeError
+from cache_schema.index import MAX_TRACES
+from cache_schema.rows import DECODERS, Row, audio_of, compact_row, place_of
+from cache_schema.shard import Storage
+from cache_schema.signals import AUDIO_ROW, SCHEMAS
+
+Rows = Mapping[str, list[Row]]
+Placed = list[tuple[Row, Mapping[int, NDArray[Any]]]]
+
+
+class RowError(TapeError):
+    """A sample's rows or states break the format; nothing of it was written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """One sample as it will be stored.
+
+    Attributes:
+        rows: table -> rows, number lists as arrays, top-k in the stored form.
+        hidden: ``hidden`` rows with their states, layer -> [n, width] in the stored type.
+    """
+
+    rows: dict[str, list[Row]]
+    hidden: Placed
+
+
+def prepare(rows: Rows, hidden: Placed, storage: Storage, facts: Mapping[str, Any]) -> Prepared:
+    """Check one sample and bring it into the form it is stored in.
+
+    Args:
+        rows: table -> rows, top-k as ``topk``.
+        hidden: ``hidden`` rows with their states, layer -> [n, width], float32, float16 or the bits
+            of bfloat16 as uint16.
+        storage: how signals are stored.
+        facts: what the group says of its ``hidden`` signal (``layers``, ``width``), if anything.
+
+    Raises:
+        RowError: values out of range or not finite, lengths that differ, text that is not UTF-8.
+    """
+    found: dict[str, list[Row]] = {}
+    for table, items in rows.items():
+        for number, item in enumerate(items):
+            row = _as_stored(table, item)
+            _check(table, row, rows, number)
+            stored = table
+            if table == "topk" and storage.topk == "compact":
+                stored, row = "topk_compact", compact_row(row)
+            found.setdefault(stored, []).append(row)
+    placed = [_prepare_states(row, states, storage, facts) for row, states in hidden]
+    return Prepared(rows=found, hidden=placed)
+
+
+def _as_stored(table: str, item: Row) -> Row:
+    """Return a row whose number lists are arrays of integers or of float32."""
+    row: Row = {}
+    for field in SCHEMAS[table]:
+        value = item[field.name]
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise RowError(f"{table}.{field.name}: not UTF-8 ({error})") from error
+        if pa.types.is_list(field.type) and value is not None:
+            if pa.types.is_integer(field.type.value_type):
+                value = np.asarray(value)
+                if len(value) and value.dtype.kind not in "iu":
+                    raise RowError(
+                        f"{table}.{field.name}: {value.dtype} numbers, expected integers"
+                    )
+            elif pa.types.is_floating(field.type.value_type):
+                value = np.asarray(value, dtype=np.float32)
+        row[field.name] = value
+    return row
+
+
+def _check(table: str, row: Row, rows: Rows, number: int) -> None:
+    where = f"{table} of sample {row['sample_id']!r}"
+    if not AUDIO_ROW <= row.get("trace_index", 0) <= MAX_TRACES:
+        raise RowError(f"{where}: trace index {row['trace_index']}")
+    try:
+        if table in DECODERS:
+            DECODERS[table](row, where)
+        elif table == "audio":
+            audio_of(row, rows["samples"][number]["num_audio_samples"], where)
+        elif table == "samples":
+            _check_sample(row, where)
+    except TapeError as error:
+        raise RowError(str(error)) from error
+
+
+def _check_sample(row: Row, where: str) -> None:
+    if row["row_index"] < 0 or row["num_audio_samples"] < 0:
+        raise RowError(f"{where}: row {row['row_index']}, {row['num_audio_samples']} audio samples")
+    try:
+        metadata = json.loads(row["metadata"], parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise RowError(f"{where}: metadata is not JSON ({error})") from error
+    if not isinstance(metadata, dict):
+        raise RowError(f"{where}: metadata is not a JSON object")
+
+
+def _prepare_states(
+    row: Row, states: Mapping[int, NDArray[Any]], storage: Storage, facts: Mapping[str, Any]
+) -> tuple[Row, Mapping[int, NDArray[Any]]]:
+    where = f"hidden of sample {row['sample_id']!r}"
+    shapes = {rows.shape for rows in states.values()}
+    if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+        raise RowError(f"{where}: layers of shapes {sorted(shapes)}, expected one [n, width]")
+    count, width = shapes.pop()
+    layers = sorted(states)
+    told = {"layers": facts.get("layers", layers), "width": facts.get("width", width)}
+    if told != {"layers": layers, "width": width}:
+        raise RowError(f"{where}: layers {layers} of width {width}, the group says {told}")
+    placed = _as_stored("hidden", {**row, "offset": 0, "count": count})
+    _check("hidden", placed, {}, 0)
+    try:
+        place_of(placed, count, where)
+    except TapeError as error:
+        raise RowError(str(error)) from error
+    encoded = {}
+    for layer, values in states.items():
+        encoded[layer] = bfloat16.encode(values, storage.states_dtype)
+        if not bfloat16.is_finite(encoded[layer]):
+            raise RowError(
+                f"{where}: a state of layer {layer} is not finite as {storage.states_dtype}"
+            )
+    return placed, encoded
+
+
+def check_storage(signals: Mapping[str, Mapping[str, Any]], storage: Storage) -> None:
+    """Refuse a storage other than the one a group's facts name.
+
+    Raises:
+        TapeError: naming what differs.
+    """
+    hidden, topk = signals.get("hidden", {}), signals.get("topk", {})
+    pairs = [
+        ("hidden.profile", hidden.get("profile", storage.profile), storage.profile),
+        ("hidden.dtype", hidden.get("dtype", storage.states_dtype), storage.states_dtype),
+        ("topk.codec", topk.get("codec", storage.topk), storage.topk),
+    ]
+    for name, told, given in pairs:
+        if told != given:
+            raise TapeError(f"the group's {name} is {told!r}, the writer's storage {given!r}")
