@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import mmap
 from pathlib import Path
 
 from cache_schema import layout
@@ -54,7 +53,7 @@ class Catalog:
         # While writers add to the tape, what is read later may be newer: a covered line is in the
         # manifest that is read after the index, and a line's maker was there before the line.
         covered = self._mapped_index()
-        self._contents: dict[str, bytes | mmap.mmap] = {
+        self._contents: dict[str, bytes] = {
             name: files.content(name) for name in files.names(layout.MANIFEST_DIR, ".jsonl")
         }
         self.groups: dict[str, GroupInfo] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import shutil
 import tempfile
 import threading
@@ -80,13 +79,11 @@ class TapeFiles:
             return path.read_bytes()
         return bytes(self._fs.cat_file(f"{self._root}/{name}", end=MAX_BYTES + 1))
 
-    def content(self, name: str) -> bytes | mmap.mmap:
-        """Return the content of a file that grows, mapped if it is local."""
+    def content(self, name: str) -> bytes:
+        """Return the content of a file that grows: never mapped, for its writer may cut its end."""
         if not self.is_local:
             return bytes(self._fs.cat_file(f"{self._root}/{name}"))
-        with self._inside(name).open("rb") as file:
-            empty = file.seek(0, 2) == 0
-            return b"" if empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._inside(name).read_bytes()
 
     def opened(self, name: str, open_file: Callable[[], T]) -> T:
         """Return what ``open_file`` makes of a file, kept open among the last ``MAX_OPENED``.
