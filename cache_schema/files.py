@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import tempfile
 import threading
@@ -23,13 +25,17 @@ T = TypeVar("T")
 MAX_OPENED = 256
 """Files kept open at one time; a process may usually open 1,024."""
 
+NUM_LOCKS = 64
+"""Files that can be fetched and checked at the same time; names that share a lock wait."""
+
 
 class TapeFiles:
     """Read access to the files below a path or URL. Links that lead out of a tape are refused.
 
     Args:
         location: local path or fsspec URL. Files of a remote tape are copied to a private temporary
-            folder when first read and removed with this object.
+            folder when first read and removed with this object. Forked children share the folder
+            and leave it; a pickled object is opened again where it arrives.
     """
 
     def __init__(self, location: str) -> None:
@@ -37,13 +43,22 @@ class TapeFiles:
         self._fs, self._root = fsspec.core.url_to_fs(location)
         self._checked: set[str] = set()
         self._opened: OrderedDict[str, Any] = OrderedDict()
-        self._opening = threading.Lock()
+        self._new_locks()
+        _all.add(self)
         self.is_local = isinstance(self._fs, LocalFileSystem)
         if self.is_local:
             self._local = Path(self._root).resolve()
         else:
-            self._local = Path(tempfile.mkdtemp(prefix="teachertape-"))
-            weakref.finalize(self, shutil.rmtree, self._local, ignore_errors=True)
+            self._local = Path(tempfile.mkdtemp(prefix="teachertape-")).resolve()
+            weakref.finalize(self, _remove_mine, self._local, os.getpid())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the location."""
+        return TapeFiles, (self.location,)
+
+    def _new_locks(self) -> None:
+        self._opening = threading.Lock()
+        self._fetching = [threading.Lock() for _ in range(NUM_LOCKS)]
 
     def exists(self, name: str) -> bool:
         """Whether the tape has this file."""
@@ -77,12 +92,17 @@ class TapeFiles:
             if path.stat().st_size > MAX_BYTES:
                 raise TapeError(f"{self.location}: {name} is larger than {MAX_BYTES} bytes")
             return path.read_bytes()
-        return bytes(self._fs.cat_file(f"{self._root}/{name}", end=MAX_BYTES + 1))
+        with self._remote(name):
+            content = bytes(self._fs.cat_file(f"{self._root}/{name}", end=MAX_BYTES + 1))
+        if len(content) > MAX_BYTES:
+            raise TapeError(f"{self.location}: {name} is larger than {MAX_BYTES} bytes")
+        return content
 
     def content(self, name: str) -> bytes:
         """Return the content of a file that grows: never mapped, for its writer may cut its end."""
         if not self.is_local:
-            return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+            with self._remote(name):
+                return bytes(self._fs.cat_file(f"{self._root}/{name}"))
         return self._inside(name).read_bytes()
 
     def opened(self, name: str, open_file: Callable[[], T]) -> T:
@@ -114,11 +134,33 @@ class TapeFiles:
         """
         if name in self._checked:
             return self._local / name
-        if not self.is_local:
-            path = self._local / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._fs.get_file(f"{self._root}/{name}", str(path))
-        path = self._inside(name)
+        with self._fetching[hash(name) % NUM_LOCKS]:
+            if name not in self._checked:
+                self._fetch(name, record)
+                self._checked.add(name)
+        return self._local / name
+
+    def _fetch(self, name: str, record: Mapping[str, Any]) -> None:
+        """Check a file; a remote one is copied beside its place first, and put there when sound."""
+        path = self._local / name
+        if self.is_local or path.exists():  # exists: a process that shares the folder fetched it
+            self._check(self._inside(name), name, record)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            with self._remote(name):
+                self._fs.get_file(f"{self._root}/{name}", str(beside))
+            if not beside.is_file():
+                raise TapeError(f"{self.location}: {name} is missing")
+            self._check(beside, name, record)
+            beside.replace(path)
+        finally:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+
+    def _check(self, path: Path, name: str, record: Mapping[str, Any]) -> None:
+        """Compare a file with its record."""
         if path.stat().st_size != record["bytes"]:
             raise TapeError(
                 f"{self.location}: {name} has {path.stat().st_size} bytes, "
@@ -126,8 +168,13 @@ class TapeFiles:
             )
         if checksum(path) != record[CHECKSUM]:
             raise TapeError(f"{self.location}: {name} is damaged (its checksum differs)")
-        self._checked.add(name)
-        return path
+
+    @contextlib.contextmanager
+    def _remote(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise TapeError(f"{self.location}: {name} is missing") from error
 
     def _inside(self, name: str) -> Path:
         """Return the path of a regular file that is really inside the tape."""
@@ -140,3 +187,21 @@ class TapeFiles:
                 "snapshot to a folder of its own)"
             )
         return path
+
+
+_all: weakref.WeakSet[TapeFiles] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """Give a forked child locks of its own: nobody in it would release those held elsewhere."""
+    for files in list(_all):
+        files._new_locks()
+
+
+os.register_at_fork(after_in_child=_renew_locks)
+
+
+def _remove_mine(folder: Path, pid: int) -> None:
+    """Remove a temporary folder, but in the process only that made it."""
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)
