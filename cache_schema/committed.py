@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 
 from cache_schema import layout
-from cache_schema.codecs.arrow_file import read_table
+from cache_schema.codecs.arrow_file import MappedFile, read_table
 from cache_schema.codecs.columns import Columns
 from cache_schema.codecs.states_profiles import StatesReader, open_states_reader
 from cache_schema.errors import MissingSignalError, TapeError
@@ -33,11 +32,16 @@ class Shard:
     def __init__(self, files: TapeFiles, read_record: Callable[[], ShardRecord]) -> None:
         self._files = files
         self._read_record = read_record
+        self._record: ShardRecord | None = None
 
-    @functools.cached_property
+    @property
     def record(self) -> ShardRecord:
         """What its manifest line says."""
-        return self._read_record()
+        # Two threads may both read it, which is harmless; functools.cached_property would hold a
+        # lock of the whole class, which a child forked meanwhile never gets.
+        if self._record is None:
+            self._record = self._read_record()
+        return self._record
 
     def table(self, name: str) -> pa.Table:
         """Return a table, mapped.
@@ -47,11 +51,11 @@ class Shard:
         """
         return self.columns(name).table
 
-    def _read_table(self, name: str) -> pa.Table:
-        file = layout.table_file(name)
+    def _read_columns(self, name: str) -> Columns:
         if name not in SCHEMAS or name not in self.record.rows:
             raise TapeError(f"{self.record.path}: no table {name!r} in its manifest line")
-        return read_table(self.local(file), SCHEMAS[name], self.record.rows[name])
+        file = MappedFile(self.local(layout.table_file(name)))
+        return Columns(read_table(file, SCHEMAS[name], self.record.rows[name]), file)
 
     def row(self, name: str, index: int) -> Row:
         """Return one row of a table; number lists are NumPy arrays.
@@ -66,9 +70,7 @@ class Shard:
 
     def columns(self, name: str) -> Columns:
         """Return a table opened for single cells."""
-        return self._files.opened(
-            f"{self.record.path}/{name}", lambda: Columns(self._read_table(name))
-        )
+        return self._files.opened(f"{self.record.path}/{name}", lambda: self._read_columns(name))
 
     def key(self, name: str, index: int) -> tuple[str, int] | None:
         """Return whose a row is, sample id and trace index (0 in a table without traces).
@@ -79,8 +81,9 @@ class Shard:
         if not 0 <= index < columns.num_rows:
             return None
         numbered = "trace_index" in SCHEMAS[name].names
-        trace = int(columns.cell("trace_index", index)) if numbered else 0
-        return str(columns.cell("sample_id", index)), trace
+        names = ("sample_id", "trace_index") if numbered else ("sample_id",)
+        sample_id, *trace = columns.cells(names, index)
+        return str(sample_id), int(trace[0]) if trace else 0
 
     def states(self, layer: int) -> StatesReader:
         """Return the reader of one layer's array.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import json
+import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -29,18 +29,28 @@ class TapeRow:
     def __init__(self, tape: Tape, number: int) -> None:
         self._tape = tape
         self._number = number
+        self._sample_id: str | None = None
+        self._place_in_samples: tuple[Shard, int] | None = None
 
-    @functools.cached_property
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by sample id: a tape opened again later may number its samples otherwise."""
+        return operator.getitem, (self._tape, self.sample_id)
+
+    @property
     def sample_id(self) -> str:
         """What joins everything recorded of this sample."""
-        return str(self._tape.catalog.index.sample_id[self._number])
+        if self._sample_id is None:  # no cached_property: see Shard.record
+            self._sample_id = str(self._tape.catalog.index.sample_id[self._number])
+        return self._sample_id
 
-    @functools.cached_property
+    @property
     def _samples_row(self) -> tuple[Shard, int]:
-        place = self._tape.place("samples", "samples", self._number, 0)
-        if place is None:
-            raise TapeError(f"{self._tape.location}: sample {self.sample_id!r} has no row")
-        return place
+        if self._place_in_samples is None:
+            place = self._tape.place("samples", "samples", self._number, 0)
+            if place is None:
+                raise TapeError(f"{self._tape.location}: sample {self.sample_id!r} has no row")
+            self._place_in_samples = place
+        return self._place_in_samples
 
     def _field(self, name: str) -> Any:
         shard, index = self._samples_row

@@ -8,6 +8,7 @@ offsets and text are validated before a value is used.
 from __future__ import annotations
 
 import io
+import mmap
 import struct
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,37 @@ def _column(kind: pa.DataType, values: list[Any]) -> pa.Array:
     )
 
 
+class MappedFile:
+    """A file mapped for reading, which can tell whether it is still whole.
+
+    Attributes:
+        path: the file.
+        content: its bytes, mapped; whoever uses them after a while asks ``check`` first.
+
+    Raises:
+        TapeError: it cannot be opened, or is empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise TapeError(f"{path}: cannot be mapped: {error}") from error
+        self.content = pa.py_buffer(self._mapped)
+        self._size = len(self._mapped)
+
+    def check(self) -> None:
+        """Refuse a file that was cut since: a page that is gone would end the process (1 us).
+
+        Raises:
+            TapeError: it is shorter than when it was opened.
+        """
+        if (missing := self._size - self._mapped.size()) > 0:
+            raise TapeError(f"{self.path}: was cut while open, {missing} bytes too early")
+
+
 def write_table(path: Path, table: pa.Table) -> dict[str, Any]:
     """Write a table as one record batch; return the file's record (bytes, checksum).
 
@@ -71,11 +103,13 @@ def write_table(path: Path, table: pa.Table) -> dict[str, Any]:
         return file.close()
 
 
-def read_table(path: Path, schema: pa.Schema, num_rows: int | None = None) -> pa.Table:
+def read_table(
+    source: Path | MappedFile, schema: pa.Schema, num_rows: int | None = None
+) -> pa.Table:
     """Map a table.
 
     Args:
-        path: the file, its checksum already compared.
+        source: the file, its checksum already compared.
         schema: the columns it must have.
         num_rows: the rows it must have, if known.
 
@@ -83,8 +117,11 @@ def read_table(path: Path, schema: pa.Schema, num_rows: int | None = None) -> pa
         TapeError: it is not one uncompressed record batch of this schema, or its offsets, text or
             number of rows are wrong.
     """
+    file = source if isinstance(source, MappedFile) else MappedFile(source)
+    path = file.path
     try:
-        batch = _read_batch(path)
+        file.check()
+        batch = _read_batch(file.content)
         batch.validate(full=True)
         if not batch.schema.equals(schema):
             raise TapeError(
@@ -112,9 +149,8 @@ def _columns(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name} {field.type}" for field in schema)
 
 
-def _read_batch(path: Path) -> pa.RecordBatch:
+def _read_batch(content: pa.Buffer) -> pa.RecordBatch:
     """Read the stream inside the file: its schema message, its one batch, its end."""
-    content = pa.memory_map(str(path)).read_buffer()
     if content.slice(0, len(_MAGIC)).to_pybytes() != _MAGIC:
         raise ValueError("no Arrow file")
     reader = pa.ipc.MessageReader.open_stream(content.slice(len(_MAGIC)))

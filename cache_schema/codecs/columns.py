@@ -8,17 +8,25 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from cache_schema.codecs.arrow_file import MappedFile
+
 
 class Columns:
     """The columns of a table of one batch; numbers and lists of numbers are NumPy views of it.
 
-    Attributes:
+    Whether the file was cut since it was opened is asked before values are taken from it.
+
+    Args:
         table: the table.
+        file: the file it is mapped from.
+
+    Attributes:
         num_rows: its rows.
     """
 
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
+    def __init__(self, table: pa.Table, file: MappedFile) -> None:
+        self._table = table
+        self._file = file
         self.num_rows: int = table.num_rows
         batch = table.combine_chunks().to_batches()
         self._columns = {
@@ -26,12 +34,41 @@ class Columns:
             for name in table.schema.names
         }
 
+    @property
+    def table(self) -> pa.Table:
+        """The table.
+
+        Raises:
+            TapeError: the file was cut.
+        """
+        self._file.check()
+        return self._table
+
     def cell(self, name: str, row: int) -> Any:
-        """Return one value: a Python value, or a NumPy array for a list of numbers."""
+        """Return one value: a Python value, or a NumPy array for a list of numbers.
+
+        Raises:
+            TapeError: the file was cut.
+        """
+        self._file.check()
         return self._columns[name][row]
 
+    def cells(self, names: tuple[str, ...], row: int) -> list[Any]:
+        """Return some values of one row, the file asked about once.
+
+        Raises:
+            TapeError: the file was cut.
+        """
+        self._file.check()
+        return [self._columns[name][row] for name in names]
+
     def row(self, row: int) -> dict[str, Any]:
-        """Return one row."""
+        """Return one row.
+
+        Raises:
+            TapeError: the file was cut.
+        """
+        self._file.check()
         return {name: column[row] for name, column in self._columns.items()}
 
 
