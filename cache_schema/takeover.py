@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import shutil
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from cache_schema import layout
@@ -18,6 +19,9 @@ from cache_schema.manifest import (
     drop_cut_line,
     records_of,
 )
+
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Errors of a file system that has no locks."""
 
 
 def check_output(root: Path) -> bool:
@@ -44,12 +48,33 @@ def _is_leftover(path: Path) -> bool:
     return path.match(f".{layout.DATASET_FILE}.*.tmp")
 
 
+def refuse_links(root: Path, *names: str) -> None:
+    """Refuse links inside a tape: what is written or removed through one may lie outside.
+
+    Args:
+        root: the tape; it may be reached through links itself.
+        names: paths below it that are to be written or removed; they need not exist.
+
+    Raises:
+        TapeError: a path, or a folder it lies in, is a symbolic link.
+    """
+    parents = [PurePosixPath(name).parents for name in names]
+    paths = {*names, *(str(parent) for above in parents for parent in list(above)[:-1])}
+    for path in sorted(root / name for name in paths):
+        if path.is_symlink():
+            raise TapeError(
+                f"{path} is a link; a tape that is written to holds plain files and folders only. "
+                "Put a copy in the link's place."
+            )
+
+
 def lock(path: Path) -> IO[bytes]:
     """Take a writer's lock until the returned file is closed.
 
     Raises:
-        TapeError: another process holds it.
+        TapeError: another process holds it, the file system has no locks, or the lock is a link.
     """
+    refuse_links(path.parent.parent, f"{path.parent.name}/{path.name}")
     make_dirs(path.parent)
     file = path.open("ab")
     try:
@@ -59,6 +84,15 @@ def lock(path: Path) -> IO[bytes]:
         raise TapeError(
             f"another process (of writer {path.stem!r}) is writing to {path.parent.parent}; "
             "wait for it, or give each worker its own --worker I/N"
+        ) from error
+    except OSError as error:
+        file.close()
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise TapeError(
+            f"{path.parent.parent}: this file system has no locks ({error.strerror}), without "
+            "which two writers could damage each other's work; write to another disk and copy "
+            "the tape here (reading it here works)"
         ) from error
     return file
 
@@ -74,7 +108,10 @@ def _take(file: IO[bytes]) -> None:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a writer is open right now; nothing is written, not even the lock's file."""
+    """Whether a writer is open right now; nothing is written, not even the lock's file.
+
+    None can be where the file system has no locks.
+    """
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -82,19 +119,30 @@ def is_held(path: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     return False
 
 
 def recover(root: Path, group: str, writer: str) -> int:
-    """Remove what a killed run of a writer left of a group; return its next sequence number."""
+    """Remove what a killed run of a writer left of a group; return its next sequence number.
+
+    Raises:
+        TapeError: the manifest is damaged, or a path to be written or removed is a link.
+    """
+    refuse_links(root, layout.manifest_file(writer), layout.group_dir(group))
     manifest = root / layout.manifest_file(writer)
+    folder = root / layout.group_dir(group)
+    leftovers = [*folder.glob(f".{writer}-*"), *folder.glob(f"[0-9]*/{writer}-*")]
+    inside = [*folder.glob("[0-9]*"), *leftovers]
+    refuse_links(root, *(path.relative_to(root).as_posix() for path in inside))
     drop_cut_line(manifest)
     committed: set[str] = set()
     if manifest.exists():
         records = records_of(manifest.read_bytes(), str(manifest))
         committed = {r.path for r in records if isinstance(r, ShardRecord)}
-    folder = root / layout.group_dir(group)
-    for leftover in [*folder.glob(f".{writer}-*"), *folder.glob(f"[0-9]*/{writer}-*")]:
+    for leftover in leftovers:
         if leftover.relative_to(root).as_posix() not in committed:
             shutil.rmtree(leftover)
     mine = layout.group_dir(group) + "/"

@@ -12,9 +12,14 @@ from typing import Any
 
 import xxhash
 
+from cache_schema.errors import OutputError
+
 CHECKSUM = "xxh3_128"
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Errors of a full disk, a used-up quota, and a limit of file sizes."""
+
+NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Errors of a file system that has no hard links."""
 
 _READ_BYTES = 8 << 20
 _SYNC_BYTES = 8 << 20
@@ -123,6 +128,10 @@ def write_exclusive(path: Path, content: bytes, who: str) -> bool:
         path: the file.
         content: what will be in it.
         who: names the file written beside it; no two processes at once may use one name.
+
+    Raises:
+        OutputError: the file system has no hard links. Creating the file itself and filling it
+            afterwards would let others read a part of it.
     """
     make_dirs(path.parent)
     beside = path.with_name(f".{path.name}.{who}.tmp")
@@ -131,13 +140,25 @@ def write_exclusive(path: Path, content: bytes, who: str) -> bool:
         return False
     try:
         write_hashed(beside, content)
-        os.link(beside, path)
+        _link(beside, path)
     except FileExistsError:
         return False
     finally:
         beside.unlink(missing_ok=True)
     sync_dir(path.parent)
     return True
+
+
+def _link(existing: Path, path: Path) -> None:
+    try:
+        os.link(existing, path)
+    except OSError as error:
+        if error.errno not in NO_HARD_LINKS:
+            raise
+        raise OutputError(
+            f"{path}: this file system has no hard links ({error.strerror}), which are needed to "
+            "put a file in its place whole; write to another disk and copy the tape here"
+        ) from error
 
 
 def make_dirs(path: Path) -> None:
