@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 
 from cache_schema import layout
@@ -10,7 +11,13 @@ from cache_schema.codecs.files import CHECKSUM
 from cache_schema.committed import Shard
 from cache_schema.errors import TapeError
 from cache_schema.files import TapeFiles
-from cache_schema.index import QUARANTINE_LINE, SHARD_LINE, Index, from_file
+from cache_schema.index import (
+    QUARANTINE_LINE,
+    SHARD_LINE,
+    Index,
+    covered_hash,
+    from_file,
+)
 from cache_schema.indexing import Found, found_in
 from cache_schema.maker import (
     GroupInfo,
@@ -62,17 +69,16 @@ class Catalog:
             self.groups[info.group] = info
         self.index = self._with_new_lines(covered)
         self.has_new_lines = self.index is not covered
-        self._by_line: list[Shard | None] = []
         self.shards: dict[str, list[Shard]] = {group: [] for group in self.groups}
         lines = self.index.lines
-        for line, (kind, group) in enumerate(
-            zip(lines.kind.tolist(), lines.group.tolist(), strict=True)
-        ):
-            shard = None
-            if kind == SHARD_LINE:
+        self._in_order: list[int] = lines.in_order(self.index.manifests).tolist()
+        self._by_line: list[Shard | None] = [None] * len(lines)
+        kinds, groups = lines.kind.tolist(), lines.group.tolist()
+        for line in self._in_order:
+            if kinds[line] == SHARD_LINE:
                 shard = Shard(files, functools.partial(self._shard_record, line))
-                self._shards_of(self.index.groups[group]).append(shard)
-            self._by_line.append(shard)
+                self._shards_of(self.index.groups[groups[line]]).append(shard)
+                self._by_line[line] = shard
 
     def shard(self, line: int) -> Shard:
         """Return the shard of a manifest line."""
@@ -85,8 +91,8 @@ class Catalog:
     def quarantined(self) -> list[Quarantined]:
         """Samples that could not be recorded."""
         found = []
-        for line, kind in enumerate(self.index.lines.kind.tolist()):
-            if kind == QUARANTINE_LINE:
+        for line in self._in_order:
+            if self.index.lines.kind[line] == QUARANTINE_LINE:
                 record = self._record(line)
                 if not isinstance(record, Quarantined):
                     raise TapeError(f"{self.location}: its index is of another manifest")
@@ -99,17 +105,19 @@ class Catalog:
         return self.shards[group]
 
     def _mapped_index(self) -> Index | None:
-        """Return the index file's content, if there is a file."""
+        """Return the index file's content, if there is a file that names what it covers."""
         for _ in range(_TRIES):
             names = list(self._files.names(layout.INDEX_DIR, ".arrow"))
             if not names:
                 return None
             try:
                 record = {"bytes": self._files.size(names[0]), CHECKSUM: Path(names[0]).stem}
-                return from_file(self._files.local(names[0], record))
+                index = from_file(self._files.local(names[0], record))
             except (FileNotFoundError, TapeError):
                 if self._files.exists(names[0]):
                     raise
+            else:
+                return index if index.is_bound else None
             # a writer replaced it after it was listed
         return None
 
@@ -122,6 +130,13 @@ class Catalog:
                     f"{self.location}: {manifest} is shorter than when it was indexed; it was "
                     "cut (pipeline verify tells what is left)"
                 )
+            if covered is not None and covered.hashes[manifest] != covered_hash(
+                self._contents[manifest], size
+            ):
+                raise TapeError(
+                    f"{self.location}: its index is of another {manifest}; delete index/, it is "
+                    "only a cache"
+                )
         new = [
             (name, at, line)
             for name, content in self._contents.items()
@@ -132,7 +147,11 @@ class Catalog:
         found = Found() if covered is None else found_in(covered)
         for name, at, line in new:
             self._add(found, name, at, line)
-        return found.index(functools.partial(self._same_sample, found))
+        index = found.index(functools.partial(self._same_sample, found))
+        hashes = {
+            name: covered_hash(self._contents[name], size) for name, size in found.manifests.items()
+        }
+        return replace(index, hashes=hashes)
 
     def _add(self, found: Found, name: str, at: int, line: bytes) -> None:
         where = f"{self.location}/{name} at byte {at}"

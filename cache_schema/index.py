@@ -9,8 +9,8 @@ Shapes: I ids, R rows of all tables, M manifest lines.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,17 @@ class Lines:
     def __len__(self) -> int:
         return len(self.file)
 
+    def in_order(self, manifests: Iterable[str]) -> NDArray[np.int64]:
+        """Return the lines' numbers in the order of commitment, [M].
+
+        That is by the manifest files' names, then in a file's order, whatever was indexed when.
+        """
+        names = list(manifests)
+        rank = np.empty(len(names), dtype=np.int64)
+        rank[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+        ordered: NDArray[np.int64] = np.lexsort((self.offset, rank[self.file]))
+        return ordered
+
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
@@ -84,6 +95,8 @@ class Index:
         row_line: the shard's manifest line, [R].
         row_number: the row in the shard's table, [R].
         duplicates: rows left out because an equal one was committed before.
+        hashes: manifest file -> XXH3-64 of its bytes covered; without them (an index of an older
+            release) nothing says that the index is of these manifests.
     """
 
     manifests: dict[str, int]
@@ -99,6 +112,12 @@ class Index:
     row_line: NDArray[np.int32]
     row_number: NDArray[np.int32]
     duplicates: int
+    hashes: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it says of which manifests it is."""
+        return self.hashes.keys() == self.manifests.keys()
 
     def number_of(self, sample_id: str) -> int | None:
         """Return the number of an id, ``None`` if there is none."""
@@ -133,6 +152,11 @@ def hash_of(sample_id: str) -> int:
     return xxhash.xxh3_64_intdigest(sample_id.encode())
 
 
+def covered_hash(content: bytes, size: int) -> str:
+    """Return the XXH3-64 of the first bytes of a manifest, 16 hex digits."""
+    return xxhash.xxh3_64_hexdigest(memoryview(content)[:size])
+
+
 def to_arrow(index: Index) -> pa.Table:
     """Return an index as a table of one row of lists; facts about it are in its metadata."""
     arrays: dict[str, Any] = {
@@ -152,6 +176,7 @@ def to_arrow(index: Index) -> pa.Table:
         "num_samples": index.num_samples,
         "tables": [[*key, part.start, part.stop] for key, part in index.tables.items()],
         "duplicates": index.duplicates,
+        "hashes": index.hashes,
     }
     return pa.Table.from_arrays(
         columns, schema=_SCHEMA.with_metadata({"teachertape": json.dumps(facts)})
@@ -199,6 +224,7 @@ def _from_table(table: pa.Table) -> Index:
         row_line=numbers["row_line"],
         row_number=numbers["row_number"],
         duplicates=int(facts["duplicates"]),
+        hashes={str(name): str(digits) for name, digits in facts.get("hashes", {}).items()},
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from cache_schema import layout
@@ -26,6 +28,10 @@ from cache_schema.index import (
 )
 from cache_schema.signals import SCHEMAS
 
+LOCK_WAIT_S = 10.0
+"""How long a writer waits for its turn to replace the index; an index can be made later."""
+
+_PAUSE_S = 0.02
 Ids = NDArray[np.int64]
 Same = Callable[[tuple[int, int], tuple[int, int]], bool]
 """Whether two rows of ``samples``, each (line, row), are the same sample."""
@@ -98,10 +104,10 @@ class Found:
             TapeError: one id names two different samples.
         """
         order = np.array(self.order, dtype=np.int64)
-        ranked = np.lexsort((order, order < 0))
+        ids = list(self.numbers)
+        ranked = _ranked(order, ids)
         place = np.empty_like(ranked)
         place[ranked] = np.arange(len(ranked))
-        ids = list(self.numbers)
         sample_id = pa.array([ids[number] for number in ranked], pa.large_string())
         hashes = np.array([hash_of(ids[number]) for number in ranked], dtype=np.uint64)
         by_hash = np.argsort(hashes, kind="stable")
@@ -110,24 +116,20 @@ class Found:
         row_lines: list[Any] = []
         row_numbers: list[Any] = []
         filled = 0
+        lines = self.as_lines()
+        age = np.empty(len(lines), dtype=np.int64)
+        age[lines.in_order(self.manifests)] = np.arange(len(lines))
         for name, pieces in self.rows.items():
-            key, line, row = self._sorted(name, pieces, place, same, ids, ranked)
+            key, line, row = self._sorted(name, pieces, place, age, same, ids, ranked)
             tables[name] = slice(filled, filled + len(key))
             filled += len(key)
             keys.append(key)
             row_lines.append(line)
             row_numbers.append(row)
-        columns = np.array(self.lines, dtype=np.int64).reshape(-1, 5).T
         return Index(
             manifests=dict(self.manifests),
             groups=list(self.groups),
-            lines=Lines(
-                file=columns[0].astype(np.int32),
-                offset=columns[1],
-                length=columns[2].astype(np.int32),
-                kind=columns[3].astype(np.int8),
-                group=columns[4].astype(np.int32),
-            ),
+            lines=lines,
             num_samples=int((order >= 0).sum()),
             sample_id=sample_id,
             id_order=order[ranked],
@@ -140,11 +142,23 @@ class Found:
             duplicates=self.duplicates,
         )
 
+    def as_lines(self) -> Lines:
+        """Return the manifest's lines as columns."""
+        columns = np.array(self.lines, dtype=np.int64).reshape(-1, 5).T
+        return Lines(
+            file=columns[0].astype(np.int32),
+            offset=columns[1],
+            length=columns[2].astype(np.int32),
+            kind=columns[3].astype(np.int8),
+            group=columns[4].astype(np.int32),
+        )
+
     def _sorted(
         self,
         name: tuple[str, str],
         pieces: list[tuple[Ids, Ids, Ids, Ids]],
         place: Ids,
+        age: Ids,
         same: Same,
         ids: list[str],
         ranked: Ids,
@@ -152,7 +166,7 @@ class Found:
         """Return keys, lines and rows of one table, by key; of equal keys the first committed."""
         numbers, traces, lines, rows = (np.concatenate(part) for part in zip(*pieces, strict=True))
         keys = (place[numbers] << TRACE_BITS | (traces + 1)).astype(np.uint64)
-        order = np.lexsort((lines, keys))
+        order = np.lexsort((age[lines], keys))
         keys, lines, rows = keys[order], lines[order], rows[order]
         again = np.flatnonzero(keys[1:] == keys[:-1]) + 1
         if len(again) and name == ("samples", "samples"):
@@ -165,6 +179,14 @@ class Found:
         kept = np.ones(len(keys), dtype=bool)
         kept[again] = False
         return keys[kept], lines[kept], rows[kept]
+
+
+def _ranked(order: Ids, ids: list[str]) -> Ids:
+    """Return the ids' numbers, samples first, in the dataset's order, equal rows by id."""
+    columns = {"stranger": order < 0, "order": order, "id": pa.array(ids, pa.large_string())}
+    keys = [(name, "ascending") for name in columns]
+    ranked: Ids = pc.sort_indices(pa.table(columns), sort_keys=keys).to_numpy().astype(np.int64)
+    return ranked
 
 
 def _joined(parts: list[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
@@ -195,8 +217,9 @@ def found_in(index: Index) -> Found:
 
 
 def update_index(root: Path, current: Callable[[], Index | None]) -> bool:
-    """Put an index on the tape in place of older ones, durably; return whether there was room.
+    """Put an index on the tape in place of older ones, durably; return whether that was possible.
 
+    It is not where the disk is full, or where another process holds the lock for ``LOCK_WAIT_S``.
     Writers take turns, so that the last one's index covers what all of them committed. A reader
     that has an older one mapped keeps it.
 
@@ -209,7 +232,8 @@ def update_index(root: Path, current: Callable[[], Index | None]) -> bool:
     try:
         make_dirs(lock.parent)
         with lock.open("ab") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
+            if not _take(held):
+                return False
             index = current()
             if index is not None:
                 _replace_index(lock.parent, root, index)
@@ -218,6 +242,20 @@ def update_index(root: Path, current: Callable[[], Index | None]) -> bool:
             raise
         return False
     return True
+
+
+def _take(file: IO[bytes]) -> bool:
+    """Wait for a lock, but not for ever; return whether it was taken."""
+    deadline_s = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(_PAUSE_S)
+        else:
+            return True
 
 
 def _replace_index(folder: Path, root: Path, index: Index) -> None:

@@ -88,13 +88,3 @@ def layer_dir(layer: int) -> str:
 def index_file(checksum: str) -> str:
     """Path of an index of this content."""
     return f"{INDEX_DIR}/{checksum}.arrow"
-
-
-def layer_name(layer: int) -> str:
-    """Name of one layer's array in the store."""
-    return f"L{layer:03d}"
-
-
-def layer_data_file(layer: int) -> str:
-    """Path of the bytes of one layer's array inside a shard (its only outer chunk)."""
-    return f"{layer_dir(layer)}/c/0/0"

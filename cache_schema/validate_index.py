@@ -19,6 +19,7 @@ from cache_schema.index import (
     SHARD_LINE,
     TRACE_BITS,
     Index,
+    covered_hash,
     from_file,
     hash_of,
 )
@@ -91,12 +92,15 @@ class Rebuilt:
     def repeated(self) -> Iterator[tuple[str, str, int, Line, Line, tuple[int, int]]]:
         """Yield (table, sample id, trace index, first line, later line, their rows)."""
         ids = list(self._found.numbers)
+        known = self._found.as_lines()
+        age = np.empty(len(known), dtype=np.int64)
+        age[known.in_order(self._found.manifests)] = np.arange(len(known))
         for (_, table), pieces in self._found.rows.items():
             numbers, traces, lines, rows = (
                 np.concatenate(part) for part in zip(*pieces, strict=True)
             )
             keys = numbers << TRACE_BITS | (traces + 1)
-            order = np.lexsort((lines, keys))
+            order = np.lexsort((age[lines], keys))
             first = -1
             for at in np.flatnonzero(keys[order][1:] == keys[order][:-1]) + 1:
                 one, two = order[at - 1], order[at]
@@ -156,6 +160,12 @@ def _index_file(contents: Contents, name: str, findings: Findings) -> Index | No
             raise TapeError(f"covers {covered} bytes of {manifest}, which has fewer")
         findings.note(name, "being written", "newer than the manifest read before; not compared")
         return None
+    if not index.is_bound:
+        findings.note(name, "index", "of an older release: not used; the next writer replaces it")
+        return None
+    for manifest, covered in index.manifests.items():
+        if covered_hash(contents.files.content(manifest), covered) != index.hashes[manifest]:
+            raise TapeError(f"is of another {manifest}; delete index/, it is a cache")
     return index
 
 
