@@ -21,9 +21,13 @@ from cache_schema.manifest import (
     line_of,
 )
 from cache_schema.reader import Tape
-from cache_schema.signals import SCHEMAS
+from cache_schema.signals import SCHEMAS, SIGNAL_TABLES
 
 _SHOWN = 5
+_Key = tuple[str, str, int]
+"""A row: signal or table, sample and trace; two tables of one signal hold the same row."""
+
+_SIGNAL_OF = {table: signal for signal, tables in SIGNAL_TABLES.items() for table in tables}
 _FIRST_GROUPS = ("samples", "descriptions")
 """Groups that are united first, so that a reader meanwhile finds samples to signals."""
 
@@ -37,8 +41,8 @@ class Plan:
         groups: group -> its maker, as the first tape that has it says.
         shards: group -> the shards to take, in order.
         samples: how many samples the result has.
-        skipped: group -> shards left out: every sample of theirs is recorded before.
-        repeated: group -> samples that a shard taken repeats.
+        skipped: group -> shards left out: every row of theirs is recorded before.
+        repeated: group -> rows that the shards taken repeat; the first tape's count.
         quarantined: samples that no tape recorded.
     """
 
@@ -160,32 +164,36 @@ def _sample(tape: Tape, sample_id: str) -> dict[str, Any]:
 
 def _choose(plan: Plan, group: str, tapes: Sequence[Tape]) -> None:
     """Choose the shards of a group, and the quarantined samples that none of them has."""
-    recorded: set[str] = set()
+    recorded: set[_Key] = set()
     chosen = plan.shards.setdefault(group, [])
     for tape in tapes:
         for shard in tape.shards.get(group, []):
-            ids = _ids_of(shard)
-            known = len(ids & recorded)
-            if known == len(ids):
+            keys = _keys_of(shard)
+            known = len(keys & recorded)
+            if known == len(keys):
                 plan.skipped[group] += 1
                 continue
             plan.repeated[group] += known
-            recorded |= ids
+            recorded |= keys
             chosen.append(shard)
+    samples = {sample_id for _, sample_id, _ in recorded}
     seen: set[tuple[str, int]] = set()
     for tape in tapes:
         for record in tape.quarantined:
             key = (record.sample_id, record.row_index)
-            if record.group == group and key not in seen and record.sample_id not in recorded:
+            if record.group == group and key not in seen and record.sample_id not in samples:
                 seen.add(key)
                 plan.quarantined.append(record)
 
 
-def _ids_of(shard: Shard) -> set[str]:
-    """Return whose rows a shard has."""
-    tables = shard.record.rows.keys() & SCHEMAS.keys() - {"audio"}
-    return {
-        sample_id
-        for table in tables
-        for sample_id in shard.table(table).column("sample_id").to_pylist()
-    }
+def _keys_of(shard: Shard) -> set[_Key]:
+    """Return which rows a shard has; a recording goes with the row of ``samples``."""
+    keys: set[_Key] = set()
+    for name in shard.record.rows.keys() & SCHEMAS.keys() - {"audio"}:
+        table = shard.table(name)
+        ids = table.column("sample_id").to_pylist()
+        numbered = "trace_index" in SCHEMAS[name].names
+        traces = table.column("trace_index").to_pylist() if numbered else [0] * len(ids)
+        what = _SIGNAL_OF.get(name, name)
+        keys |= {(what, *key) for key in zip(ids, traces, strict=True)}
+    return keys

@@ -59,7 +59,7 @@ def merge_values(out: Path, merged: Merged) -> dict[str, Any]:
             name: {
                 "shards": len(shards),
                 "shards_left_out": plan.skipped[name],
-                "samples_repeated": plan.repeated[name],
+                "rows_repeated": plan.repeated[name],
             }
             for name, shards in plan.shards.items()
         },
@@ -73,8 +73,8 @@ def merge_page(values: dict[str, Any]) -> str:
         line = f"  {name:<14}{group['shards']} shards"
         if group["shards_left_out"]:
             line += f", {group['shards_left_out']} left out (they only repeat)"
-        if group["samples_repeated"]:
-            line += f", {group['samples_repeated']} samples repeated (the first tape's count)"
+        if group["rows_repeated"]:
+            line += f", {group['rows_repeated']} rows repeated (the first tape's count)"
         lines.append(line)
     lines.append(
         f"  {values['files_linked']} files linked, {values['files_copied']} copied now; "

@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from sound_tape import MAKERS, edit_table, make, replace, uncounted
+from sound_tape import MAKERS, edit_table, make, replace, topk_of, uncounted
 
 from cache_schema import open_tape
 from cache_schema.compare import compare
 from cache_schema.errors import OutputError, ProvenanceError, TapeError, UsageError
 from cache_schema.merge import Merged, merge
+from cache_schema.rows import hidden_row, topk_row
 from cache_schema.shard import Storage
 from cache_schema.takeover import check_output
 from cache_schema.validate import validate
@@ -72,13 +74,31 @@ def test_other_signals_of_the_same_samples(whole: Path, tmp_path: Path) -> None:
 def test_what_overlaps_counts_once(whole: Path, tmp_path: Path) -> None:
     one, two = make(tmp_path / "a", range(3)), make(tmp_path / "b", [2, 3, 4])
     merged = unite(one, two, out=tmp_path / "out")
-    assert dict(merged.plan.repeated) == dict.fromkeys(MAKERS, 1)
+    assert merged.plan.repeated == {"samples": 1, "descriptions": 1, "textual": 3, "acoustic": 2}
     tape = open_tape(tmp_path / "out")
     assert tape.catalog.index.duplicates == 7, "a row of every table but audio"
     assert_equal(tmp_path / "out", whole)
     found = validate(tmp_path / "out", uncounted, deep=True)
     assert found.problems == []
     assert [(note.kind, note.message[:7]) for note in found.notes] == [("repeated", "7 rows ")]
+
+
+def test_a_signal_that_only_one_tape_has_of_a_sample_is_taken(tmp_path: Path) -> None:
+    """One tape has states of a sample; another states and top-k, of which the states repeat."""
+    states = {n: np.ones((2, 8), np.float32) for n in (1, 3)}
+    place = hidden_row("s0", -1, "audio", (0, 0), None, np.zeros((2, 2), np.float32))
+    topk = topk_row("s0", 0, topk_of(np.random.default_rng(0), np.arange(3)))
+    tapes = tmp_path / "a", tmp_path / "b"
+    for root, rows in zip(tapes, ({}, {"topk": [topk]}), strict=True):
+        make(root, [0], groups=("samples",))
+        with TapeWriter(root, MAKERS["acoustic"]) as writer:
+            writer.add(rows, [(dict(place), states)])
+    merged = unite(*tapes, out=tmp_path / "out")
+    assert merged.plan.skipped == {"samples": 1}
+    assert merged.plan.repeated["acoustic"] == 1
+    assert open_tape(tmp_path / "out")["s0"].signals == open_tape(tapes[1])["s0"].signals
+    assert_equal(tmp_path / "out", tapes[1])
+    assert unite(*tapes[::-1], out=tmp_path / "back").plan.skipped == {"samples": 1, "acoustic": 1}
 
 
 def test_a_tape_with_itself_is_itself(whole: Path, tmp_path: Path) -> None:

@@ -151,10 +151,10 @@ def test_merge_then_diff(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert values["samples"] == 3
     assert values["groups"]["textual"] == {
-        "shards": 2, "shards_left_out": 0, "samples_repeated": 1,
+        "shards": 2, "shards_left_out": 0, "rows_repeated": 3,
     }  # fmt: skip
     again = run("merge", *parts, "--out", tmp_path / "out")
-    assert "1 samples repeated" in again.stdout
+    assert "3 rows repeated" in again.stdout
     assert "8 shards were there" in again.stdout
     values = values_of("diff", whole, tmp_path / "out")
     assert list(values) == [
