@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,11 +41,25 @@ def open_tape(location: str | Path) -> Tape:
 
 
 class Tape:
-    """A tape open for reading: a mapping from sample id to ``TapeRow``."""
+    """A tape open for reading: a mapping from sample id to ``TapeRow``.
+
+    Attributes:
+        location: path or URL.
+        catalog: what is where.
+        signals: recorded signals as ``source/signal``, sorted.
+    """
 
     def __init__(self, files: TapeFiles) -> None:
         self.location = files.location
         self.catalog = Catalog(files)
+        self._sample_ids: tuple[str, ...] | None = None
+        self.signals = tuple(
+            sorted(f"{name}/{s}" for name, group in self.groups.items() for s in group.signals)
+        )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the location: a worker process opens the tape again."""
+        return open_tape, (self.location,)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -68,10 +81,12 @@ class Tape:
         """Samples that could not be recorded."""
         return self.catalog.quarantined
 
-    @functools.cached_property
+    @property
     def sample_ids(self) -> tuple[str, ...]:
         """Ids in the dataset's order."""
-        return tuple(self.catalog.index.sample_id[: len(self)].to_pylist())
+        if self._sample_ids is None:
+            self._sample_ids = tuple(self.catalog.index.sample_id[: len(self)].to_pylist())
+        return self._sample_ids
 
     @property
     def sources(self) -> dict[str, dict[str, Any]]:
@@ -81,13 +96,6 @@ class Tape:
             for name, group in self.groups.items()
             if group.signals
         }
-
-    @functools.cached_property
-    def signals(self) -> tuple[str, ...]:
-        """Recorded signals as ``source/signal``, sorted."""
-        return tuple(
-            sorted(f"{name}/{s}" for name, group in self.groups.items() for s in group.signals)
-        )
 
     @property
     def fingerprint(self) -> str:

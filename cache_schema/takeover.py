@@ -12,8 +12,8 @@ from typing import IO
 
 from cache_schema import layout
 from cache_schema.codecs.files import make_dirs
-from cache_schema.errors import OutputError, TapeError
-from cache_schema.maker import check_format
+from cache_schema.errors import OutputError, ProvenanceError, TapeError
+from cache_schema.maker import GroupInfo, check_format, group_from_json, refuse_other_maker
 from cache_schema.manifest import (
     ShardRecord,
     drop_cut_line,
@@ -22,6 +22,9 @@ from cache_schema.manifest import (
 
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 """Errors of a file system that has no locks."""
+
+DEFAULT_LICENCE = "unspecified"
+"""Of a tape whose maker said nothing."""
 
 
 def check_output(root: Path) -> bool:
@@ -66,6 +69,25 @@ def refuse_links(root: Path, *names: str) -> None:
                 f"{path} is a link; a tape that is written to holds plain files and folders only. "
                 "Put a copy in the link's place."
             )
+
+
+def refuse_others(root: Path, info: GroupInfo, licence: str) -> None:
+    """Refuse to add to what someone else made, or under another licence.
+
+    Raises:
+        ProvenanceError: naming what differs.
+    """
+    file = root / layout.DATASET_FILE
+    if licence != DEFAULT_LICENCE and file.exists():
+        recorded = check_format(file.read_bytes(), str(root))["licence"]
+        if recorded != licence:
+            raise ProvenanceError(
+                f"{root}: its licence is {recorded!r}, now {licence!r} was given; a tape keeps the "
+                "licence it was made with"
+            )
+    maker = root / layout.group_file(info.group)
+    if maker.exists():
+        refuse_other_maker(group_from_json(maker.read_bytes(), str(maker)), info)
 
 
 def lock(path: Path) -> IO[bytes]:

@@ -29,15 +29,12 @@ from cache_schema.codecs.files import (
     write_hashed,
 )
 from cache_schema.console import say
-from cache_schema.errors import OutputError, ProvenanceError
+from cache_schema.errors import OutputError
 from cache_schema.index import Index
 from cache_schema.indexing import is_tidy, update_index
 from cache_schema.maker import (
     GroupInfo,
-    check_format,
     dataset_json,
-    group_from_json,
-    refuse_other_maker,
 )
 from cache_schema.manifest import (
     Quarantined,
@@ -55,8 +52,6 @@ SHARD_BYTES = 256 << 20
 SHARD_SAMPLES = 512
 MAX_DETAIL = 4000
 """Characters of a failure's detail that are kept; its manifest line must stay readable."""
-
-DEFAULT_LICENCE = "unspecified"
 
 
 class TapeWriter:
@@ -83,7 +78,7 @@ class TapeWriter:
         root: Path,
         info: GroupInfo,
         *,
-        licence: str = DEFAULT_LICENCE,
+        licence: str = takeover.DEFAULT_LICENCE,
         writer: str = "w0",
         storage: Storage | None = None,
         shard_bytes: int = SHARD_BYTES,
@@ -104,11 +99,11 @@ class TapeWriter:
         self._lock: IO[bytes] | None = None
         self._seq: int | None = None
         check_storage(info.signals, self._storage)
-        self._refuse_other_maker()
-        self._refuse_other_licence()
+        takeover.refuse_others(root, info, licence)
 
     def __enter__(self) -> TapeWriter:
         if takeover.check_output(self._root):
+            self._refuse_links()
             with self._disk_errors():
                 self._lock = takeover.lock(self._root / layout.lock_file(self._writer))
         return self
@@ -241,31 +236,28 @@ class TapeWriter:
             How many shards of the group this writer has committed, earlier runs included.
         """
         if self._seq is None:
+            self._refuse_links()
             if not takeover.check_output(self._root):
                 write_atomic(self._root / layout.DATASET_FILE, dataset_json(self._licence))
             sweep(self._root / layout.DATASET_FILE)
             if self._lock is None:
                 self._lock = takeover.lock(self._root / layout.lock_file(self._writer))
             if not write_exclusive(self._maker_file, self._info.to_json(), self._writer):
-                self._refuse_other_maker()
+                takeover.refuse_others(self._root, self._info, self._licence)
             self._seq = takeover.recover(self._root, self._info.group, self._writer)
         return self._seq
 
-    def _refuse_other_licence(self) -> None:
-        file = self._root / layout.DATASET_FILE
-        if self._licence == DEFAULT_LICENCE or not file.exists():
-            return
-        recorded = check_format(file.read_bytes(), str(self._root))["licence"]
-        if recorded != self._licence:
-            raise ProvenanceError(
-                f"{self._root}: its licence is {recorded!r}, now {self._licence!r} was given; "
-                "a tape keeps the licence it was made with"
-            )
-
-    def _refuse_other_maker(self) -> None:
-        if self._maker_file.exists():
-            content = self._maker_file.read_bytes()
-            refuse_other_maker(group_from_json(content, str(self._maker_file)), self._info)
+    def _refuse_links(self) -> None:
+        """Write nothing through a link, wherever it leads."""
+        takeover.refuse_links(
+            self._root,
+            layout.DATASET_FILE,
+            layout.group_file(self._info.group),
+            layout.manifest_file(self._writer),
+            layout.lock_file(self._writer),
+            layout.group_dir(self._info.group),
+            layout.INDEX_DIR,
+        )
 
     @contextlib.contextmanager
     def _disk_errors(self) -> Iterator[None]:

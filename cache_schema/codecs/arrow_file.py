@@ -19,6 +19,9 @@ import pyarrow as pa
 from cache_schema.codecs.files import HashedFile
 from cache_schema.errors import TapeError
 
+MAX_LIST_VALUES = (1 << 31) - 1
+"""Values a column of lists can hold in one batch: its offsets are 32 bits."""
+
 _MAGIC = b"ARROW1\0\0"
 _HEADER_FIELD = 2
 _COMPRESSION_FIELD = 3
@@ -49,7 +52,10 @@ def _column(kind: pa.DataType, values: list[Any]) -> pa.Array:
     item = kind.value_type.to_pandas_dtype()
     arrays = [np.empty(0, item) if value is None else np.asarray(value, item) for value in values]
     offsets = np.zeros(len(arrays) + 1, dtype=np.int32)
-    np.cumsum([len(array) for array in arrays], out=offsets[1:])
+    lengths = [len(array) for array in arrays]
+    if sum(lengths) > MAX_LIST_VALUES:
+        raise ValueError(f"{sum(lengths)} values in one column; commit smaller shards")
+    np.cumsum(lengths, out=offsets[1:])
     flat = np.concatenate(arrays) if arrays else np.empty(0, item)
     missing = pa.array([value is None for value in values], type=pa.bool_())
     return pa.ListArray.from_arrays(
