@@ -30,7 +30,7 @@ from cache_schema.manifest import (
     parse_line,
     whole_lines,
 )
-from cache_schema.signals import SCHEMAS
+from cache_schema.signals import SCHEMAS, STATES_PROFILES, TOPK_CODECS
 
 _TRIES = 5
 """How often a reader looks for an index that writers keep replacing, before it does without."""
@@ -66,6 +66,7 @@ class Catalog:
         self.groups: dict[str, GroupInfo] = {}
         for name in files.names(layout.GROUPS_DIR, ".json"):
             info = group_from_json(files.read(name), f"{self.location}/{name}")
+            self._check_storage(info)
             self.groups[info.group] = info
         self.index = self._with_new_lines(covered)
         self.has_new_lines = self.index is not covered
@@ -98,6 +99,19 @@ class Catalog:
                     raise TapeError(f"{self.location}: its index is of another manifest")
                 found.append(record)
         return found
+
+    def _check_storage(self, info: GroupInfo) -> None:
+        """Refuse forms of storage that this release does not know."""
+        for signal, fact, known in (
+            ("hidden", "profile", STATES_PROFILES),
+            ("topk", "codec", TOPK_CODECS),
+        ):
+            form = info.signals.get(signal, {}).get(fact, known[0])
+            if form not in known:
+                raise TapeError(
+                    f"{self.location}: {info.group}/{signal} has {fact} {form!r}, this software "
+                    f"knows {', '.join(known)}; install a newer teachertape"
+                )
 
     def _shards_of(self, group: str) -> list[Shard]:
         if group not in self.shards:

@@ -9,7 +9,8 @@ Kinds of problems (``Problem.kind``), by what is checked:
 - rows (deep): row, audio, totals, spans, states, not finite
 - joins (deep): no sample, trace index, no trace, no row, tokens, times
 
-Notes are no problems: being written, unfinished, leftover, repeated, index, samples.
+Notes are no problems: being written, unfinished, leftover, repeated, index, samples,
+tables.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cache_schema.manifest import (
 from cache_schema.reader import open_tape
 from cache_schema.validate_files import Contents, check_files
 from cache_schema.validate_index import Rebuilt, check_index
-from cache_schema.validate_joins import Joins, check_repeated
+from cache_schema.validate_joins import Joins, check_both_tables, check_repeated
 from cache_schema.validate_rows import ShardCheck, TableFacts
 
 
@@ -50,6 +51,7 @@ def validate(location: str | Path, counting: Counting, *, deep: bool = False) ->
     except (TapeError, OSError) as error:
         findings.add(".", "not opened", str(error))
     check_repeated(rebuilt, contents, findings)
+    check_both_tables(index, findings)
     if deep:
         facts = _check_shards(rebuilt, contents, findings, counting)
         Joins(index, facts, rebuilt, findings).check(contents.groups)

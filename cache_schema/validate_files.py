@@ -27,7 +27,7 @@ from cache_schema.manifest import (
     parse_line,
     whole_lines,
 )
-from cache_schema.signals import GROUP_TABLES
+from cache_schema.signals import GROUP_TABLES, SCHEMAS
 
 _SHARD = re.compile(r"(shards/\w+/\d{3,}/(\w+)-\d{6,})(/.*)?", re.ASCII)
 _UNFINISHED = re.compile(r"(shards/\w+/\.(\w+)-\d{6,})(/.*)?", re.ASCII)
@@ -135,10 +135,18 @@ def _read_manifest(root: Path, name: str, contents: Contents, found: Findings) -
         _check_shard_file(root, record.path, line, found)
     if end != len(content):
         cut = f"its last {len(content) - end} bytes are no whole line"
-        if takeover.is_held(root / layout.lock_file(Path(name).stem)):
+        if _is_held(root, Path(name).stem):
             found.note(name, "being written", cut)
         else:
             found.add(name, "cut line", f"{cut}; its writer removes them when it is continued")
+
+
+def _is_held(root: Path, writer: str) -> bool:
+    """Whether a writer is open; not where locks, or this one, cannot be asked for."""
+    try:
+        return takeover.is_held(root / layout.lock_file(writer))
+    except OSError:
+        return False
 
 
 def _returns(record: ShardRecord) -> Callable[[], ShardRecord]:
@@ -162,7 +170,9 @@ def _check_record(record: ShardRecord, groups: Mapping[str, GroupInfo], found: F
         return
     if record.fingerprint != info.fingerprint:
         found.add(record.path, "maker", "recorded by another maker than its group's")
-    if foreign := sorted(set(record.rows) - set(GROUP_TABLES[info.kind])):
+    if unknown := sorted(record.rows.keys() - SCHEMAS.keys()):
+        found.note(record.path, "tables", f"{unknown} of a later release: only their checksums")
+    if foreign := sorted(record.rows.keys() & SCHEMAS.keys() - set(GROUP_TABLES[info.kind])):
         found.add(record.path, "tables", f"a group of kind {info.kind!r} holds no {foreign}")
 
 
@@ -189,7 +199,7 @@ def _tell_uncommitted(
     root: Path, folder: str, writer: str, unfinished: bool, found: Findings
 ) -> None:
     """Tell of a shard's folder that no manifest line names."""
-    if takeover.is_held(root / layout.lock_file(writer)):
+    if _is_held(root, writer):
         found.note(folder, "being written", f"by writer {writer!r}")
     elif unfinished:
         found.note(folder, "unfinished", "of a killed run; removed when it is continued")

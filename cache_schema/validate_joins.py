@@ -213,6 +213,18 @@ def _reads_traces(info: GroupInfo, textual: GroupInfo | None) -> bool:
     )
 
 
+def check_both_tables(index: Index, findings: Findings) -> None:
+    """No row is in two tables of one signal: a reader could not say which counts."""
+    for group, table in sorted(index.tables):
+        if table != "topk_compact" or (group, "topk") not in index.tables:
+            continue
+        keys = (index.row_key[index.tables[group, name]] for name in ("topk", table))
+        for key in np.intersect1d(*keys, assume_unique=True).tolist():
+            sample_id = index.sample_id[key >> TRACE_BITS].as_py()
+            told = f"sample {sample_id!r}, trace {(key & int(_TRACE_MASK)) - 1}: also in topk"
+            findings.add(f"{group}/{table}", "twice", told)
+
+
 def check_repeated(rebuilt: Rebuilt, contents: Contents, findings: Findings) -> None:
     """No row is recorded twice; shards that a merge took whole may repeat some, equal or not."""
     merged = 0

@@ -675,6 +675,7 @@ for _key, _value in (
     ("manifests", {"/etc/passwd": 10}), ("manifests", {"manifest/w0.jsonl": HUGE}), ("groups", []),
     ("groups", ["a", "b", "c", "d"]), ("tables", [["textual", "trace", 0, HUGE]]), ("tables", 3),
     ("tables", [["textual", "trace", -3, 2]]), ("duplicates", "x"),
+    ("hashes", {"manifest/w0.jsonl": "0" * 16}), ("hashes", 3),
 ):  # fmt: skip
     ATTACKS[f"index {_key} = {_value}"] = lambda forge, key=_key, value=_value: _index_facts(
         forge, key, value

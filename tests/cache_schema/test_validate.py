@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import shutil
@@ -16,10 +17,12 @@ from sound_tape import ALL, MAKERS, edit_line, edit_table, make, uncounted
 
 from cache_schema import findings as findings_module
 from cache_schema import open_tape
+from cache_schema.codecs.files import checksum
 from cache_schema.codecs.sealed_json import seal
 from cache_schema.errors import TapeError, UsageError
 from cache_schema.findings import Findings
 from cache_schema.indexing import update_index
+from cache_schema.rows import topk_row
 from cache_schema.shard import Storage
 from cache_schema.validate import validate
 from cache_schema.writer import TapeWriter
@@ -241,6 +244,8 @@ NAN = float("nan")
         (SAMPLES, "samples", set_first(num_audio_samples=9), "audio.arrow row 0", "row"),
         (SAMPLES, "samples", set_first(metadata="{"), "samples.arrow row 0", "row"),
         (SAMPLES, "samples", set_first(metadata="[]"), "samples.arrow row 0", "row"),
+        (SAMPLES, "samples", set_first(metadata='{"a": NaN}'), "samples.arrow row 0", "row"),
+        (SAMPLES, "samples", set_first(metadata='{"a": -Infinity}'), "samples.arrow row 0", "row"),
         (SAMPLES, "audio", set_first(audio=b"\0\0"), "audio.arrow row 0", "row"),
         (SAMPLES, "audio", set_first(sample_id="s1"), "audio.arrow row 0", "row"),
         (TEXTUAL, "trace", set_first(token_ids=[1 << 20]), "trace.arrow row 0", "row"),
@@ -400,3 +405,78 @@ def test_a_tape_that_is_being_written_is_no_problem(root: Path) -> None:
             assert found.problems == []
             assert all(note.kind == "being written" for note in found.notes)
         assert [note.location for note in found.notes] == ["shards/acoustic/.w4-000002"]
+
+
+def test_what_a_later_release_adds_or_leaves_out_is_no_problem(root: Path) -> None:
+    """Tables and totals it does not know, totals that are left out; checksums all the same."""
+    (root / TEXTUAL / "speakers.arrow").write_bytes(b"speakers")
+    record = {"bytes": 8, "xxh3_128": checksum(root / TEXTUAL / "speakers.arrow")}
+
+    def change(line: dict[str, Any]) -> None:
+        line["rows"]["speakers"] = 1
+        line["files"]["speakers.arrow"] = record
+        line["totals"] = {"speakers_heard": 3}
+
+    edit_line(root, TEXTUAL, change)
+    found = check(root)
+    assert found.problems == []
+    assert [(note.location, note.kind) for note in found.notes] == [(TEXTUAL, "tables")]
+    flip(root / TEXTUAL / "speakers.arrow")
+    assert (f"{TEXTUAL}/speakers.arrow", "checksum") in told(root, deep=False)
+
+
+def test_a_row_in_both_tables_of_top_k_is_told(tmp_path: Path) -> None:
+    root = make(tmp_path / "tape", [0], groups=("samples",))
+    topk = sound_tape.topk_of(np.random.default_rng(0), np.arange(3))
+    for codec in ("compact", "hot"):
+        with TapeWriter(root, MAKERS["acoustic"], storage=Storage(topk=codec)) as writer:
+            writer.add({"topk": [topk_row("s0", 0, topk)]})
+    found = {(p.location, p.kind, p.message) for p in check(root, deep=False).problems}
+    assert found == {("acoustic/topk_compact", "twice", "sample 's0', trace 0: also in topk")}
+
+
+def test_damage_of_layer_1000_does_not_hide_layer_100(tmp_path: Path) -> None:
+    root = make(tmp_path / "tape", [0], groups=("samples",))
+    states = {n: np.zeros((2, 8), np.float32) for n in (100, 1000)}
+    info = sound_tape.replace(MAKERS["acoustic"], signals={"hidden": {}})
+    with TapeWriter(root, info) as writer:
+        place = {"sample_id": "s0", "trace_index": -1, "kind": "frame"}
+        writer.add({}, [({**place, "target_ids": None, "times_s": None}, states)])
+    edit_line(root, ACOUSTIC, lambda line: line["states"].update(width=4))
+    flip(root / f"{ACOUSTIC}/hidden.zarr/L1000/c/0/0")
+    found = told(root)
+    assert (f"{ACOUSTIC}/hidden.zarr/L1000/c/0/0", "checksum") in found
+    assert (f"{ACOUSTIC}/hidden.zarr/L100", "states") in found
+
+
+def test_where_locks_cannot_be_asked_for_all_is_checked(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with (root / "manifest/w0.jsonl").open("ab") as file:
+        file.write(b"cut")
+    shutil.copytree(root / SAMPLES, root / "shards/samples/000/w0-000009")
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert {("manifest/w0.jsonl", "cut line"), ("shards/samples/000/w0-000009", "orphan")} <= told(
+        root, deep=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("signals", "message"),
+    [
+        ({"hidden": {"profile": "fp4"}}, "profile 'fp4', this software knows hot, archive"),
+        ({"topk": {"k": 2, "codec": "zfp9"}}, "codec 'zfp9', this software knows hot, compact"),
+    ],
+    ids=["profile", "codec"],
+)
+def test_storage_of_a_later_release_is_refused(
+    root: Path, signals: dict[str, Any], message: str
+) -> None:
+    info = sound_tape.replace(MAKERS["acoustic"], group="strange", signals=signals)
+    (root / "groups/strange.json").write_bytes(info.to_json())
+    with pytest.raises(TapeError, match=message):
+        open_tape(root)
+    assert (".", "not opened") in told(root, deep=False)
