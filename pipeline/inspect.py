@@ -15,7 +15,7 @@ from cache_schema import Tape, TapeRow, layout
 from cache_schema.manifest import (
     ShardRecord,
 )
-from cache_schema.signals import GROUP_TABLES, SIGNAL_TABLES
+from cache_schema.signals import GROUP_TABLES, SCHEMAS, SIGNAL_TABLES
 from cache_schema.types import SAMPLE_RATE_HZ, Sampled, TopK
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
@@ -55,6 +55,11 @@ def _group_values(tape: Tape, name: str) -> dict[str, Any]:
         "shards": len(records),
         "bytes": sum(file["bytes"] for record in records for file in record.files.values()),
         "rows": dict(sorted(rows.items())),
+        "rows_repeated": sum(
+            count - _distinct(index.tables.get((name, table)))
+            for table, count in rows.items()
+            if table in SCHEMAS and table != "audio"
+        ),
         "totals": dict(sorted(totals.items())),
         "made_by": dict(group.identity),
         "notes": dict(group.notes),
@@ -64,6 +69,10 @@ def _group_values(tape: Tape, name: str) -> dict[str, Any]:
         },
     }
     return values
+
+
+def _distinct(rows: slice | None) -> int:
+    return 0 if rows is None else rows.stop - rows.start
 
 
 def _signal_values(
@@ -143,7 +152,7 @@ def tape_page(values: dict[str, Any]) -> str:
         f"{_size(values['bytes'])}   fingerprint {values['fingerprint'][:16]}",
     ]
     if values["duplicates"]:
-        lines.append(f"{values['duplicates']} rows are recorded twice; the first counts")
+        lines.append(f"{values['duplicates']} rows repeat others; the first counts, sums hold all")
     for name, group in values["groups"].items():
         lines += _group_lines(name, group)
     if values["quarantined"]:
@@ -153,12 +162,14 @@ def tape_page(values: dict[str, Any]) -> str:
 
 
 def _group_lines(name: str, group: dict[str, Any]) -> list[str]:
-    size, totals = _size(group["bytes"]), group["totals"]
+    size, totals = _size(group["bytes"]), Counter(group["totals"])
     lines = [f"\n{name}: {group['samples']} samples, {group['shards']} shards, {size}"]
     made_by = {**group["made_by"], **group["notes"]}
     if made_by.get("model"):
         known = [made_by.get("engine"), made_by.get("engine_version"), made_by.get("dtype")]
         lines.append(f"  teacher   {made_by['model']} ({', '.join(str(k) for k in known if k)})")
+    if group["rows_repeated"]:
+        lines.append(f"  repeated  {group['rows_repeated']} rows, which the sums count again")
     if group["rows"].get("trace"):
         lines.append(
             f"  traces    {group['rows']['trace']}, {totals['trace_tokens']} tokens, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -110,7 +111,21 @@ def diff_command(
 
 
 def _print(values: dict[str, Any], page: Callable[[dict[str, Any]], str], as_json: bool) -> None:
-    typer.echo(json.dumps(values, indent=2, ensure_ascii=False) if as_json else page(values))
+    if not as_json:
+        typer.echo(page(values))
+        return
+    typer.echo(json.dumps(_strict(values), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _strict(value: Any) -> Any:
+    """Return a value as JSON can hold it: NaN as null, an infinity as text."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
+    return value
 
 
 @contextmanager

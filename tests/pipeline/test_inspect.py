@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sound_tape import MAKERS, make
+from sound_tape import MAKERS, edit_line, edit_table, make
 from typer.testing import CliRunner, Result
 
 from cache_schema import open_tape
@@ -47,8 +47,8 @@ def test_inspect_keys_are_frozen(root: Path) -> None:
     assert sorted(values["groups"]) == ["acoustic", "descriptions", "samples", "textual"]
     for group in values["groups"].values():
         assert list(group) == [
-            "kind", "fingerprint", "samples", "shards", "bytes", "rows", "totals", "made_by",
-            "notes", "signals",
+            "kind", "fingerprint", "samples", "shards", "bytes", "rows", "rows_repeated", "totals",
+            "made_by", "notes", "signals",
         ]  # fmt: skip
         for name, signal in group["signals"].items():
             more = ["stored", "errors"] if name == "hidden" else []
@@ -174,6 +174,36 @@ def test_merge_then_diff(tmp_path: Path) -> None:
     assert refused.exit_code == 1
     assert "--licence TEXT" in refused.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_totals_left_out_are_zero_and_repeated_rows_are_told(tmp_path: Path) -> None:
+    root = make(tmp_path / "tape", range(2))
+    edit_line(root, "shards/textual/000/w0-000000", lambda line: line.update(totals={}))
+    assert "0 tokens, 0 of 0 judged right, 0 truncated" in run("inspect", root).stdout
+    parts = make(tmp_path / "a", range(2)), make(tmp_path / "b", [1, 2])
+    run("merge", *parts, "--out", tmp_path / "out")
+    values = values_of("inspect", tmp_path / "out")
+    repeated = {name: group["rows_repeated"] for name, group in values["groups"].items()}
+    assert repeated == {"samples": 1, "descriptions": 1, "textual": 3, "acoustic": 2}
+    assert values["duplicates"] == 7
+    assert "repeated  3 rows, which the sums count again" in run("inspect", tmp_path / "out").stdout
+
+
+def test_json_is_strict(tmp_path: Path) -> None:
+    """NaN and infinities are no JSON."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(name)
+
+    one, two = make(tmp_path / "a", [0]), make(tmp_path / "b", [0])
+    path = "shards/textual/000/w0-000000"
+    edit_table(one, path, "trace", lambda rows: rows[0].update(logprob=float("nan")))
+    done = run("inspect", one, "s0", "--json")
+    assert json.loads(done.stdout, parse_constant=refuse)["traces"][0]["logprob"] is None
+    done = run("diff", one, two, "--json")
+    values = json.loads(done.stdout, parse_constant=refuse)
+    assert values["contents"]["textual/trace"]["max_abs"]["logprob"] == "Infinity"
+    assert "logprob in 1, at most inf apart" in run("diff", one, two).stdout
 
 
 @pytest.mark.parametrize("name", TAPE_COMMANDS)
