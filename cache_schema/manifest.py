@@ -13,13 +13,14 @@ from cache_schema import layout
 from cache_schema.codecs.bfloat16 import STORED_DTYPES
 from cache_schema.codecs.files import CHECKSUM, sync_dir
 from cache_schema.codecs.sealed_json import MAX_BYTES, seal, unseal
+from cache_schema.codecs.states_files import MAX_WIDTH
 from cache_schema.errors import TapeError
 from cache_schema.signals import STATES_PROFILES
 
 MAX_COUNT = 1 << 48
 """Largest number of rows, positions or bytes that is believed."""
 
-MAX_WIDTH = 1 << 20
+
 MAX_LAYER = 1 << 12
 
 

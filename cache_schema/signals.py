@@ -19,7 +19,7 @@ AUDIO_ROW = -1
 """``trace_index`` of a row that belongs to the audio, not to a trace."""
 
 STATES_PROFILES = ("hot", "archive", "lossy2x")
-"""How layer arrays may be stored; see ``cache_schema.codecs.states``."""
+"""How layer arrays may be stored; see ``cache_schema.codecs.states_profiles``."""
 
 HIDDEN_KINDS = ("token", "audio", "frame")
 MAX_VOCABULARY = 1 << 20

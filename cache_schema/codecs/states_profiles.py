@@ -2,7 +2,7 @@
 
 | profile | bytes an element, bfloat16 | values | reads |
 |---|---|---|---|
-| ``hot`` | 2 | exact | one copy, by the kernel |
+| ``hot`` | 2 | exact | one copy, memcpy |
 | ``archive`` | about 1.4 | exact | decompressing |
 | ``lossy2x`` | 1.002 | int8 standardised, error reported | decoding |
 
@@ -65,7 +65,7 @@ class StatesReader(Protocol):
         Args:
             start: first position.
             out: [n, width], C-contiguous, in the stored type of the logical type; any memory, such
-                as a slice of a pinned buffer. ``hot`` lets the kernel copy straight into it.
+                as a slice of a pinned buffer. ``hot`` copies straight into it.
 
         Raises:
             TapeError: positions that do not exist, or damaged or truncated data.
