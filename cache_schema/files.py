@@ -99,11 +99,20 @@ class TapeFiles:
         return content
 
     def content(self, name: str) -> bytes:
-        """Return the content of a file that grows: never mapped, for its writer may cut its end."""
+        """Return the content of a file that grows: never mapped, for its writer may cut its end.
+
+        Reading ends within a line that is longer than any may be: it will be refused.
+        """
         if not self.is_local:
             with self._remote(name):
                 return bytes(self._fs.cat_file(f"{self._root}/{name}"))
-        return self._inside(name).read_bytes()
+        blocks, open_line = [], 0
+        with self._inside(name).open("rb") as file:
+            while open_line <= MAX_BYTES and (block := file.read(1 << 20)):
+                blocks.append(block)
+                whole = block.rfind(b"\n") + 1
+                open_line = len(block) - whole if whole else open_line + len(block)
+        return b"".join(blocks)
 
     def opened(self, name: str, open_file: Callable[[], T]) -> T:
         """Return what ``open_file`` makes of a file, kept open among the last ``MAX_OPENED``.

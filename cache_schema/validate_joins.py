@@ -218,8 +218,8 @@ def check_both_tables(index: Index, findings: Findings) -> None:
     for group, table in sorted(index.tables):
         if table != "topk_compact" or (group, "topk") not in index.tables:
             continue
-        keys = (index.row_key[index.tables[group, name]] for name in ("topk", table))
-        for key in np.intersect1d(*keys, assume_unique=True).tolist():
+        one, two = (index.row_key[index.tables[group, name]] for name in ("topk", table))
+        for key in np.intersect1d(one, two, assume_unique=True).tolist():
             sample_id = index.sample_id[key >> TRACE_BITS].as_py()
             told = f"sample {sample_id!r}, trace {(key & int(_TRACE_MASK)) - 1}: also in topk"
             findings.add(f"{group}/{table}", "twice", told)
