@@ -286,4 +286,7 @@ def complete_index(root: Path) -> None:
         return catalog.index if catalog.has_new_lines or not is_tidy(root) else None
 
     if not update_index(root, current):
-        say(f"{root}: no room for an index; opening the tape will take longer")
+        say(
+            f"{root}: the index was not brought up to date (no room for it, or another process holds "
+            "index/lock); opening the tape will take longer"
+        )

@@ -1,0 +1,45 @@
+"""Every tape of every version is read as it was written: the files beside are never made again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from golden.write_tapes import values_of
+from sound_tape import uncounted
+
+from cache_schema import open_tape
+from cache_schema.validate import validate
+
+HERE = Path(__file__).parent
+TAPES = sorted(path.with_suffix("") for path in HERE.glob("v*/*.json"))
+
+
+def test_there_are_tapes_of_every_profile() -> None:
+    v1 = {tape.name for tape in TAPES if tape.parent.name == "v1"}
+    assert v1 == {"archive", "hot", "lossy2x"}
+
+
+@pytest.mark.parametrize("tape", TAPES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_a_golden_tape_reads_as_ever(tape: Path) -> None:
+    expected = json.loads(tape.with_suffix(".json").read_text(encoding="utf-8"))
+    assert json.loads(json.dumps(values_of(tape))) == expected
+
+
+@pytest.mark.parametrize("tape", TAPES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_a_golden_tape_is_sound(tape: Path) -> None:
+    found = validate(tape, uncounted, deep=True)
+    assert (found.problems, found.notes) == ([], [])
+
+
+@pytest.mark.parametrize("tape", TAPES, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_a_golden_tape_reads_the_same_without_its_index(tape: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "tape"
+    for file in tape.rglob("*"):
+        if file.is_file() and "index" not in file.relative_to(tape).parts:
+            target = copy / file.relative_to(tape)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    assert open_tape(copy).sample_ids == open_tape(tape).sample_ids
+    assert values_of(copy) == values_of(tape)
