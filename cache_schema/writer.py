@@ -287,6 +287,6 @@ def complete_index(root: Path) -> None:
 
     if not update_index(root, current):
         say(
-            f"{root}: the index was not brought up to date (no room for it, or another process holds "
+            f"{root}: the index was not brought up to date (no room, or another process holds "
             "index/lock); opening the tape will take longer"
         )
