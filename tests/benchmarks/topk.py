@@ -136,7 +136,7 @@ def sizes() -> list[Figure]:
     uniform = {"vocabulary": QWEN_VOCABULARY, "num_traces": 40, "exponent": 0.0}
     found.append(size("uniform over 151,936", make_shard(64, **uniform)))
     coarse = make_shard(64, **uniform, root_steps=256, linear_step=512)
-    found.append(size("uniform over 151,936, grid 1/256, 1/8 nat", coarse, 2.6))
+    found.append(size("uniform over 151,936, grid 1/256, 1/8 nat", coarse))
     found.append(size("uniform over 2^20", make_shard(64, 1 << 20, 20, exponent=0.0)))
     return found
 
@@ -193,13 +193,13 @@ def speeds() -> list[Figure]:
 def speed(
     name: str, taken_s: list[float], num_tokens: int, note: str, bar: float | None = None
 ) -> Figure:
-    middle = num_tokens / statistics.median(taken_s) / 1e3
+    best = num_tokens / min(taken_s) / 1e3
     return Figure(
         name=name,
-        value=num_tokens / min(taken_s) / 1e3,
+        value=num_tokens / statistics.median(taken_s) / 1e3,
         unit="thousand tokens/s",
         bar=bar,
-        note=f"{note}best of {len(taken_s)} rounds, median {middle:.0f}",
+        note=f"{note}median of {len(taken_s)} rounds, best {best:.0f}",
     )
 
 
