@@ -204,23 +204,43 @@ def _place(row: TapeRow, trace_index: int) -> Place:
 def _stack_topk(
     places: Sequence[Place], source: str, known: Callable[[IntArray], Any]
 ) -> TopKTargets:
-    """Stack a source's top-k; entries beyond the narrowest row's k go to the tail."""
-    found = []
+    """Stack a source's top-k; entries beyond the narrowest row's k go to the tail.
+
+    Rows go to their place one by one: beside the batch there is never more than one of them.
+    """
+    num_tokens = sum(len(place.target_ids) for place in places)
+    width = narrowest = _topk_of(places[0], source).token_ids.shape[1]
+    token_ids = np.full((num_tokens, width), NO_TOKEN, dtype=np.int64)
+    logprobs = np.full((num_tokens, width), -np.inf, dtype=np.float32)
+    tail = np.empty(num_tokens, dtype=np.float32)
+    start = 0
     for place in places:
-        topk = cast("TopK", place.row.signal(f"{source}/topk", place.trace_index))
-        if not np.array_equal(topk.target_ids, place.target_ids):
-            raise TokenizerMismatchError(
-                f"sample {place.row.sample_id!r}: {source}/topk was recorded on other token ids "
-                f"than the trace's, so its teacher's tokenizer differs from the textual one; leave "
-                f"terms on {source}/topk out of the recipe"
-            )
-        found.append(topk)
-    width = min(topk.token_ids.shape[1] for topk in found)
-    columns = [fold_topk(topk, width, known) for topk in found]
-    token_ids, logprobs, tail = (
-        torch.from_numpy(np.concatenate(parts)) for parts in zip(*columns, strict=True)
+        topk = _topk_of(place, source)
+        own = min(width, topk.token_ids.shape[1])
+        rows = slice(start, start + len(place.target_ids))
+        token_ids[rows, :own], logprobs[rows, :own], tail[rows] = fold_topk(topk, own, known)
+        narrowest, start = min(narrowest, own), rows.stop
+    if narrowest < width:
+        stacked = TopK(
+            target_ids=token_ids[:, 0], token_ids=token_ids, logprobs=logprobs, tail=tail
+        )
+        token_ids, logprobs, tail = fold_topk(stacked, narrowest, lambda ids: ids != NO_TOKEN)
+    return TopKTargets(
+        token_ids=torch.from_numpy(token_ids),
+        logprobs=torch.from_numpy(logprobs),
+        tail=torch.from_numpy(tail),
     )
-    return TopKTargets(token_ids=token_ids, logprobs=logprobs, tail=tail)
+
+
+def _topk_of(place: Place, source: str) -> TopK:
+    topk = cast("TopK", place.row.signal(f"{source}/topk", place.trace_index))
+    if not np.array_equal(topk.target_ids, place.target_ids):
+        raise TokenizerMismatchError(
+            f"sample {place.row.sample_id!r}: {source}/topk was recorded on other token ids "
+            f"than the trace's, so its teacher's tokenizer differs from the textual one; leave "
+            f"terms on {source}/topk out of the recipe"
+        )
+    return topk
 
 
 def fold_topk(topk: TopK, width: int, known: Callable[[IntArray], Any]) -> tuple[Any, Any, Any]:
