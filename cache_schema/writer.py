@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,9 @@ from cache_schema.signals import GROUP_TABLES
 
 SHARD_BYTES = 256 << 20
 SHARD_SAMPLES = 512
+INDEX_EVERY_S = 300.0
+"""A long run brings the index up to date so often, so that readers open quickly meanwhile."""
+
 MAX_DETAIL = 4000
 """Characters of a failure's detail that are kept; its manifest line must stay readable."""
 
@@ -98,6 +102,7 @@ class TapeWriter:
         self._shard: OpenShard | None = None
         self._lock: IO[bytes] | None = None
         self._seq: int | None = None
+        self._indexed_s = time.monotonic()
         check_storage(info.signals, self._storage)
         takeover.refuse_others(root, info, licence)
 
@@ -209,6 +214,9 @@ class TapeWriter:
             )
             self._commit(shard.directory, record)
         self._shard = None
+        if time.monotonic() - self._indexed_s >= INDEX_EVERY_S:
+            complete_index(self._root)
+            self._indexed_s = time.monotonic()
 
     def _commit(self, directory: Path, record: ShardRecord) -> None:
         """Put a whole shard in its place; it exists when its manifest line is written."""

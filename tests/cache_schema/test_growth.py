@@ -311,3 +311,14 @@ def test_a_misspelt_id_among_many_is_answered_at_once() -> None:
     assert "did you mean" in nearest("recording-00001x", known)
     assert nearest("another", known) == ""
     assert time.process_time() - start_s < 0.9
+
+
+def test_a_long_run_keeps_the_index_fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache_schema.writer.INDEX_EVERY_S", 0.0)
+    with TapeWriter(tmp_path, MAKERS["samples"], shard_samples=2) as writer:
+        for number in range(1, 6):
+            sample = Sample(sample_id=f"s{number}", row_index=number, audio=None, question="")
+            writer.add(sample_rows(sample, "0" * 64, 1))
+            if number > 1:
+                tape = open_tape(tmp_path)
+                assert (len(tape), tape.catalog.has_new_lines) == (number // 2 * 2, False)
