@@ -17,8 +17,7 @@ from cache_schema.manifest import (
 )
 from cache_schema.signals import GROUP_TABLES, SCHEMAS, SIGNAL_TABLES
 from cache_schema.types import SAMPLE_RATE_HZ, Sampled, TopK
-
-_UNITS = ("B", "KB", "MB", "GB", "TB")
+from pipeline.units import size_text
 
 
 def tape_values(tape: Tape) -> dict[str, Any]:
@@ -149,7 +148,7 @@ def tape_page(values: dict[str, Any]) -> str:
     lines = [
         f"tape {values['tape']}   version {values['version']}   licence {values['licence']}",
         f"{values['samples']} samples, {values['audio_hours'] * 60:.1f} minutes of audio",
-        f"{_size(values['bytes'])}   fingerprint {values['fingerprint'][:16]}",
+        f"{size_text(values['bytes'])}   fingerprint {values['fingerprint'][:16]}",
     ]
     if values["duplicates"]:
         lines.append(f"{values['duplicates']} rows repeat others; the first counts, sums hold all")
@@ -162,7 +161,7 @@ def tape_page(values: dict[str, Any]) -> str:
 
 
 def _group_lines(name: str, group: dict[str, Any]) -> list[str]:
-    size, totals = _size(group["bytes"]), Counter(group["totals"])
+    size, totals = size_text(group["bytes"]), Counter(group["totals"])
     lines = [f"\n{name}: {group['samples']} samples, {group['shards']} shards, {size}"]
     made_by = {**group["made_by"], **group["notes"]}
     if made_by.get("model"):
@@ -189,15 +188,7 @@ def _group_lines(name: str, group: dict[str, Any]) -> list[str]:
 def _signal_line(signal: str, values: dict[str, Any]) -> str:
     each = f", {values['bytes_per_token']:.0f} B a token" if values["tokens"] else ""
     told = "  ".join(f"{key} {value}" for key, value in values["facts"].items())
-    return f"  {signal:<9} {_size(values['bytes'])}{each}   {told}".rstrip()
-
-
-def _size(count: float) -> str:
-    for unit in _UNITS:
-        if count < 1024 or unit == _UNITS[-1]:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError(count)
+    return f"  {signal:<9} {size_text(values['bytes'])}{each}   {told}".rstrip()
 
 
 def sample_values(row: TapeRow) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from cache_schema.compare_makers import Change
 from cache_schema.findings import Findings
 from cache_schema.merge import Merged
+from pipeline.units import size_text
 
 
 def verify_values(cache: str, findings: Findings, deep: bool) -> dict[str, Any]:
@@ -39,7 +40,9 @@ def verify_page(values: dict[str, Any]) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in values["kinds"].items())
     found = f"{values['num_problems']} problems ({kinds})" if kinds else "sound"
     how = "every row and state decoded" if values["deep"] else "checksums only; --deep decodes too"
-    lines.append(f"{values['tape']}: {found}; {values['files']} files, {values['bytes']} B, {how}")
+    lines.append(
+        f"{values['tape']}: {found}; {values['files']} files, {size_text(values['bytes'])}, {how}"
+    )
     return "\n".join(lines)
 
 

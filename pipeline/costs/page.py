@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.recipe import ExtractRecipe
+from pipeline.units import size_text
 
-_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 _MACHINES = (8, 64)
 
 
@@ -55,8 +55,8 @@ def page(values: dict[str, Any]) -> str:
     """Return the estimate as a page."""
     measured, disk = values["measured"], values["disk"]
     whole, seconds = values["bytes"], values["seconds"]
-    cost = f"{_interval(whole, _size)} and {_interval(seconds, _time)}"
-    free = f"{_size(disk['free_bytes'])} free at {disk['out']}"
+    cost = f"{_interval(whole, size_text)} and {_interval(seconds, _time)}"
+    free = f"{size_text(disk['free_bytes'])} free at {disk['out']}"
     headline = f"{cost} for {_count(values['samples'])} samples; {free}"
     if not disk["fits"]:
         headline = f"DOES NOT FIT: {cost} for {_count(values['samples'])} samples, only {free}"
@@ -69,7 +69,7 @@ def page(values: dict[str, Any]) -> str:
     if values["left"] is not None:
         left = values["left"]
         samples = ", ".join(f"{step} {_count(count)}" for step, count in left["samples"].items())
-        lines += ["", f"left on the tape at {disk['out']}: {_size(left['bytes'])} and "]
+        lines += ["", f"left on the tape at {disk['out']}: {size_text(left['bytes'])} and "]
         lines[-1] += f"{_time(left['seconds'])}; samples left: {samples}"
     lines += ["", *map(_projection, values["projections"])]
     lines += ["", *(f"note: {note}" for note in values["notes"])] if values["notes"] else []
@@ -81,9 +81,9 @@ def _signals(values: dict[str, Any]) -> list[str]:
     rows = {**values["signals"], "all, with the manifest": {"bytes": values["bytes"]}}
     for name, row in rows.items():
         facts = {**row["bytes"], **row}
-        token = "" if facts["per_token"] is None else _size(facts["per_token"])
-        size = _interval(row["bytes"], _size)
-        lines.append(f"  {name:<22}{size:>28}{_size(facts['per_sample']):>12}{token:>12}")
+        token = "" if facts["per_token"] is None else size_text(facts["per_token"])
+        size = _interval(row["bytes"], size_text)
+        lines.append(f"  {name:<22}{size:>28}{size_text(facts['per_sample']):>12}{token:>12}")
     return lines
 
 
@@ -92,8 +92,8 @@ def _steps(values: dict[str, Any]) -> list[str]:
     for name, step in values["steps"].items():
         lines.append(
             f"  {name:<12}{_time(step['start_s']):>10}{_time(step['per_sample_s']):>12}"
-            f"{_interval(step['seconds'], _time):>28}{_size(step['host_bytes']):>11}"
-            f"{'-' if step['gpu_bytes'] is None else _size(step['gpu_bytes']):>11}"
+            f"{_interval(step['seconds'], _time):>28}{size_text(step['host_bytes']):>11}"
+            f"{'-' if step['gpu_bytes'] is None else size_text(step['gpu_bytes']):>11}"
         )
     return lines
 
@@ -101,7 +101,7 @@ def _steps(values: dict[str, Any]) -> list[str]:
 def _projection(row: dict[str, float]) -> str:
     each = ", ".join(f"{_time(row['seconds'] / n)} on {n}" for n in _MACHINES)
     return (
-        f"{row['samples']:>11,} samples like these: {_size(row['bytes'])}, "
+        f"{row['samples']:>11,} samples like these: {size_text(row['bytes'])}, "
         f"{_time(row['seconds'])} on one machine, {each} (--worker I/N)"
     )
 
@@ -114,14 +114,6 @@ def _interval(value: dict[str, Any], told: Any) -> str:
 
 def _count(number: int) -> str:
     return f"{number:,}"
-
-
-def _size(count: float) -> str:
-    for unit in _UNITS:
-        if count < 1024 or unit == _UNITS[-1]:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError(count)
 
 
 def _time(seconds: float) -> str:

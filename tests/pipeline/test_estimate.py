@@ -281,6 +281,6 @@ def test_what_does_not_fit_is_said_first(
     assert done.exit_code == 0, done.stderr
     assert done.stdout.startswith("DOES NOT FIT: ")
     assert "only 1000 B free at" in done.stdout.splitlines()[0]
-    assert "4.9 GB" in done.stdout, "5100 - 100 MiB at most"
+    assert "4.9 GiB" in done.stdout, "5100 - 100 MiB at most"
     assert "1,000,000 samples like these" in done.stdout
     assert not (tmp_path / "deep").exists()
