@@ -146,6 +146,16 @@ def _prepare_states(
     return placed, encoded
 
 
+def storage_of(signals: Mapping[str, Mapping[str, Any]]) -> Storage:
+    """Return the storage a group's facts name, the defaults where they name none."""
+    hidden, topk, default = signals.get("hidden", {}), signals.get("topk", {}), Storage()
+    return Storage(
+        states_dtype=hidden.get("dtype", default.states_dtype),
+        profile=hidden.get("profile", default.profile),
+        topk=topk.get("codec", default.topk),
+    )
+
+
 def check_storage(signals: Mapping[str, Mapping[str, Any]], storage: Storage) -> None:
     """Refuse a storage other than the one a group's facts name.
 

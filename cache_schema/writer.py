@@ -43,7 +43,7 @@ from cache_schema.manifest import (
     append_line,
     line_of,
 )
-from cache_schema.prepare import check_storage, prepare
+from cache_schema.prepare import check_storage, prepare, storage_of
 from cache_schema.reader import open_tape
 from cache_schema.rows import Row
 from cache_schema.shard import OpenShard, Storage
@@ -68,7 +68,7 @@ class TapeWriter:
         info: who makes the group. If the group exists, its identity must be the same.
         licence: what a new tape may be used for.
         writer: name of this writer; two open writers of one name exclude each other.
-        storage: how signals are stored.
+        storage: how signals are stored; as the group's facts say by default.
         shard_bytes: a shard is sealed after this many bytes,
         shard_samples: or after this many samples.
 
@@ -96,7 +96,7 @@ class TapeWriter:
         self._info = info
         self._licence = licence
         self._writer = writer
-        self._storage = storage or Storage()
+        self._storage = storage or storage_of(info.signals)
         self._shard_bytes = shard_bytes
         self._shard_samples = shard_samples
         self._shard: OpenShard | None = None

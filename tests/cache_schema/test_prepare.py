@@ -164,7 +164,18 @@ def test_a_storage_the_group_does_not_name_is_refused(
     tmp_path: Path, facts: dict[str, dict[str, Any]]
 ) -> None:
     with pytest.raises(TapeError, match="the writer's storage"):
-        TapeWriter(tmp_path, replace(TEXTUAL, signals=facts))
+        TapeWriter(tmp_path, replace(TEXTUAL, signals=facts), storage=Storage())
+
+
+@pytest.mark.parametrize("profile", ["hot", "archive", "lossy2x"])
+def test_without_a_storage_the_groups_facts_decide(tmp_path: Path, profile: str) -> None:
+    hidden = {"layers": [0, 7], "width": 64, "dtype": "float32", "profile": profile}
+    facts = {"trace": {}, "topk": {"k": 16, "codec": "compact"}, "hidden": hidden}
+    with TapeWriter(tmp_path, replace(TEXTUAL, signals=facts)) as writer:
+        add_textual(writer, 2)
+    (shard,) = open_tape(tmp_path).shards["textual"]
+    assert (shard.record.states.dtype, shard.record.states.profile) == ("float32", profile)
+    assert "topk_compact" in shard.record.rows
 
 
 def test_a_long_detail_does_not_break_the_tape(tmp_path: Path) -> None:
