@@ -168,7 +168,7 @@ def test_few_files_stay_open(tape_dir: Path, monkeypatch: pytest.MonkeyPatch) ->
     tape = open_tape(tape_dir)
     for row in [*tape, *tape]:
         assert row["textual/hidden"].states.shape[1] == 2
-    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 6
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4
 
 
 def test_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
