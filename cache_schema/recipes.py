@@ -107,6 +107,18 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
+def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    """Refuse a word that is none of those allowed.
+
+    Raises:
+        UsageError: naming them.
+    """
+    if value not in allowed:
+        raise UsageError(
+            f"{name}: expected {' or '.join(allowed)}, got {value!r}{nearest(value, allowed)}"
+        )
+
+
 def as_toml(recipe: Any) -> str:
     """Return the resolved recipe as TOML, every default written out (``None`` values left out)."""
     lines: list[str] = []

@@ -7,15 +7,12 @@ from dataclasses import dataclass, field
 
 from cache_schema.codecs.bfloat16 import STORED_DTYPES
 from cache_schema.errors import UsageError
+from cache_schema.recipes import one_of
 from cache_schema.signals import STATES_PROFILES, TOPK_CODECS
+from pipeline.textual_recipe import TextualRecipe
+from pipeline.textualize_recipe import TextualizeRecipe
 
-ENGINES = ("vllm", "transformers")
 AUDIO_POLICIES = ("store", "reference")
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(f"{name}: expected {' or '.join(allowed)}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,63 +38,9 @@ class DatasetRecipe:
     audio: str = "store"
 
     def __post_init__(self) -> None:
-        _one_of("--audio", self.audio, AUDIO_POLICIES)
+        one_of("--audio", self.audio, AUDIO_POLICIES)
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit: expected a positive number, got {self.limit}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextualizeRecipe:
-    """How audio becomes a description: a template with ``{column}`` fields, or known columns."""
-
-    template: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextualRecipe:
-    """The textual teacher.
-
-    Attributes:
-        teacher: model directory or hub id; empty for none.
-        engine: ``vllm`` or ``transformers``.
-        layers: which hidden states to record (see ``cache_schema.layers``).
-        top_k: logits kept a token.
-        traces: traces a sample.
-        max_new_tokens: a longer trace is cut and marked.
-        temperature: 0 is greedy.
-        top_p: nucleus threshold.
-        dtype: ``auto`` (the model's own), ``float32``, ``bfloat16`` or ``float16``.
-        max_model_len: context the engine reserves; the model's own by default.
-        batch_samples: samples generated, judged and recorded together.
-        gpu_memory_utilization: part of GPU memory vLLM may take.
-    """
-
-    teacher: str = ""
-    engine: str = "vllm"
-    layers: str = "proportional:4"
-    top_k: int = 64
-    traces: int = 1
-    max_new_tokens: int = 512
-    temperature: float = 0.0
-    top_p: float = 1.0
-    dtype: str = "auto"
-    max_model_len: int | None = None
-    batch_samples: int = 256
-    gpu_memory_utilization: float = 0.9
-
-    def __post_init__(self) -> None:
-        _one_of("--engine", self.engine, ENGINES)
-        for name in ("top_k", "traces", "max_new_tokens", "batch_samples"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"textual.{name}: expected at least 1, got {getattr(self, name)}")
-        if self.temperature < 0:
-            raise UsageError(f"--temperature: expected 0 or more, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"textual.top_p: expected above 0 up to 1, got {self.top_p}")
-        if self.traces > 1 and self.temperature == 0:
-            raise UsageError(
-                "--traces above 1 needs --temperature above 0: greedy traces are equal"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +64,7 @@ class AcousticRecipe:
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        _one_of("acoustic.device", self.device.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
+        one_of("acoustic.device", self.device.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
         for name in ("top_k", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"acoustic.{name}: expected at least 1, got {getattr(self, name)}")
@@ -152,9 +95,9 @@ class TapeRecipe:
     shard_samples: int = 512
 
     def __post_init__(self) -> None:
-        _one_of("--profile", self.profile, STATES_PROFILES)
-        _one_of("tape.topk", self.topk, ("auto", *TOPK_CODECS))
-        _one_of("tape.states_dtype", self.states_dtype, tuple(STORED_DTYPES))
+        one_of("--profile", self.profile, STATES_PROFILES)
+        one_of("tape.topk", self.topk, ("auto", *TOPK_CODECS))
+        one_of("tape.states_dtype", self.states_dtype, tuple(STORED_DTYPES))
 
     @property
     def topk_codec(self) -> str:

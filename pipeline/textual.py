@@ -94,7 +94,7 @@ def load_teacher(recipe: TextualRecipe, seed: int) -> TextTeacher:
             dtype=recipe.dtype,
             max_model_len=recipe.max_model_len,
             seed=seed,
-            gpu_memory_utilization=recipe.gpu_memory_utilization,
+            gpu_memory_utilization=recipe.vllm.get("gpu_memory_utilization", 0.9),
         )
     from pipeline.teachers.hf_text import HfTextTeacher
 

@@ -40,7 +40,7 @@ def notes_on(recipe: ExtractRecipe, values: dict[str, Any], cold: Sequence[str])
                 f"--measure {2 * full} fills the batch"
             )
     if "textual" in steps and values["gpu_bytes"] and recipe.textual.engine == "vllm":
-        part = recipe.textual.gpu_memory_utilization
+        part = recipe.textual.vllm.get("gpu_memory_utilization", 0.9)
         notes.append(f"vLLM takes {part:.0%} of a GPU's memory whatever the model")
     left = values["left"]
     if left is not None and "textual" not in steps and "acoustic" in steps:
