@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,20 +92,23 @@ class Catalog:
     @functools.cached_property
     def quarantined(self) -> list[Quarantined]:
         """Samples that could not be recorded."""
-        found = []
+        return list(self.each_quarantined())
+
+    def each_quarantined(self) -> Iterator[Quarantined]:
+        """Yield the samples that could not be recorded, read from the manifest one at a time."""
         for line in self._in_order:
             if self.index.lines.kind[line] == QUARANTINE_LINE:
                 record = self._record(line)
                 if not isinstance(record, Quarantined):
                     raise TapeError(f"{self.location}: its index is of another manifest")
-                found.append(record)
-        return found
+                yield record
 
     def _check_storage(self, info: GroupInfo) -> None:
         """Refuse forms of storage that this release does not know."""
         for signal, fact, known in (
             ("hidden", "profile", STATES_PROFILES),
             ("topk", "codec", TOPK_CODECS),
+            ("lens", "codec", TOPK_CODECS),
         ):
             form = info.signals.get(signal, {}).get(fact, known[0])
             if form not in known:

@@ -26,6 +26,9 @@ SHARD_LINE, QUARANTINE_LINE = 0, 1
 TRACE_BITS = 20
 """A row's key is its id's number and, in this many bits, its trace index + 1."""
 
+_BLOCK = 1 << 16
+"""Keys looked at together, so that what is held does not grow with the tape."""
+
 MAX_TRACES = (1 << TRACE_BITS) - 2
 _COLUMNS: dict[str, pa.DataType] = {
     "line_file": pa.int32(),
@@ -146,6 +149,13 @@ class Index:
         part = self.tables.get((group, table), slice(0, 0))
         return np.unique(self.row_key[part] >> np.uint64(TRACE_BITS)).astype(np.int64)
 
+    def mark(self, group: str, table: str, marks: NDArray[np.bool_]) -> None:
+        """Set ``marks``, [I], for the ids that have a row in a table; a block of keys at a time."""
+        part = self.tables.get((group, table), slice(0, 0))
+        for start in range(part.start, part.stop, _BLOCK):
+            keys = self.row_key[start : min(start + _BLOCK, part.stop)]
+            marks[keys >> np.uint64(TRACE_BITS)] = True
+
 
 def hash_of(sample_id: str) -> int:
     """Return the XXH3-64 of an id."""
@@ -189,7 +199,7 @@ def from_file(path: Path) -> Index:
     Raises:
         TapeError: its arrays contradict each other; deleting the file is safe.
     """
-    table = read_table(path, _SCHEMA, 1)
+    table = read_table(path, _SCHEMA, num_rows=1)
     try:
         index = _from_table(table)
         _check(index)

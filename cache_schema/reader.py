@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cache_schema import layout
 from cache_schema.catalog import Catalog
 from cache_schema.committed import Shard
@@ -103,7 +106,7 @@ class Tape:
         return fingerprint({name: group.fingerprint for name, group in self.groups.items()})
 
     def recorded(self, group: str) -> set[str]:
-        """Ids of the samples a group has recorded."""
+        """Ids of the samples a group has recorded, each a string: see ``recorded_mask``."""
         if group == "samples":
             return set(self.sample_ids)
         index = self.catalog.index
@@ -113,6 +116,31 @@ class Tape:
             for table in tables
             for sample_id in index.sample_id.take(index.numbers_in(group, table)).to_pylist()
         }
+
+    def recorded_mask(self, group: str) -> NDArray[np.bool_]:
+        """Return which samples a group has recorded, bool [samples] in the dataset's order."""
+        index = self.catalog.index
+        marks = np.zeros(len(index.sample_id), dtype=bool)
+        if group == "samples":
+            marks[:] = True
+        for table in GROUP_TABLES[self.groups[group].kind] if group in self.groups else ():
+            index.mark(group, table, marks)
+        return marks[: len(self)]
+
+    def quarantined_mask(self, *groups: str) -> NDArray[np.bool_]:
+        """Return which samples groups have quarantined, bool [samples] in the dataset's order."""
+        marks = np.zeros(len(self), dtype=bool)
+        for record in self.catalog.each_quarantined():
+            if record.group in groups:
+                number = self._number(record.sample_id)
+                if number is not None:
+                    marks[number] = True
+        return marks
+
+    @property
+    def row_indices(self) -> NDArray[np.int64]:
+        """The dataset's row of each sample, int64 [samples] ascending; mapped, not read."""
+        return self.catalog.index.id_order[: len(self)]
 
     def place(self, group: str, table: str, number: int, trace: int) -> tuple[Shard, int] | None:
         """Return the shard and row of a table's row, ``None`` if it is not recorded.

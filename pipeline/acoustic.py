@@ -28,7 +28,16 @@ from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE, IntArray
 from cache_schema.writer import TapeWriter
 from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
-from pipeline.step import Failures, failures_of, kept_logits, notes, open_for, pending, writer_for
+from pipeline.step import (
+    Failures,
+    Pending,
+    failures_of,
+    kept_logits,
+    notes,
+    open_for,
+    pending,
+    writer_for,
+)
 from pipeline.teachers.describe import (
     TextShape,
     describe_model,
@@ -137,17 +146,16 @@ class Responses:
         else:
             self.origin = "answers" if any(row.answer for row in tape) else "none"
 
-    def ready(self, rows: list[TapeRow], tape: Tape, with_states: bool) -> list[TapeRow]:
+    def ready(self, rows: Pending, tape: Tape, with_states: bool) -> Pending:
         """Leave out rows whose traces are still to come, and rows that leave nothing to record."""
         if not self.origin.startswith("trace"):
             return rows
-        traced = tape.recorded(TEXT_SOURCE)
-        failed = {q.sample_id for q in tape.quarantined if q.group in ("descriptions", TEXT_SOURCE)}
-        kept = traced | failed if with_states else traced
-        waiting = [row for row in rows if row.sample_id not in traced | failed]
+        traced = tape.recorded_mask(TEXT_SOURCE)
+        settled = traced | tape.quarantined_mask("descriptions", TEXT_SOURCE)
+        waiting = len(rows) - len(rows.among(settled))
         if waiting:
-            say(f"acoustic: {len(waiting)} samples wait for their traces (run the textual step)")
-        return [row for row in rows if row.sample_id in kept]
+            say(f"acoustic: {waiting} samples wait for their traces (run the textual step)")
+        return rows.among(settled if with_states else traced)
 
     def of(self, row: TapeRow) -> list[IntArray]:
         """Return the responses of one sample in this teacher's ids; at least one, maybe empty."""

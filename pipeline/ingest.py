@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
-from cache_schema import open_tape
+import numpy as np
+from numpy.typing import NDArray
+
+from cache_schema import Tape, open_tape
 from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.console import say
 from cache_schema.errors import AudioError
@@ -22,6 +25,7 @@ from cache_schema.takeover import check_output
 from cache_schema.types import Sample
 from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
+from pipeline.row_ids import SeenIds
 from pipeline.rows import Rows, open_rows
 from pipeline.step import Failures, notes, writer_for
 
@@ -51,23 +55,18 @@ def run(recipe: ExtractRecipe) -> None:
         },
         notes=notes({"dataset": recipe.dataset.path}),
     )
-    seen: set[str] = set()
-    settled: set[int] = set()
-    before = 0
-    if check_output(root):
-        tape = open_tape(root)
-        if "samples" in tape.groups:
-            refuse_other_maker(tape.groups["samples"], info)
-        seen = set(tape.sample_ids)
-        settled = {row.row_index for row in tape}
-        failed = {q.row_index for q in tape.quarantined if q.group == "samples"}
-        before = sum(map(recipe.is_mine, failed))
-        settled |= failed
-    todo = [i for i in range(len(rows)) if i not in settled and recipe.is_mine(i)]
-    if not todo:
+    tape = open_tape(root) if check_output(root) else None
+    if tape is not None and "samples" in tape.groups:
+        refuse_other_maker(tape.groups["samples"], info)
+    mine = slice(recipe.worker_index, len(rows), recipe.num_workers)
+    settled, failed = _settled(tape, len(rows))
+    before = sum(map(recipe.is_mine, failed))
+    todo = np.arange(mine.start, mine.stop, mine.step)[~settled[mine]]
+    if not len(todo):
         say(f"ingest: nothing to do for worker {recipe.worker}; {len(rows)} rows, {before} failed")
         return
-    total = sum(map(recipe.is_mine, range(len(rows))))
+    seen = SeenIds(lambda row_index: rows.sample(row_index).sample_id)
+    total = len(range(mine.start, mine.stop, mine.step))
     failures = Failures("ingest", recipe.failures.max_fraction, total, before)
     with writer_for(recipe, info) as writer, Counter("ingest", len(todo)) as progress:
         for row_index, outcome in _decode(rows, todo):
@@ -76,10 +75,10 @@ def run(recipe: ExtractRecipe) -> None:
                 name = rows.given_id(row_index) or f"row-{row_index}"
                 failures.add(name, row_index, "audio", str(outcome))
                 continue
-            if outcome.sample_id in seen:
+            on_tape = tape is not None and outcome.sample_id in tape
+            if on_tape or not seen.add(outcome.sample_id, row_index):
                 failures.add(outcome.sample_id, row_index, "duplicate", "same content as another")
                 continue
-            seen.add(outcome.sample_id)
             audio = outcome.audio
             assert audio is not None
             kept = outcome if recipe.dataset.audio == "store" else replace(outcome, audio=None)
@@ -91,7 +90,21 @@ def run(recipe: ExtractRecipe) -> None:
         failures.settle(writer)
 
 
-def _decode(rows: Rows, todo: Sequence[int]) -> Iterator[tuple[int, Sample | AudioError]]:
+def _settled(tape: Tape | None, num_rows: int) -> tuple[NDArray[np.bool_], set[int]]:
+    """Return which rows are on the tape or failed, bool [num_rows], and the numbers of the latter.
+
+    An earlier run with a larger ``--limit`` may have met rows beyond these.
+    """
+    settled = np.zeros(num_rows, dtype=bool)
+    if tape is None:
+        return settled, set()
+    settled[tape.row_indices[tape.row_indices < num_rows]] = True
+    failed = {q.row_index for q in tape.catalog.each_quarantined() if q.group == "samples"}
+    settled[[row_index for row_index in failed if row_index < num_rows]] = True
+    return settled, failed
+
+
+def _decode(rows: Rows, todo: NDArray[np.int64]) -> Iterator[tuple[int, Sample | AudioError]]:
     """Decode rows in threads, in order, a bounded number ahead."""
 
     def one(row_index: int) -> tuple[int, Sample | AudioError]:
@@ -100,7 +113,7 @@ def _decode(rows: Rows, todo: Sequence[int]) -> Iterator[tuple[int, Sample | Aud
         except AudioError as error:
             return row_index, error
 
-    left = iter(todo)
+    left = map(int, todo)
     with ThreadPoolExecutor(DECODE_THREADS) as pool:
         while block := list(islice(left, _AHEAD)):
             yield from pool.map(one, block)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,9 @@ from cache_schema.errors import AudioError, DatasetError, nearest
 from cache_schema.fingerprint import digest_files, fingerprint
 from cache_schema.types import Sample
 from pipeline.audio import load_audio
+from pipeline.json_rows import read_json
 from pipeline.recipe import DatasetRecipe
+from pipeline.row_ids import first_repeat
 
 COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "audio": ("audio", "audio_path", "audio_filepath", "path", "file", "wav", "audio_id"),
@@ -27,6 +28,27 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
 
 REQUIRED = ("audio", "question")
 FILE_FORMS = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
+
+
+class FirstRows(Sequence[Mapping[str, Any]]):
+    """The first ``count`` rows."""
+
+    def __init__(self, rows: Any, count: int) -> None:
+        self._rows, self._count = rows, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[index]
+
+    def cells(self, column: str) -> Iterator[Any]:
+        """Yield one column's cells, leaving the others unread where the form allows it."""
+        if hasattr(self._rows, "select_columns"):  # of `datasets`: recordings may lie beside
+            blocks = self._rows.select_columns([column]).iter(batch_size=1000)
+            yield from islice((cell for block in blocks for cell in block[column]), self._count)
+        else:
+            yield from (self[index].get(column) for index in range(self._count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +65,7 @@ class Rows:
     """
 
     name: str
-    rows: Sequence[Mapping[str, Any]]
+    rows: FirstRows
     folder: Path | None
     columns: Mapping[str, str]
     question: str
@@ -86,8 +108,11 @@ class Rows:
 
     def given_id(self, row_index: int) -> str:
         """Return the row's own id, or an empty string where ids come from the content."""
-        value = self.rows[row_index].get(self.columns.get("id", ""))
-        return "" if value is None else str(value)
+        return _id_text(self.rows[row_index].get(self.columns.get("id", "")))
+
+
+def _id_text(value: Any) -> str:
+    return "" if value is None else str(value)
 
 
 def _plain(value: Any) -> Any:
@@ -111,8 +136,8 @@ def open_rows(recipe: DatasetRecipe) -> Rows:
     if path.suffix in (".jsonl", ".json") and path.is_file():
         if recipe.split:
             raise DatasetError(f"{path}: a file has no splits, so --split means nothing")
-        rows, digest = _read_json(path)
-        names = list(dict.fromkeys(name for row in rows for name in row))
+        rows: Any
+        rows, names, digest = read_json(path)
         folder: Path | None = path.parent
     else:
         rows, names, digest = _read_datasets(recipe)
@@ -123,7 +148,7 @@ def open_rows(recipe: DatasetRecipe) -> Rows:
     count = len(rows) if recipe.limit is None else min(recipe.limit, len(rows))
     opened = Rows(
         name=recipe.path,
-        rows=_First(rows, count),
+        rows=FirstRows(rows, count),
         folder=folder,
         columns=columns,
         question=recipe.question,
@@ -131,19 +156,6 @@ def open_rows(recipe: DatasetRecipe) -> Rows:
     )
     _refuse_equal_ids(opened)
     return opened
-
-
-class _First(Sequence[Mapping[str, Any]]):
-    """The first ``count`` rows."""
-
-    def __init__(self, rows: Any, count: int) -> None:
-        self._rows, self._count = rows, count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._rows[index]
 
 
 def _settle_columns(recipe: DatasetRecipe, names: Sequence[str]) -> dict[str, str]:
@@ -178,34 +190,12 @@ def _settle_columns(recipe: DatasetRecipe, names: Sequence[str]) -> dict[str, st
 def _refuse_equal_ids(rows: Rows) -> None:
     if "id" not in rows.columns:
         return
-    seen: dict[str, int] = {}
-    for index in range(len(rows)):
-        given = rows.given_id(index)
-        if given and given in seen:
-            raise DatasetError(
-                f"{rows.name}: rows {seen[given]} and {index} have the same id {given!r}"
-            )
-        seen[given] = index
-
-
-def _read_json(path: Path) -> tuple[list[Mapping[str, Any]], str]:
-    content = path.read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    if path.suffix == ".json":
-        rows = _parse(content, str(path))
-    else:
-        lines = enumerate(content.splitlines(), 1)
-        rows = [_parse(line, f"{path}, line {number}") for number, line in lines if line.strip()]
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise DatasetError(f"{path}: expected a list of objects")
-    return rows, digest
-
-
-def _parse(content: bytes, where: str) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError as error:
-        raise DatasetError(f"{where}: {error}") from error
+    repeat = first_repeat(map(_id_text, rows.rows.cells(rows.columns["id"])), rows.given_id)
+    if repeat is not None:
+        first, again = repeat
+        raise DatasetError(
+            f"{rows.name}: rows {first} and {again} have the same id {rows.given_id(again)!r}"
+        )
 
 
 def _read_datasets(recipe: DatasetRecipe) -> tuple[Any, list[str], str]:

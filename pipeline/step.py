@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Mapping
+import json
+import weakref
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cache_schema import Tape, TapeRow, open_tape
 from cache_schema.console import say
@@ -24,29 +28,41 @@ from cache_schema.writer import TapeWriter
 from pipeline.recipe import ExtractRecipe
 
 STEPS = ("ingest", "textualize", "textual", "acoustic")
+_SHOWN = 5
+"""Failed samples named in a message."""
+
+_IN_MEMORY = 1 << 20
+"""Bytes of failures kept in memory."""
 
 
-@dataclass
 class Failures:
     """Samples a step could not record; they are put on the tape only if few enough.
 
-    Attributes:
+    They wait in a temporary file, in memory while it is small.
+
+    Args:
         step: which step.
         max_fraction: how large a part of the samples may fail.
         total: this worker's samples, those of earlier runs included.
         before: how many of them earlier runs quarantined.
-        items: sample id, row, reason and detail of each that failed now.
     """
 
-    step: str
-    max_fraction: float
-    total: int
-    before: int
-    items: list[tuple[str, int, str, str]] = field(default_factory=list)
+    def __init__(self, step: str, max_fraction: float, total: int, before: int) -> None:
+        self._step, self._max_fraction = step, max_fraction
+        self._total, self._before = total, before
+        self._count = 0
+        self._shown: list[str] = []
+        self._waiting = SpooledTemporaryFile(  # noqa: SIM115 - closed with this object
+            max_size=_IN_MEMORY, mode="w+", encoding="utf-8"
+        )
+        weakref.finalize(self, self._waiting.close)
 
     def add(self, sample_id: str, row_index: int, reason: str, detail: str) -> None:
         """Remember one."""
-        self.items.append((sample_id, row_index, reason, detail))
+        self._count += 1
+        if len(self._shown) < _SHOWN:
+            self._shown.append(f"  {sample_id} (row {row_index}): {reason}: {detail}")
+        self._waiting.write(json.dumps((sample_id, row_index, reason, detail)) + "\n")
 
     def settle(self, writer: TapeWriter) -> None:
         """Quarantine the failed samples, or fail the step when they are too many.
@@ -54,31 +70,59 @@ class Failures:
         Raises:
             QuarantineError: more than ``max_fraction`` of the samples failed.
         """
-        if not self.items:
+        if not self._count:
             return
-        shown = "\n".join(f"  {i} (row {r}): {why}: {what}" for i, r, why, what in self.items[:5])
-        more = f"\n  ... and {len(self.items) - 5} more" if len(self.items) > 5 else ""
-        failed = self.before + len(self.items)
-        if failed > self.max_fraction * self.total:
+        rest = self._count - len(self._shown)
+        shown = "\n".join([*self._shown, *([f"  ... and {rest} more"] if rest else [])])
+        failed = self._before + self._count
+        if failed > self._max_fraction * self._total:
             raise QuarantineError(
-                f"{self.step}: {failed} of {self.total} samples failed, more than the "
-                f"{self.max_fraction:.1%} allowed (--set failures.max_fraction=...):\n"
-                f"{shown}{more}\n"
+                f"{self._step}: {failed} of {self._total} samples failed, more than the "
+                f"{self._max_fraction:.1%} allowed (--set failures.max_fraction=...):\n"
+                f"{shown}\n"
                 "What succeeded is on the tape; mend the rest and run the same command again."
             )
-        for sample_id, row_index, reason, detail in self.items:
-            writer.quarantine(sample_id, row_index, reason, detail)
-        say(f"{self.step}: quarantined {len(self.items)} of {self.total} samples:\n{shown}{more}")
+        self._waiting.seek(0)
+        for line in self._waiting:
+            writer.quarantine(*json.loads(line))
+        say(f"{self._step}: quarantined {self._count} of {self._total} samples:\n{shown}")
 
 
 def failures_of(step: str, group: str, tape: Tape, recipe: ExtractRecipe) -> Failures:
     """Return the count of a step over this worker's samples, earlier runs' failures included."""
-    before = [q for q in tape.quarantined if q.group == group and recipe.is_mine(q.row_index)]
-    total = sum(recipe.is_mine(row.row_index) for row in tape)
-    return Failures(step, recipe.failures.max_fraction, total, len(before))
+    quarantined = tape.catalog.each_quarantined()
+    before = sum(q.group == group and recipe.is_mine(q.row_index) for q in quarantined)
+    total = int(np.count_nonzero(_mine(tape.row_indices, recipe)))
+    return Failures(step, recipe.failures.max_fraction, total, before)
 
 
-def pending(tape: Tape, info: GroupInfo, recipe: ExtractRecipe) -> list[TapeRow]:
+class Pending(Sequence[TapeRow]):
+    """Samples of a tape still to be recorded: their numbers, 8 bytes each; rows when asked for.
+
+    Args:
+        tape: the tape.
+        numbers: int64 [n], the samples' places in the dataset's order, ascending.
+    """
+
+    def __init__(self, tape: Tape, numbers: NDArray[np.int64]) -> None:
+        self._tape = tape
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one row, or the list of rows of a slice."""
+        if isinstance(index, slice):
+            return [TapeRow(self._tape, number) for number in self.numbers[index].tolist()]
+        return TapeRow(self._tape, int(self.numbers[index]))
+
+    def among(self, mask: NDArray[np.bool_]) -> Pending:
+        """Return those of them that a mask over all samples, bool [samples], holds."""
+        return Pending(self._tape, self.numbers[mask[self.numbers]])
+
+
+def pending(tape: Tape, info: GroupInfo, recipe: ExtractRecipe) -> Pending:
     """Return this worker's samples that a group has neither recorded nor quarantined.
 
     Args:
@@ -94,14 +138,18 @@ def pending(tape: Tape, info: GroupInfo, recipe: ExtractRecipe) -> list[TapeRow]
         raise TapeError(f"{tape.location}: no samples yet; run the ingest step first")
     if info.group in tape.groups:
         refuse_other_maker(tape.groups[info.group], info)
-    settled = tape.recorded(info.group)
-    settled |= {q.sample_id for q in tape.quarantined if q.group == info.group}
-    limit = recipe.dataset.limit or math.inf
-    return [
-        row
-        for row in tape
-        if row.sample_id not in settled and row.row_index < limit and recipe.is_mine(row.row_index)
-    ]
+    left = _mine(tape.row_indices, recipe)
+    if recipe.dataset.limit is not None:
+        left &= tape.row_indices < recipe.dataset.limit
+    left &= ~tape.recorded_mask(info.group)
+    left &= ~tape.quarantined_mask(info.group)
+    return Pending(tape, np.flatnonzero(left))
+
+
+def _mine(row_indices: NDArray[np.int64], recipe: ExtractRecipe) -> NDArray[np.bool_]:
+    """Return which rows of the dataset this worker handles; ``recipe.is_mine`` of each."""
+    mine: NDArray[np.bool_] = row_indices % recipe.num_workers == recipe.worker_index
+    return mine
 
 
 def open_for(recipe: ExtractRecipe) -> Tape:
