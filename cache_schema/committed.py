@@ -18,7 +18,7 @@ from cache_schema.manifest import (
     ShardRecord,
 )
 from cache_schema.rows import Row, place_of
-from cache_schema.signals import SCHEMAS
+from cache_schema.signals import SCHEMAS, schemas_of
 
 
 class Shard:
@@ -55,7 +55,8 @@ class Shard:
         if name not in SCHEMAS or name not in self.record.rows:
             raise TapeError(f"{self.record.path}: no table {name!r} in its manifest line")
         file = MappedFile(self.local(layout.table_file(name)))
-        return Columns(read_table(file, SCHEMAS[name], self.record.rows[name]), file)
+        table = read_table(file, *schemas_of(name), num_rows=self.record.rows[name])
+        return Columns(table, file)
 
     def row(self, name: str, index: int) -> Row:
         """Return one row of a table; number lists are NumPy arrays.

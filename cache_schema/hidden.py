@@ -32,8 +32,8 @@ class HiddenPlace:
         states: how the shard's arrays are stored.
         start: first row in each array.
         count: A, the number of rows.
-        kind: ``"token"``, ``"audio"`` or ``"frame"``.
-        target_ids: int64 [A] for ``kind == "token"``, otherwise ``None``.
+        kind: ``"token"``, ``"audio"``, ``"frame"`` or ``"text"``.
+        target_ids: int64 [A] for the kinds ``"token"`` and ``"text"``, otherwise ``None``.
         times_s: float32 [A, 2], otherwise ``None``.
     """
 

@@ -36,6 +36,9 @@ SHARD_PATH = re.compile(r"shards/(?P<group>\w+)/\d{3,}/\w+-\d{6,}", re.ASCII)
 GROUP_NAME = re.compile(r"\w+", re.ASCII)
 """What a group may be called."""
 
+HEARD_PREFIX = "heard_"
+"""What the names of groups of kind ``heard`` begin with; the rest is the column they fill."""
+
 SHARD_FILE_NAME = re.compile(r"\w[\w./]*", re.ASCII)
 """What the name of a shard's file must look like."""
 
@@ -43,6 +46,16 @@ SHARD_FILE_NAME = re.compile(r"\w[\w./]*", re.ASCII)
 def group_file(group: str) -> str:
     """Path of the file that says who made ``group``."""
     return f"{GROUPS_DIR}/{group}.json"
+
+
+def heard_group(column: str) -> str:
+    """Name of the group of what was heard for a column."""
+    return f"{HEARD_PREFIX}{column}"
+
+
+def heard_column(group: str) -> str:
+    """Column that a group fills with what was heard, empty if it is no such group."""
+    return group.removeprefix(HEARD_PREFIX) if group.startswith(HEARD_PREFIX) else ""
 
 
 def manifest_file(writer: str) -> str:

@@ -11,7 +11,7 @@ from cache_schema import layout
 from cache_schema.codecs.sealed_json import seal, unseal
 from cache_schema.errors import ProvenanceError, TapeError
 from cache_schema.fingerprint import fingerprint
-from cache_schema.signals import FORMAT_NAME, FORMAT_VERSION, GROUP_TABLES
+from cache_schema.signals import FORMAT_NAME, FORMAT_VERSION, GROUP_TABLES, HEARD
 
 MAX_DATASET_BYTES = 1 << 20
 
@@ -22,7 +22,7 @@ class GroupInfo:
 
     Attributes:
         group: its name.
-        kind: ``samples``, ``descriptions``, ``textual`` or ``acoustic``.
+        kind: ``samples``, ``descriptions``, ``heard``, ``textual`` or ``acoustic``.
         signals: signal -> facts about it (``layers``, ``width``, ``dtype``, ``k``, ...).
         identity: what must be equal for more to be added: model, tokenizer, prompt, dtype, ...
         notes: what may differ: names, versions of tools, dates.
@@ -69,6 +69,11 @@ def group_from_json(content: bytes, where: str) -> GroupInfo:
     named = where.endswith(f"/{info.group}.json")
     if not (named and layout.GROUP_NAME.fullmatch(info.group)):
         raise TapeError(f"{where} is the file of group {info.group!r}")
+    if info.kind == HEARD and not layout.heard_column(info.group):
+        raise TapeError(
+            f"{where}: a group of kind {HEARD!r} is named {layout.HEARD_PREFIX}<column>, "
+            f"not {info.group!r}"
+        )
     return info
 
 

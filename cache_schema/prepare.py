@@ -23,6 +23,7 @@ from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW, SCHEMAS
 
 Rows = Mapping[str, list[Row]]
+Facts = Mapping[str, Mapping[str, Any]]
 Placed = list[tuple[Row, Mapping[int, NDArray[Any]]]]
 
 
@@ -43,15 +44,16 @@ class Prepared:
     hidden: Placed
 
 
-def prepare(rows: Rows, hidden: Placed, storage: Storage, facts: Mapping[str, Any]) -> Prepared:
+def prepare(rows: Rows, hidden: Placed, storage: Storage, signals: Facts) -> Prepared:
     """Check one sample and bring it into the form it is stored in.
 
     Args:
-        rows: table -> rows, top-k as ``topk``.
+        rows: table -> rows, top-k as ``topk`` and ``lens``, however they are stored.
         hidden: ``hidden`` rows with their states, layer -> [n, width], float32, float16 or the bits
             of bfloat16 as uint16.
         storage: how signals are stored.
-        facts: what the group says of its ``hidden`` signal (``layers``, ``width``), if anything.
+        signals: what the group says of its signals ``hidden`` (``layers``, ``width``) and ``lens``
+            (``layers``, ``k``), if anything.
 
     Raises:
         RowError: values out of range or not finite, lengths that differ, text that is not UTF-8.
@@ -61,10 +63,13 @@ def prepare(rows: Rows, hidden: Placed, storage: Storage, facts: Mapping[str, An
         for number, item in enumerate(items):
             row = _as_stored(table, item)
             _check(table, row, rows, number)
+            if table == "lens":
+                _check_lens(row, signals.get("lens", {}))
             stored = table
-            if table == "topk" and storage.topk == "compact":
-                stored, row = "topk_compact", compact_row(row)
+            if table in ("topk", "lens") and storage.topk == "compact":
+                stored, row = f"{table}_compact", compact_row(row)
             found.setdefault(stored, []).append(row)
+    facts = signals.get("hidden", {})
     placed = [_prepare_states(row, states, storage, facts) for row, states in hidden]
     return Prepared(rows=found, hidden=placed)
 
@@ -118,6 +123,17 @@ def _check_sample(row: Row, where: str) -> None:
         raise RowError(f"{where}: metadata is not a JSON object")
 
 
+def _check_lens(row: Row, facts: Mapping[str, Any]) -> None:
+    """Refuse other layers or another k than the group's; its readers go by the group's facts."""
+    given = {"layers": row["layers"].tolist(), "k": row["k"]}
+    told = {name: facts.get(name, value) for name, value in given.items()}
+    if told != given:
+        raise RowError(
+            f"lens of sample {row['sample_id']!r}: layers {given['layers']} and k {given['k']}, "
+            f"the group says {told}"
+        )
+
+
 def _prepare_states(
     row: Row, states: Mapping[int, NDArray[Any]], storage: Storage, facts: Mapping[str, Any]
 ) -> tuple[Row, Mapping[int, NDArray[Any]]]:
@@ -146,9 +162,10 @@ def _prepare_states(
     return placed, encoded
 
 
-def storage_of(signals: Mapping[str, Mapping[str, Any]]) -> Storage:
+def storage_of(signals: Facts) -> Storage:
     """Return the storage a group's facts name, the defaults where they name none."""
-    hidden, topk, default = signals.get("hidden", {}), signals.get("topk", {}), Storage()
+    hidden, default = signals.get("hidden", {}), Storage()
+    topk = {**signals.get("lens", {}), **signals.get("topk", {})}
     return Storage(
         states_dtype=hidden.get("dtype", default.states_dtype),
         profile=hidden.get("profile", default.profile),
@@ -156,17 +173,20 @@ def storage_of(signals: Mapping[str, Mapping[str, Any]]) -> Storage:
     )
 
 
-def check_storage(signals: Mapping[str, Mapping[str, Any]], storage: Storage) -> None:
+def check_storage(signals: Facts, storage: Storage) -> None:
     """Refuse a storage other than the one a group's facts name.
 
     Raises:
         TapeError: naming what differs.
     """
-    hidden, topk = signals.get("hidden", {}), signals.get("topk", {})
+    hidden = signals.get("hidden", {})
     pairs = [
         ("hidden.profile", hidden.get("profile", storage.profile), storage.profile),
         ("hidden.dtype", hidden.get("dtype", storage.states_dtype), storage.states_dtype),
-        ("topk.codec", topk.get("codec", storage.topk), storage.topk),
+        *(
+            (f"{name}.codec", signals.get(name, {}).get("codec", storage.topk), storage.topk)
+            for name in ("topk", "lens")
+        ),
     ]
     for name, told, given in pairs:
         if told != given:

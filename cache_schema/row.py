@@ -7,12 +7,23 @@ import operator
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from cache_schema import layout
 from cache_schema.committed import Shard
 from cache_schema.errors import MissingSignalError, TapeError, nearest
 from cache_schema.hidden import HiddenPlace
 from cache_schema.rows import DECODERS, audio_of
-from cache_schema.signals import AUDIO_ROW, SIGNAL_TABLES
-from cache_schema.types import TEXT_SOURCE, FloatArray, Hidden, Sampled, TopK, Trace
+from cache_schema.signals import AUDIO_ROW, HEARD, SIGNAL_TABLES
+from cache_schema.types import (
+    TEXT_SOURCE,
+    FloatArray,
+    Heard,
+    Hidden,
+    Lens,
+    Rejected,
+    Sampled,
+    TopK,
+    Trace,
+)
 
 if TYPE_CHECKING:
     from cache_schema.reader import Tape
@@ -123,9 +134,27 @@ class TapeRow:
     @property
     def traces(self) -> list[Trace]:
         """The textual teacher's traces; empty if it recorded none for this sample."""
-        found: list[Trace] = []
-        while place := self._tape.place(TEXT_SOURCE, "trace", self._number, len(found)):
-            found.append(_read(place, "trace"))
+        return self._numbered("trace")
+
+    @property
+    def rejected(self) -> list[Rejected]:
+        """Traces that the textual teacher generated and that were not kept."""
+        return self._numbered("rejected")
+
+    def _numbered(self, table: str) -> list[Any]:
+        """Return the rows of a table of the textual teacher that are numbered from 0."""
+        found: list[Any] = []
+        while place := self._tape.place(TEXT_SOURCE, table, self._number, len(found)):
+            found.append(_read(place, table))
+        return found
+
+    @property
+    def heard(self) -> dict[str, Heard]:
+        """Column -> what a listening model wrote for it, of every such model that heard this."""
+        found: dict[str, Heard] = {}
+        for name, group in self._tape.groups.items():
+            if group.kind == HEARD and (place := self._tape.place(name, HEARD, self._number, 0)):
+                found[layout.heard_column(name)] = _read(place, HEARD)
         return found
 
     @property
@@ -137,14 +166,14 @@ class TapeRow:
         """Whether this sample has the signal (of its first trace)."""
         return self._place(name, 0) is not None
 
-    def __getitem__(self, name: str) -> TopK | Sampled | Hidden | Trace:
+    def __getitem__(self, name: str) -> TopK | Lens | Sampled | Hidden | Trace:
         """Return a signal, of the first trace where it belongs to traces; see ``signal``."""
         return self.signal(name)
 
     def signal(
         self, name: str, trace: int = 0, layers: tuple[int, ...] | None = None
-    ) -> TopK | Sampled | Hidden | Trace:
-        """Return ``source/topk``, ``/sampled``, ``/hidden`` or ``/trace``.
+    ) -> TopK | Lens | Sampled | Hidden | Trace:
+        """Return ``source/topk``, ``/lens``, ``/sampled``, ``/hidden`` or ``/trace``.
 
         Args:
             name: such as ``"textual/topk"``.
@@ -158,7 +187,7 @@ class TapeRow:
         table, shard, index = self._find(name, trace)
         if table == "hidden":
             return shard.hidden(index, layers).read()
-        signal: TopK | Sampled | Trace = _read((shard, index), table)
+        signal: TopK | Lens | Sampled | Trace = _read((shard, index), table)
         return signal
 
     def hidden_place(

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.codecs import sampled, topk_compact
 from cache_schema.codecs.pcm import decode_audio, encode_audio
-from cache_schema.errors import TapeError
-from cache_schema.signals import HIDDEN_KINDS, MAX_ENTRIES, MAX_VOCABULARY
+from cache_schema.row_checks import Row, check_entries, check_mass, checked, token_ids_of
+from cache_schema.rows_lens import compact_lens_of, lens_of, lens_row
+from cache_schema.rows_texts import check_origin, heard_of, heard_row, rejected_of, rejected_row
+from cache_schema.signals import AUDIO_ROW, HEARD, HIDDEN_KINDS, LATER_COLUMNS
 from cache_schema.types import FloatArray, IntArray, Sample, Sampled, TopK, Trace
 
-Row = dict[str, Any]
-T = TypeVar("T")
-
-MASS_TOLERANCE = 1e-2
-"""How far a token's kept probabilities and its tail may be from 1 together."""
-
-
-def checked(decode: Callable[..., T]) -> Callable[..., T]:
-    """Name the row, given as ``where`` last, in every error of a decoder."""
-
-    @functools.wraps(decode)
-    def wrapped(*args: Any) -> T:
-        try:
-            return decode(*args[:-1])
-        except (TapeError, ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise TapeError(f"{args[-1]}: {error}") from error
-
-    return wrapped
+__all__ = [
+    "DECODERS",
+    "Row",
+    "audio_of",
+    "compact_row",
+    "heard_row",
+    "hidden_row",
+    "lens_row",
+    "place_of",
+    "rejected_row",
+    "sample_rows",
+    "sampled_row",
+    "topk_row",
+    "trace_row",
+]
 
 
 def sample_rows(sample: Sample, audio_sha256: str, num_audio_samples: int) -> dict[str, list[Row]]:
@@ -84,10 +82,14 @@ def trace_row(sample_id: str, trace_index: int, trace: Trace) -> Row:
 @checked
 def trace_of(row: Mapping[str, Any]) -> Trace:
     """Return the trace of a ``trace`` row."""
-    values = {name: row[name] for name in Trace.__dataclass_fields__}
+    older = "origin" not in row  # a tape of the first release: the defaults are what it meant
+    absent = LATER_COLUMNS["trace"] if older else ()
+    values = {name: row[name] for name in Trace.__dataclass_fields__ if name not in absent}
     for name in ("token_ids", "prompt_token_ids"):
-        values[name] = _ids(values[name], name)
-    return Trace(**values)
+        values[name] = token_ids_of(values[name], name)
+    trace = Trace(**values)
+    check_origin(trace.origin, trace.draw, trace.seed)
+    return trace
 
 
 def topk_row(sample_id: str, trace_index: int, topk: TopK) -> Row:
@@ -110,26 +112,29 @@ def topk_row(sample_id: str, trace_index: int, topk: TopK) -> Row:
 def topk_of(row: Mapping[str, Any]) -> TopK:
     """Return the top-k of a ``topk`` row."""
     shape = (len(row["target_ids"]), row["k"])
-    _check_entries(shape[0] * shape[1])
+    check_entries(shape[0] * shape[1])
     topk = TopK(
-        target_ids=_ids(row["target_ids"], "target_ids"),
-        token_ids=_ids(row["token_ids"], "token_ids").reshape(shape),
+        target_ids=token_ids_of(row["target_ids"], "target_ids"),
+        token_ids=token_ids_of(row["token_ids"], "token_ids").reshape(shape),
         logprobs=row["logprobs"].reshape(shape),
         tail=row["tail"],
     )
-    _check_mass(topk)
+    check_mass(topk.logprobs, topk.tail)
     return topk
 
 
+_PACKED = ("token_ids", "logprobs", "tail")
+
+
 def compact_row(row: Mapping[str, Any]) -> Row:
-    """Return the ``topk_compact`` row of a ``topk`` row.
+    """Return the ``topk_compact`` row of a ``topk`` row, or the ``lens_compact`` row of a ``lens``.
 
     Raises:
         TapeError: its rows are not sorted, or are no distribution.
     """
-    shape = (len(row["target_ids"]), row["k"])
+    shape = (len(row["tail"]), row["k"])
     return {
-        **{name: row[name] for name in ("sample_id", "trace_index", "target_ids", "k")},
+        **{name: value for name, value in row.items() if name not in _PACKED},
         "packed": topk_compact.encode(
             row["token_ids"].reshape(shape), row["logprobs"].reshape(shape), row["tail"]
         ),
@@ -140,10 +145,10 @@ def compact_row(row: Mapping[str, Any]) -> Row:
 def compact_topk_of(row: Mapping[str, Any]) -> TopK:
     """Return the top-k of a ``topk_compact`` row."""
     num_tokens, k = len(row["target_ids"]), row["k"]
-    _check_entries(num_tokens * k)
+    check_entries(num_tokens * k)
     ids, logprobs, tail = topk_compact.decode(row["packed"], num_tokens, k)
     return TopK(
-        target_ids=_ids(row["target_ids"], "target_ids"),
+        target_ids=token_ids_of(row["target_ids"], "target_ids"),
         token_ids=ids.astype(np.int64),
         logprobs=logprobs,
         tail=tail,
@@ -169,38 +174,15 @@ def sampled_row(sample_id: str, trace_index: int, drawn: Sampled) -> Row:
 def sampled_of(row: Mapping[str, Any]) -> Sampled:
     """Return the drawn tokens of a ``sampled`` row."""
     num_tokens, num_draws = len(row["target_ids"]), row["num_draws"]
-    _check_entries(num_tokens * num_draws)
+    check_entries(num_tokens * num_draws)
     ids, counts, offsets = sampled.decode(row["packed"], num_tokens, num_draws)
     return Sampled(
-        target_ids=_ids(row["target_ids"], "target_ids"),
+        target_ids=token_ids_of(row["target_ids"], "target_ids"),
         token_ids=ids.astype(np.int64),
         counts=counts.astype(np.int64),
         offsets=offsets,
         num_draws=num_draws,
     )
-
-
-def _check_entries(count: int) -> None:
-    if not 0 <= count <= MAX_ENTRIES:
-        raise ValueError(f"{count} entries in one trace, at most {MAX_ENTRIES} are read")
-
-
-def _ids(values: NDArray[Any], name: str) -> IntArray:
-    """Return token ids as int64, refusing what no vocabulary has."""
-    if len(values) and not (values.min() >= 0 and values.max() < MAX_VOCABULARY):
-        raise ValueError(f"{name} outside 0 to {MAX_VOCABULARY - 1}")
-    return values.astype(np.int64)
-
-
-def _check_mass(topk: TopK) -> None:
-    """Refuse log-probabilities and tails that are no distribution."""
-    if topk.tail.shape != topk.target_ids.shape:
-        raise ValueError(f"{len(topk.tail)} tails for {len(topk.target_ids)} tokens")
-    mass = np.exp(topk.logprobs).sum(axis=1) + topk.tail
-    if not (topk.logprobs[:, 1:] <= topk.logprobs[:, :-1]).all():
-        raise ValueError("log-probabilities that ascend: the most probable comes first")
-    if not (np.abs(mass - 1) <= MASS_TOLERANCE).all() or (topk.tail < 0).any():
-        raise ValueError("log-probabilities and tail that are not finite or do not sum to 1")
 
 
 def hidden_row(
@@ -237,17 +219,19 @@ def place_of(row: Mapping[str, Any], positions: int) -> dict[str, Any]:
     if kind not in HIDDEN_KINDS:
         raise ValueError(f"kind {kind!r}: expected one of {', '.join(HIDDEN_KINDS)}")
     target_ids, times_s = row["target_ids"], row["times_s"]
-    if (kind == "token") != (target_ids is not None):
+    if (kind in ("token", "text")) != (target_ids is not None):
         raise ValueError(f"kind {kind!r} {'without' if target_ids is None else 'with'} target_ids")
     if target_ids is not None and len(target_ids) != count:
         raise ValueError(f"{len(target_ids)} target ids for {count} states")
     if times_s is not None and len(times_s) != 2 * count:
         raise ValueError(f"{len(times_s)} times for {count} states")
+    if kind == "text" and (times_s is not None or row["trace_index"] != AUDIO_ROW):
+        raise ValueError("states of a text with times, or of a trace: expected neither")
     return {
         "start": start,
         "count": count,
         "kind": kind,
-        "target_ids": None if target_ids is None else _ids(target_ids, "target_ids"),
+        "target_ids": None if target_ids is None else token_ids_of(target_ids, "target_ids"),
         "times_s": None if times_s is None else times_s.reshape(-1, 2),
     }
 
@@ -256,6 +240,10 @@ DECODERS: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
     "trace": trace_of,
     "topk": topk_of,
     "topk_compact": compact_topk_of,
+    "lens": lens_of,
+    "lens_compact": compact_lens_of,
     "sampled": sampled_of,
+    "rejected": rejected_of,
+    HEARD: heard_of,
 }
 """Table -> what reads its rows; states are read through ``place_of``."""

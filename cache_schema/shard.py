@@ -32,7 +32,7 @@ class Storage:
     Attributes:
         states_dtype: logical type of layer states.
         profile: of layer states: ``hot``, ``archive`` or ``lossy2x``.
-        topk: ``hot`` or ``compact``.
+        topk: of top-k, of the lens too: ``hot`` or ``compact``.
     """
 
     states_dtype: str = "bfloat16"

@@ -1,8 +1,8 @@
 """The tables of a tape: their Arrow schemas, which signal is in which, and what they sum up to.
 
-A row of ``topk`` or ``hidden`` belongs to one trace (``trace_index`` >= 0) or to the audio (-1);
-rows are joined by ``sample_id``, never by order. ``hidden`` says which rows of the layer arrays are
-whose.
+A row of ``topk`` or ``hidden`` belongs to one trace (``trace_index`` >= 0), or to the audio or the
+description (-1); rows are joined by ``sample_id``, never by order. ``hidden`` says which rows of
+the layer arrays are whose.
 """
 
 from __future__ import annotations
@@ -16,12 +16,22 @@ from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
 FORMAT_NAME = "teachertape"
 FORMAT_VERSION = 1
 AUDIO_ROW = -1
-"""``trace_index`` of a row that belongs to the audio, not to a trace."""
+"""``trace_index`` of a row that belongs to the audio, or to the description, not to a trace."""
 
 STATES_PROFILES = ("hot", "archive", "lossy2x")
 """How layer arrays may be stored; see ``cache_schema.codecs.states_profiles``."""
 
-HIDDEN_KINDS = ("token", "audio", "frame")
+HIDDEN_KINDS = ("token", "audio", "frame", "text")
+HEARD = "heard"
+"""Kind of the groups of listening models, and their table; a group is named ``heard_<column>``."""
+
+ORIGINS = ("free", "label", "given")
+"""Where a trace may come from; see ``cache_schema.types.Trace``."""
+
+REJECT_REASONS = ("wrong answer", "truncated", "no answer", "not chosen")
+"""Reasons that are summed up by name; every other is summed up as ``OTHER_REASON``."""
+
+OTHER_REASON = "other"
 MAX_VOCABULARY = 1 << 20
 """Token ids are below this."""
 
@@ -34,6 +44,7 @@ MAX_ENTRIES = 1 << 24
 _STRING = pa.string()
 _IDS = pa.list_(pa.field("item", pa.int32(), nullable=False))
 _FLOATS = pa.list_(pa.field("item", pa.float32(), nullable=False))
+_LAYERS = pa.list_(pa.field("item", pa.int32(), nullable=False))
 _NULLABLE = {"correct", "target_ids of hidden", "times_s"}
 
 
@@ -70,6 +81,21 @@ _COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "answer": _STRING,
         "correct": pa.bool_(),
         "logprob": pa.float64(),
+        "origin": _STRING,
+        "draw": pa.int32(),
+        "seed": pa.int64(),
+    },
+    "rejected": {
+        **_TRACE_KEY,
+        "draw": pa.int32(),
+        "text": _STRING,
+        "finish_reason": _STRING,
+        "answer": _STRING,
+        "correct": pa.bool_(),
+        "logprob": pa.float64(),
+        "origin": _STRING,
+        "seed": pa.int64(),
+        "reason": _STRING,
     },
     "topk": {
         **_TRACE_KEY,
@@ -82,6 +108,22 @@ _COLUMNS: dict[str, dict[str, pa.DataType]] = {
     "topk_compact": {
         **_TRACE_KEY,
         "target_ids": _IDS,
+        "k": pa.int32(),
+        "packed": pa.large_binary(),
+    },
+    "lens": {
+        **_TRACE_KEY,
+        "target_ids": _IDS,
+        "layers": _LAYERS,
+        "k": pa.int32(),
+        "token_ids": _IDS,
+        "logprobs": _FLOATS,
+        "tail": _FLOATS,
+    },
+    "lens_compact": {
+        **_TRACE_KEY,
+        "target_ids": _IDS,
+        "layers": _LAYERS,
         "k": pa.int32(),
         "packed": pa.large_binary(),
     },
@@ -99,25 +141,56 @@ _COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "target_ids": _IDS,
         "times_s": _FLOATS,
     },
+    HEARD: {"sample_id": _STRING, "text": _STRING, "segments": _STRING},
 }
 SCHEMAS = {table: _schema(table, columns) for table, columns in _COLUMNS.items()}
-"""Table name -> columns. ``topk`` lists are [T, k] flattened, ``times_s`` is [A, 2] flattened."""
+"""Table name -> columns as they are written. Lists are flattened: those of ``topk`` are [T, k],
+those of ``lens`` [T, M, k] and [T, M], ``times_s`` is [A, 2]."""
+
+LATER_COLUMNS = {"trace": ("origin", "draw", "seed")}
+"""Table -> trailing columns that tapes of the first release lack, all together."""
 
 GROUP_TABLES: dict[str, tuple[str, ...]] = {
     "samples": ("samples", "audio"),
     "descriptions": ("descriptions",),
-    TEXT_SOURCE: ("trace", "topk", "topk_compact", "sampled", "hidden"),
-    AUDIO_SOURCE: ("topk", "topk_compact", "sampled", "hidden"),
+    HEARD: (HEARD,),
+    TEXT_SOURCE: (
+        "trace",
+        "rejected",
+        "topk",
+        "topk_compact",
+        "lens",
+        "lens_compact",
+        "sampled",
+        "hidden",
+    ),
+    AUDIO_SOURCE: ("topk", "topk_compact", "lens", "lens_compact", "sampled", "hidden"),
 }
-"""Group -> the tables its shards may hold."""
+"""Kind of group -> the tables its shards may hold."""
 
 SIGNAL_TABLES: dict[str, tuple[str, ...]] = {
     "trace": ("trace",),
     "topk": ("topk", "topk_compact"),
+    "lens": ("lens", "lens_compact"),
     "sampled": ("sampled",),
     "hidden": ("hidden",),
 }
 """Signal -> the tables that may hold it, of which a source uses one."""
+
+CODEC_OF = {
+    "topk": ("topk", "hot"),
+    "topk_compact": ("topk", "compact"),
+    "lens": ("lens", "hot"),
+    "lens_compact": ("lens", "compact"),
+}
+"""Table -> its signal and the codec it is stored in, of signals that may be stored in several."""
+
+
+def schemas_of(table: str) -> tuple[pa.Schema, ...]:
+    """Return the schemas a table may have: as it is written, then as the first release wrote it."""
+    now = SCHEMAS[table]
+    later = LATER_COLUMNS.get(table, ())
+    return (now, pa.schema(list(now)[: -len(later)])) if later else (now,)
 
 
 def totals_of(table: str, row: dict[str, Any]) -> dict[str, int]:
@@ -130,11 +203,20 @@ def totals_of(table: str, row: dict[str, Any]) -> dict[str, int]:
             "traces_right": int(row["correct"] is True),
             "traces_judged": int(row["correct"] is not None),
             "traces_truncated": int(row["finish_reason"] == "length"),
+            **_origin_totals(row.get("origin", ORIGINS[0])),
         }
-    if table in SIGNAL_TABLES["topk"]:
-        return {"topk_tokens": len(row["target_ids"])}
+    if table == "rejected":
+        reason = row["reason"] if row["reason"] in REJECT_REASONS else OTHER_REASON
+        return {"traces_rejected": 1, f"rejected: {reason}": 1}
+    if table in CODEC_OF:
+        return {f"{CODEC_OF[table][0]}_tokens": len(row["target_ids"])}
     if table == "sampled":
         return {"sampled_tokens": len(row["target_ids"])}
     if table == "hidden":
         return {f"hidden_{row['kind']}_positions": row["count"]}
     return {}
+
+
+def _origin_totals(origin: str) -> dict[str, int]:
+    """Return what is summed up of a trace's origin: those that are not the teacher's own."""
+    return {} if origin == ORIGINS[0] else {f"traces_{origin}": 1}

@@ -1,6 +1,7 @@
 """What a tape holds, as plain values: one sample, its traces and its signals.
 
-Shapes: T trace tokens, P prompt tokens, k kept logits, L layers, D width, A audio positions.
+Shapes: T trace tokens, P prompt tokens, k kept logits, L layers of states, M layers of the lens, D
+width, A audio positions, N text positions.
 """
 
 from __future__ import annotations
@@ -58,6 +59,11 @@ class Trace:
         correct: whether ``answer`` matches the sample's; ``None`` when the sample has none.
         logprob: natural log-probability of the trace at T = 1, summed over its tokens; NaN if not
             measured.
+        origin: where it comes from: ``"free"`` (the teacher's own), ``"label"`` (written with the
+            right answer told, a label-conditioned rationale) or ``"given"`` (a column of the
+            dataset, only read).
+        draw: which of the drawn traces it is, from 0, counted before any was left out.
+        seed: of its sampling.
     """
 
     text: str
@@ -67,6 +73,60 @@ class Trace:
     answer: str
     correct: bool | None
     logprob: float
+    origin: str = "free"
+    draw: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A trace that was generated and not kept: nothing is learned from it.
+
+    Attributes:
+        draw: which of the drawn traces it is, from 0.
+        text: the decoded trace, special tokens left out.
+        finish_reason: as of a ``Trace``; so are ``answer``, ``correct``, ``logprob``, ``origin``
+            and ``seed``.
+        reason: why it was not kept, one of ``cache_schema.signals.REJECT_REASONS`` or as few words.
+    """
+
+    draw: int
+    text: str
+    finish_reason: str
+    answer: str
+    correct: bool | None
+    logprob: float
+    origin: str
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A part of what was heard.
+
+    Attributes:
+        start_s: where it begins in the recording, in seconds.
+        end_s: where it ends.
+        text: what was heard there.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What a listening model (a speech recogniser, a captioner) wrote of a recording.
+
+    Attributes:
+        text: all of it.
+        segments: its parts with their times; empty if the model gives none.
+    """
+
+    text: str
+    segments: tuple[Segment, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +141,29 @@ class TopK:
     """
 
     target_ids: IntArray
+    token_ids: IntArray
+    logprobs: FloatArray
+    tail: FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lens:
+    """The logit lens: the top-k of chosen layers, each read through the model's own output.
+
+    A layer's state goes through the model's final norm and its unembedding. Of the last layer that
+    is the model's own next-token distribution (nostalgebraist, "interpreting GPT: the logit lens",
+    2020).
+
+    Attributes:
+        target_ids: int64 [T], the token that came next, in this teacher's tokenizer.
+        layers: the M layer numbers, ascending; numbered as in ``Hidden``.
+        token_ids: int64 [T, M, k], most probable first.
+        logprobs: float32 [T, M, k], natural logarithm at T = 1.
+        tail: float32 [T, M], probability outside the k.
+    """
+
+    target_ids: IntArray
+    layers: tuple[int, ...]
     token_ids: IntArray
     logprobs: FloatArray
     tail: FloatArray
@@ -113,13 +196,15 @@ class Hidden:
     """Hidden states of chosen layers.
 
     Attributes:
-        states: float32 [T or A, L, D]. Layer 0 is the embedding output, layer N the output of block
-            N, the last one before the final norm. On trace tokens ``states[t]`` is the input
+        states: float32 [T, A or N, L, D]. Layer 0 is the embedding output, layer n the output of
+            block n, the last one before the final norm. On trace tokens ``states[t]`` is the input
             position whose next token is ``target_ids[t]``.
         layers: the L layer numbers.
-        kind: ``"token"`` (trace tokens), ``"audio"`` (audio positions of a language model) or
-            ``"frame"`` (frames of an encoder).
-        target_ids: int64 [T] for ``kind == "token"``, otherwise ``None``.
+        kind: ``"token"`` (trace tokens), ``"audio"`` (audio positions of a language model),
+            ``"frame"`` (frames of an encoder) or ``"text"`` (tokens of the description that an
+            encoder of text read).
+        target_ids: int64 [T] for ``kind == "token"``; int64 [N] for ``"text"``: the ids of the
+            tokens at these positions themselves, special ones included; otherwise ``None``.
         times_s: float32 [A, 2], start and end of each position in seconds, otherwise ``None``.
     """
 

@@ -149,8 +149,7 @@ class TapeWriter:
         """
         unknown = {*rows, *(["hidden"] if hidden else [])} - set(GROUP_TABLES[self._info.kind])
         assert not unknown, f"group kind {self._info.kind} holds no {sorted(unknown)}"
-        facts = self._info.signals.get("hidden", {})
-        sample = prepare(rows, hidden or [], self._storage, facts)
+        sample = prepare(rows, hidden or [], self._storage, self._info.signals)
         with self._disk_errors():
             self.open()
             if self._shard is None:

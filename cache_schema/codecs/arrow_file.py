@@ -110,17 +110,17 @@ def write_table(path: Path, table: pa.Table) -> dict[str, Any]:
 
 
 def read_table(
-    source: Path | MappedFile, schema: pa.Schema, num_rows: int | None = None
+    source: Path | MappedFile, *schemas: pa.Schema, num_rows: int | None = None
 ) -> pa.Table:
     """Map a table.
 
     Args:
         source: the file, its checksum already compared.
-        schema: the columns it must have.
+        schemas: the columns it must have, all those of one of them.
         num_rows: the rows it must have, if known.
 
     Raises:
-        TapeError: it is not one uncompressed record batch of this schema, or its offsets, text or
+        TapeError: it is not one uncompressed record batch of such a schema, or its offsets, text or
             number of rows are wrong.
     """
     file = source if isinstance(source, MappedFile) else MappedFile(source)
@@ -129,9 +129,10 @@ def read_table(
         file.check()
         batch = _read_batch(file.content)
         batch.validate(full=True)
-        if not batch.schema.equals(schema):
+        schema = next((known for known in schemas if batch.schema.equals(known)), None)
+        if schema is None:
             raise TapeError(
-                f"{path}: columns differ from the format's: expected {_columns(schema)}, "
+                f"{path}: columns differ from the format's: expected {_columns(schemas[0])}, "
                 f"got {_columns(batch.schema)}"
             )
     except (pa.ArrowException, ValueError, OSError, struct.error) as error:

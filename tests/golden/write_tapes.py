@@ -169,10 +169,15 @@ def _values(row: Any) -> dict[str, Any]:
     return values
 
 
+ADDED = {"origin": "free", "draw": 0, "seed": 0}
+"""Fields of a trace that tapes of the first release have not, and what they mean there."""
+
+
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value.tolist() if isinstance(value, np.ndarray) else value
         for name, value in fields.items()
+        if name not in ADDED or value != ADDED[name]
     }
 
 
