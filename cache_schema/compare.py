@@ -21,10 +21,14 @@ from cache_schema.index import TRACE_BITS
 from cache_schema.reader import Tape
 from cache_schema.row import TapeRow
 from cache_schema.rows import DECODERS
-from cache_schema.signals import SIGNAL_TABLES
+from cache_schema.signals import HEARD, SIGNAL_TABLES
 
 SHOWN = 5
 """Sample ids that are named; the rest are counted."""
+
+_REJECTED = "rejected"
+_ROWS_OF = {"samples": ("samples",), "descriptions": ("descriptions",), HEARD: (HEARD,)}
+"""Kind of group -> the tables that have a row a sample, of groups that record no signals."""
 
 Place = tuple[str, Shard, int]
 """Table, shard and row."""
@@ -92,7 +96,8 @@ class Difference:
     Attributes:
         makers: what made their groups; a group only one of them has is a change of its own.
         licence: both licences, if they differ.
-        contents: ``samples``, ``descriptions`` and every signal -> what differs.
+        contents: ``samples``, ``descriptions``, what was heard, every signal and the traces that
+            were not kept -> what differs.
         quarantined: (group: sample: reason) that only one has.
         notes: versions, dates and names; not counted as a difference.
     """
@@ -126,8 +131,8 @@ def compare(a: Tape, b: Tape, counting: Counting) -> Difference:
         TapeError: something on one of them is damaged.
     """
     both = {**a.groups, **b.groups}
-    names = [name for name in both if name in ("samples", "descriptions")]
-    names += sorted({*a.signals, *b.signals})
+    names = [name for name, group in both.items() if group.kind in _ROWS_OF]
+    names += sorted({*a.signals, *b.signals, *_rejected(a), *_rejected(b)})
     contents = {name: Compared() for name in names}
     with counting("compared", max(len(a), len(b))) as count:
         for sample_id, in_a, in_b in _ids(a, b):
@@ -145,6 +150,12 @@ def compare(a: Tape, b: Tape, counting: Counting) -> Difference:
         quarantined={"only_a": sorted(left - right), "only_b": sorted(right - left)},
         notes=note_changes(a.groups, b.groups),
     )
+
+
+def _rejected(tape: Tape) -> set[str]:
+    """Return what traces that were not kept are compared as: they are no signal of their own."""
+    tables = tape.catalog.index.tables
+    return {f"{group}/{table}" for group, table in tables if table == _REJECTED}
 
 
 def _ids(a: Tape, b: Tape) -> Iterator[tuple[str, int | None, int | None]]:
@@ -165,7 +176,11 @@ def _rows(tape: Tape, name: str, number: int | None) -> dict[int, tuple[Tape, in
         return found
     group, _, signal = name.partition("/")
     index = tape.catalog.index
-    for table in SIGNAL_TABLES.get(signal, (group,)):
+    info = tape.groups.get(group)
+    tables = SIGNAL_TABLES.get(signal, (signal,))
+    if not signal:
+        tables = () if info is None else _ROWS_OF[info.kind]
+    for table in tables:
         part = index.tables.get((group, table))
         if part is None:
             continue

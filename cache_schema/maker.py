@@ -66,15 +66,25 @@ def group_from_json(content: bytes, where: str) -> GroupInfo:
             f"{where}: group {info.group!r} is of kind {info.kind!r}, this software knows "
             f"{', '.join(GROUP_TABLES)}"
         )
-    named = where.endswith(f"/{info.group}.json")
-    if not (named and layout.GROUP_NAME.fullmatch(info.group)):
+    check_name(info, where)
+    if not where.endswith(f"/{info.group}.json"):
         raise TapeError(f"{where} is the file of group {info.group!r}")
+    return info
+
+
+def check_name(info: GroupInfo, where: str) -> None:
+    """Refuse a group that cannot be called so.
+
+    Raises:
+        TapeError: it is no name, or says nothing of the column that a listening model fills.
+    """
+    if not layout.GROUP_NAME.fullmatch(info.group):
+        raise TapeError(f"{where}: group {info.group!r}, expected letters, digits and _ only")
     if info.kind == HEARD and not layout.heard_column(info.group):
         raise TapeError(
-            f"{where}: a group of kind {HEARD!r} is named {layout.HEARD_PREFIX}<column>, "
-            f"not {info.group!r}"
+            f"{where}: group {info.group!r} of kind {HEARD!r}, expected the name "
+            f"{layout.HEARD_PREFIX}<column>"
         )
-    return info
 
 
 def refuse_other_maker(recorded: GroupInfo, offered: GroupInfo) -> None:

@@ -13,7 +13,13 @@ from typing import IO
 from cache_schema import layout
 from cache_schema.codecs.files import make_dirs
 from cache_schema.errors import OutputError, ProvenanceError, TapeError
-from cache_schema.maker import GroupInfo, check_format, group_from_json, refuse_other_maker
+from cache_schema.maker import (
+    GroupInfo,
+    check_format,
+    check_name,
+    group_from_json,
+    refuse_other_maker,
+)
 from cache_schema.manifest import (
     ShardRecord,
     drop_cut_line,
@@ -76,7 +82,9 @@ def refuse_others(root: Path, info: GroupInfo, licence: str) -> None:
 
     Raises:
         ProvenanceError: naming what differs.
+        TapeError: the group's name is none.
     """
+    check_name(info, str(root))
     file = root / layout.DATASET_FILE
     if licence != DEFAULT_LICENCE and file.exists():
         recorded = check_format(file.read_bytes(), str(root))["licence"]

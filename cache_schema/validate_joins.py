@@ -15,7 +15,7 @@ from cache_schema.index import TRACE_BITS, Index
 from cache_schema.maker import (
     GroupInfo,
 )
-from cache_schema.signals import SIGNAL_TABLES
+from cache_schema.signals import CODEC_OF, SIGNAL_TABLES
 from cache_schema.types import SAMPLE_RATE_HZ, TEXT_SOURCE
 from cache_schema.validate_files import Contents
 from cache_schema.validate_index import Rebuilt
@@ -68,8 +68,9 @@ class Joins:
         """Check every join."""
         self._check_samples()
         for group, info in sorted(groups.items()):
-            if info.kind == TEXT_SOURCE and not self._rebuilt.lacks(group, "trace"):
-                self._check_contiguous(group)
+            if info.kind == TEXT_SOURCE:
+                self._check_contiguous(group, "trace")
+                self._check_contiguous(group, "rejected")
             tables = {table: self._joined(group, table) for _, table in self._signal_tables(group)}
             base = tables.pop("trace", None)
             if base is not None:
@@ -130,16 +131,21 @@ class Joins:
                     f"{len(strangers)} ids are of no sample, the first is {first!r}",
                 )
 
-    def _check_contiguous(self, group: str) -> None:
+    def _check_contiguous(self, group: str, table: str) -> None:
         """A sample's traces are numbered from 0."""
-        part = self._index.tables.get((group, "trace"), slice(0, 0))
+        if self._rebuilt.lacks(group, table):
+            return
+        part = self._index.tables.get((group, table), slice(0, 0))
         keys = self._index.row_key[part]
         traces = (keys & _TRACE_MASK).astype(np.int64) - 1
         first = np.ones(len(keys), dtype=bool)
         first[1:] = (keys[1:] >> np.uint64(TRACE_BITS)) != (keys[:-1] >> np.uint64(TRACE_BITS))
         expected = np.where(first, 0, np.concatenate([[0], traces[:-1] + 1])[: len(keys)])
         self._tell(
-            f"{group}/trace", "trace index", keys[traces != expected], "follows no trace before it"
+            f"{group}/{table}",
+            "trace index",
+            keys[traces != expected],
+            "follows no trace before it",
         )
 
     def _check_tokens(
@@ -216,12 +222,13 @@ def _reads_traces(info: GroupInfo, textual: GroupInfo | None) -> bool:
 def check_both_tables(index: Index, findings: Findings) -> None:
     """No row is in two tables of one signal: a reader could not say which counts."""
     for group, table in sorted(index.tables):
-        if table != "topk_compact" or (group, "topk") not in index.tables:
+        signal, codec = CODEC_OF.get(table, ("", ""))
+        if codec != "compact" or (group, signal) not in index.tables:
             continue
-        one, two = (index.row_key[index.tables[group, name]] for name in ("topk", table))
+        one, two = (index.row_key[index.tables[group, name]] for name in (signal, table))
         for key in np.intersect1d(one, two, assume_unique=True).tolist():
             sample_id = index.sample_id[key >> TRACE_BITS].as_py()
-            told = f"sample {sample_id!r}, trace {(key & int(_TRACE_MASK)) - 1}: also in topk"
+            told = f"sample {sample_id!r}, trace {(key & int(_TRACE_MASK)) - 1}: also in {signal}"
             findings.add(f"{group}/{table}", "twice", told)
 
 
