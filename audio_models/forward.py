@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from audio_models.decoder import decoder_of
+
 
 @dataclass(frozen=True, kw_only=True)
 class Forward:
@@ -57,7 +59,7 @@ def forward_with_states(
         unembed_now: ``False`` leaves the unembedding to ``unembed``, chunk by chunk.
     """
     rows, columns = flatten_positions(logit_positions)
-    blocks = model.get_decoder().layers
+    blocks = decoder_of(model).blocks
     states: dict[int, Tensor] = {}
     readouts: list[Tensor] = []
     with (

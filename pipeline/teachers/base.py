@@ -127,9 +127,10 @@ class TextTeacher(Protocol):
     def describe(self) -> dict[str, Any]:
         """Return what made the signals: JSON values.
 
-        Keys: ``model`` (as given), ``model_digest``, ``tokenizer_digest``, ``chat_template_digest``,
-        ``template_args``, ``engine``, ``engine_version``, ``engine_settings`` (those that change
-        values), ``dtype``, ``num_layers``, ``width``, ``vocab_size``.
+        Keys: ``model`` (as given), ``model_digest``, ``tokenizer_digest``,
+        ``chat_template_digest``, ``template_args``, ``engine``, ``engine_version``,
+        ``engine_settings`` (those that change values), ``dtype``, ``num_layers``, ``width``,
+        ``vocab_size``.
         """
 
     def encode(self, messages: Sequence[Mapping[str, str]]) -> IntArray:

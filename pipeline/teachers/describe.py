@@ -151,7 +151,8 @@ def require_chat_template(model: str, tokenizer: Any) -> None:
     if not tokenizer.chat_template:
         raise ModelError(
             f"model {model!r}: its tokenizer has no chat template, so it cannot be asked; "
-            "use an instruction-tuned model, or add chat_template.jinja to its directory"
+            "use an instruction-tuned model, give a template (--set textual.chat=FILE.jinja), or "
+            "--set textual.chat=none to put the prompt as it stands"
         )
 
 

@@ -1,121 +1,83 @@
 """The textual teacher on transformers: the readable reference, and the way without vLLM.
 
 The same answers as ``vllm_text`` by the plainest means: a decoding loop over a left-padded batch,
-and a forward pass a row for top-k and states. States are read by hooks, so that the last layer is
-taken before the final norm, which ``output_hidden_states`` applies.
+then forward passes over prompt and trace for the signals.
 
-Shapes: B rows, P prompt tokens, T trace tokens, V vocabulary, D width, k kept logits.
+Shapes: B rows, P prompt tokens, T trace tokens, V vocabulary, D width, N positions of a batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from numpy.typing import NDArray
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from audio_models.decoder import lens_logits
+from audio_models.forward import Forward, forward_with_states
 from cache_schema.types import IntArray
-from pipeline.teachers.base import Generated, Sampling, TokenSignals
-from pipeline.teachers.chat import ChatTokenizer
-from pipeline.teachers.describe import describe_model, load_config, resolve_dtype, text_shape
-from pipeline.teachers.sampling import choose, stop_token_ids
-from pipeline.teachers.signals import batches_of, check_fits, grouped, token_signals
-
-DEFAULT_MAX_MODEL_LEN = 8192
-"""Used where the model allows more."""
+from pipeline.teachers.base import Generated, Sampling, TokenSignals, Wanted
+from pipeline.teachers.batching import batches_of, check_fits, grouped
+from pipeline.teachers.readout import CHUNK_ROWS, draw_tokens, top_entries, uniforms
+from pipeline.teachers.records import Records, record_dtype, signals_of
+from pipeline.teachers.sampling import choose
+from pipeline.teachers.text_model import TextModel
+from pipeline.textual_recipe import TextualRecipe
 
 BATCH_TOKENS = 32_768
 """Prompt and new tokens of one batch of generation: bounds its cache of keys and values."""
 
+SCORE_TOKENS = 8192
+"""Tokens of one forward pass on a device; on a CPU a row goes alone, padding would cost it time."""
 
-class HfTextTeacher:
+
+class HfTextTeacher(TextModel):
     """A textual teacher run by transformers, see ``pipeline.teachers.base.TextTeacher``."""
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        dtype: str = "auto",
-        max_model_len: int | None = None,
-        device: str = "auto",
-    ) -> None:
+    def __init__(self, recipe: TextualRecipe, device: str = "auto") -> None:
         """Load the model.
 
         Args:
-            model: a local directory in transformers' layout or a hub id.
-            dtype: ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``.
-            max_model_len: longest prompt + trace; by default the model's own, at most
-                ``DEFAULT_MAX_MODEL_LEN``.
+            recipe: names the model.
             device: ``auto`` (the first GPU, else the CPU) or a torch device.
 
         Raises:
-            ModelError: no such model, no tokenizer, no chat template, an unknown dtype, or a
-                ``max_model_len`` beyond the model's.
+            ModelError: the model cannot be used (see ``TextModel``).
         """
-        self._model = model
-        self._shape = text_shape(load_config(model))
-        self._chat = ChatTokenizer(model)
-        self._dtype = resolve_dtype(dtype, self._shape)
-        self._max_len = self._shape.max_len(max_model_len, DEFAULT_MAX_MODEL_LEN)
+        super().__init__(recipe)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = torch.device(device)
-        lm: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, self._dtype))
+        lm: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=getattr(torch, self.dtype))
         self._lm = lm.to(self._device).eval()
-        self._stop = stop_token_ids(self._lm.generation_config, self._chat.tokenizer)
-
-    @property
-    def max_model_len(self) -> int:
-        """Longest prompt + trace, in tokens."""
-        return self._max_len
 
     def describe(self) -> dict[str, Any]:
         """Return what made the signals, see ``TextTeacher.describe``."""
-        return {
-            **describe_model(self._model, self._chat.tokenizer),
-            "engine": "transformers",
-            "engine_version": transformers.__version__,
-            "dtype": self._dtype,
-            "num_layers": self._shape.num_layers,
-            "width": self._shape.width,
-            "vocab_size": self._shape.vocab_size,
-        }
+        return self.described("transformers", transformers.__version__, {})
 
-    def encode(self, messages: Sequence[Mapping[str, str]]) -> IntArray:
-        """Render chat messages with the model's template, generation prompt added; int64 [P]."""
-        return self._chat.encode(messages)
-
-    def decode(self, token_ids: IntArray) -> str:
-        """Return the text of a trace, special tokens left out."""
-        return self._chat.decode(token_ids)
-
-    def start(self, layers: Sequence[int]) -> None:
-        """Check the layers; the model is loaded already.
+    def start(self, wanted: Wanted) -> None:
+        """Check what is wanted; the model is loaded already.
 
         Raises:
-            UsageError: the model has no such layer.
+            UsageError: the model has no such layer, or fewer logits.
         """
-        self._shape.check_layers(layers)
+        self.check(wanted)
 
     def generate(
         self, prompts: Sequence[IntArray], seeds: Sequence[int], sampling: Sampling
     ) -> list[list[Generated]]:
-        """Continue each prompt ``sampling.num_traces`` times.
-
-        Trace j of prompt i is drawn with seed ``seeds[i] + j``: it depends on neither the batch nor
-        the order, up to the rounding of batched arithmetic. The draws differ from vLLM's.
+        """Continue each prompt ``sampling.num_traces`` times; the draws differ from vLLM's.
 
         Raises:
             ModelError: a prompt + ``max_new_tokens`` is longer than ``max_model_len``.
         """
-        check_fits(prompts, sampling.max_new_tokens, self._max_len)
+        check_fits(prompts, sampling.max_new_tokens, self.max_model_len)
         rows = [prompt for prompt in prompts for _ in range(sampling.num_traces)]
-        row_seeds = [seed + index for seed in seeds for index in range(sampling.num_traces)]
+        row_seeds = _trace_seeds(seeds, sampling.num_traces)
         # Padding makes every row of a batch as long as its longest.
         longest = max((len(row) for row in rows), default=0) + sampling.max_new_tokens
         generated: list[Generated] = []
@@ -129,50 +91,41 @@ class HfTextTeacher:
         prompts: Sequence[IntArray],
         seeds: Sequence[int],
         sampling: Sampling,
-        top_k: int,
-        layers: Sequence[int],
+        wanted: Wanted,
     ) -> list[list[tuple[Generated, TokenSignals]]]:
         """Generate, then score what was generated; see ``generate`` and ``score``."""
         generated = [trace for many in self.generate(prompts, seeds, sampling) for trace in many]
         rows = [prompt for prompt in prompts for _ in range(sampling.num_traces)]
-        scored = self.score(rows, [trace.token_ids for trace in generated], top_k, layers)
+        targets = [trace.token_ids for trace in generated]
+        scored = self.score(rows, targets, _trace_seeds(seeds, sampling.num_traces), wanted)
         return grouped(list(zip(generated, scored, strict=True)), sampling.num_traces)
 
-    @torch.inference_mode()
     def score(
         self,
         prompts: Sequence[IntArray],
         targets: Sequence[IntArray],
-        top_k: int,
-        layers: Sequence[int],
+        seeds: Sequence[int],
+        wanted: Wanted,
     ) -> list[TokenSignals]:
-        """Read each prompt + target once, row by row, and report the target's signals.
+        """Read each prompt + target once and report the target's signals.
 
         Raises:
             ModelError: a row is longer than ``max_model_len``.
-            UsageError: ``top_k`` or a layer is outside the model.
+            UsageError: the model has no such layer, or fewer logits.
         """
-        self._shape.check_top_k(top_k)
-        self._shape.check_layers(layers)
+        self.check(wanted)
         rows = [np.concatenate(pair) for pair in zip(prompts, targets, strict=True)]
-        check_fits(rows, 0, self._max_len)
-        signals = []
-        for row, target in zip(rows, targets, strict=True):
-            ids = torch.from_numpy(row).to(self._device)
-            with self._hooked(layers) as states:
-                logits_TV = self._lm(input_ids=ids[None], logits_to_keep=len(target) + 1).logits[0]
-            logprobs_TV = torch.log_softmax(logits_TV[:-1].float(), dim=-1)
-            target_T1 = ids[len(row) - len(target) :, None]
-            values, indices = logprobs_TV.topk(top_k, dim=-1)
-            entry_ids = torch.cat([target_T1, indices], dim=1)
-            entry_logprobs = torch.cat([logprobs_TV.gather(1, target_T1), values], dim=1)
-            kept = {
-                layer: _to_numpy(states[layer][0, len(row) - len(target) - 1 : -1])
-                for layer in layers
-            }
-            signals.append(
-                token_signals(target, entry_ids.cpu().numpy(), entry_logprobs.cpu().numpy(), kept)
-            )
+        check_fits(rows, 0, self.max_model_len)
+        longest = max((len(row) for row in rows), default=0)
+        most = longest if self._device.type == "cpu" else SCORE_TOKENS
+        signals: list[TokenSignals] = []
+        for batch in batches_of([longest] * len(rows), most):
+            part = slice(batch.start, batch.stop)
+            records = self._read_batch(rows[part], targets[part], seeds[part], wanted)
+            signals += [
+                signals_of(found, target, np.ascontiguousarray(found["target_logprob"]), wanted)
+                for found, target in zip(records, targets[part], strict=True)
+            ]
         return signals
 
     def close(self) -> None:
@@ -181,26 +134,86 @@ class HfTextTeacher:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    @contextmanager
-    def _hooked(self, layers: Sequence[int]) -> Iterator[dict[int, torch.Tensor]]:
-        """Collect the output of embeddings (0) and blocks (N), [B, S, D], while the block runs."""
-        decoder = self._lm.get_decoder()
-        states: dict[int, torch.Tensor] = {}
-        handles = []
-        for layer in layers:
-            # Block 1 reads the embeddings as the model scaled them, if it does.
-            module = decoder.layers[max(layer - 1, 0)]
-            if layer == 0:
-                handles.append(
-                    module.register_forward_pre_hook(_keep_input(states, layer), with_kwargs=True)
+    @torch.inference_mode()
+    def _read_batch(
+        self,
+        rows: Sequence[IntArray],
+        targets: Sequence[IntArray],
+        seeds: Sequence[int],
+        wanted: Wanted,
+    ) -> list[Records]:
+        """Run one forward pass, padded on the right: a row sees nothing of its padding."""
+        width = max(len(row) for row in rows)
+        ids_BP = np.zeros((len(rows), width), np.int64)
+        mask_BP = np.zeros((len(rows), width), np.int64)
+        for index, row in enumerate(rows):
+            ids_BP[index, : len(row)] = row
+            mask_BP[index, : len(row)] = 1
+        predicting = [
+            torch.arange(len(row) - len(target) - 1, len(row) - 1)
+            for row, target in zip(rows, targets, strict=True)
+        ]
+        inputs = {
+            "input_ids": torch.from_numpy(ids_BP).to(self._device),
+            "attention_mask": torch.from_numpy(mask_BP).to(self._device),
+        }
+        layers = sorted({*wanted.layers, *wanted.lens})
+        forward = forward_with_states(self._lm, inputs, layers, predicting)
+        numbers = [uniforms(s, 0, len(t)) for s, t in zip(seeds, targets, strict=True)]
+        records = np.empty(
+            sum(map(len, targets)), record_dtype(wanted, self.shape.width, self.dtype)
+        )
+        for name, tensor in self._fields(
+            forward, predicting, np.concatenate(targets), np.concatenate(numbers), wanted
+        ):
+            bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+            records[name] = bits.cpu().numpy()
+        return np.split(records, np.cumsum([len(target) for target in targets])[:-1])
+
+    def _fields(
+        self,
+        forward: Forward,
+        predicting: Sequence[Tensor],
+        target_N: IntArray,
+        uniforms_N: np.ndarray[Any, np.dtype[np.float64]],
+        wanted: Wanted,
+    ) -> Iterator[tuple[str, Tensor]]:
+        logits_NV = forward.logits_NV.float()
+        logprobs_NV = logits_NV.log_softmax(dim=-1)
+        target_N1 = torch.from_numpy(target_N).to(self._device)[:, None]
+        yield "target_logprob", logprobs_NV.gather(1, target_N1)[:, 0]
+        if wanted.top_k:
+            names = ("topk_ids", "topk_logprobs", "tail")
+            yield from zip(names, top_entries(logits_NV, wanted.top_k), strict=True)
+        if wanted.draws:
+            numbers_N = torch.from_numpy(uniforms_N).to(self._device)
+            drawn = [
+                draw_tokens(logits, numbers, wanted.draws)
+                for logits, numbers in zip(
+                    logits_NV.split(CHUNK_ROWS), numbers_N.split(CHUNK_ROWS), strict=True
                 )
-            else:
-                handles.append(module.register_forward_hook(_keep_output(states, layer)))
-        try:
-            yield states
-        finally:
-            for handle in handles:
-                handle.remove()
+            ]
+            yield "drawn_ids", torch.cat(drawn)
+        states = {
+            layer: torch.cat([row[at] for row, at in zip(states_BTD, predicting, strict=True)])
+            for layer, states_BTD in forward.states.items()
+        }
+        if wanted.layers:
+            yield "states", torch.stack([states[layer] for layer in wanted.layers], dim=1)
+        if wanted.lens:
+            yield from self._lens(states, wanted)
+
+    def _lens(self, states: Mapping[int, Tensor], wanted: Wanted) -> Iterator[tuple[str, Tensor]]:
+        found: dict[str, list[Tensor]] = {"lens_ids": [], "lens_logprobs": [], "lens_tail": []}
+        for layer in wanted.lens:
+            parts = [
+                top_entries(lens_logits(self._lm, part), wanted.lens_top_k)
+                for part in states[layer].split(CHUNK_ROWS)
+            ]
+            for name, values in zip(found, zip(*parts, strict=True), strict=True):
+                found[name].append(torch.cat(values))
+        for name, layers in found.items():
+            yield name, torch.stack(layers, dim=1)
 
     @torch.inference_mode()
     def _decode_batch(
@@ -215,6 +228,7 @@ class HfTextTeacher:
         ids = torch.from_numpy(ids_BP).to(self._device)
         mask = torch.from_numpy(mask_BP).to(self._device)
         draws = [torch.Generator().manual_seed(seed) for seed in seeds]
+        seen = self._seen(rows) if sampling.repetition_penalty != 1.0 else None
         traces: list[list[int]] = [[] for _ in rows]
         ended = [False] * len(rows)
         cache = None
@@ -229,13 +243,15 @@ class HfTextTeacher:
                 logits_to_keep=1,
             )
             cache = out.past_key_values
-            chosen = choose(out.logits[:, -1].float().cpu(), draws, sampling)
+            chosen = choose(out.logits[:, -1].float().cpu(), seen, draws, sampling)
             for index, token in enumerate(chosen.tolist()):
                 if not ended[index]:
                     traces[index].append(token)
-                    ended[index] = token in self._stop
+                    ended[index] = token in self.chat.stop_ids
             if all(ended):
                 break
+            if seen is not None:
+                seen.scatter_(1, chosen[:, None], True)
             ids = chosen[:, None].to(self._device)
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         return [
@@ -245,24 +261,13 @@ class HfTextTeacher:
             for trace, end in zip(traces, ended, strict=True)
         ]
 
-
-def _keep_input(states: dict[int, torch.Tensor], layer: int) -> Any:
-    def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        states[layer] = args[0] if args else kwargs["hidden_states"]
-
-    return hook
-
-
-def _keep_output(states: dict[int, torch.Tensor], layer: int) -> Any:
-    def hook(_module: Any, _args: Any, output: Any) -> None:
-        states[layer] = output[0] if isinstance(output, tuple) else output
-
-    return hook
+    def _seen(self, rows: Sequence[IntArray]) -> Tensor:
+        """Return which tokens each prompt has, bool [B, V]."""
+        seen_BV = torch.zeros(len(rows), self.shape.vocab_size, dtype=torch.bool)
+        for index, row in enumerate(rows):
+            seen_BV[index, torch.from_numpy(row)] = True
+        return seen_BV
 
 
-def _to_numpy(states: torch.Tensor) -> NDArray[np.generic]:
-    states = states.cpu()
-    if states.dtype == torch.bfloat16:
-        states = states.view(torch.uint16)
-    array: NDArray[np.generic] = states.numpy()
-    return array
+def _trace_seeds(seeds: Sequence[int], num_traces: int) -> list[int]:
+    return [seed + index for seed in seeds for index in range(num_traces)]

@@ -1,33 +1,41 @@
 """How the transformers engine chooses a next token: greedily, or with one random stream a row.
 
+Steps and their order are vLLM's: repetition penalty, temperature, min-p, top-k, top-p.
+
 Shapes: B rows, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipeline.teachers.base import Sampling
 
 
 def choose(
-    logits_BV: torch.Tensor, draws: Sequence[torch.Generator], sampling: Sampling
-) -> torch.Tensor:
+    logits_BV: Tensor,
+    seen_BV: Tensor | None,
+    draws: Sequence[torch.Generator],
+    sampling: Sampling,
+) -> Tensor:
     """Return the next token of each row, int64 [B].
 
     Args:
         logits_BV: float32 on the CPU.
+        seen_BV: which tokens the row's prompt or trace has, if there is a repetition penalty.
         draws: one random stream a row, so that a row does not depend on its batch.
-        sampling: temperature (0 takes the most probable token) and nucleus threshold.
+        sampling: how; temperature 0 takes the most probable token.
     """
+    if seen_BV is not None:
+        penalty = sampling.repetition_penalty
+        penalised_BV = torch.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+        logits_BV = torch.where(seen_BV, penalised_BV, logits_BV)
     if sampling.temperature == 0.0:
         return logits_BV.argmax(dim=-1)
-    probabilities_BV = torch.softmax(logits_BV / sampling.temperature, dim=-1)
-    if sampling.top_p < 1.0:
-        probabilities_BV = _nucleus(probabilities_BV, sampling.top_p)
+    probabilities_BV = _narrowed(logits_BV / sampling.temperature, sampling)
     return torch.cat(
         [
             torch.multinomial(row, 1, generator=draw)
@@ -36,14 +44,22 @@ def choose(
     )
 
 
-def stop_token_ids(generation_config: Any, tokenizer: Any) -> frozenset[int]:
-    """Return the tokens that end a trace: the tokenizer's and the generation configuration's."""
-    configured = getattr(generation_config, "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)
+def _narrowed(logits_BV: Tensor, sampling: Sampling) -> Tensor:
+    """Return probabilities with those of excluded tokens zero."""
+    if sampling.min_p > 0.0:
+        probabilities_BV = torch.softmax(logits_BV, dim=-1)
+        least_B1 = sampling.min_p * probabilities_BV.amax(dim=-1, keepdim=True)
+        logits_BV = logits_BV.masked_fill(probabilities_BV < least_B1, -torch.inf)
+    if 0 < sampling.top_k < logits_BV.shape[-1]:
+        smallest_B1 = logits_BV.topk(sampling.top_k, dim=-1).values[:, -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < smallest_B1, -torch.inf)
+    probabilities_BV = torch.softmax(logits_BV, dim=-1)
+    if sampling.top_p < 1.0:
+        probabilities_BV = _nucleus(probabilities_BV, sampling.top_p)
+    return probabilities_BV
 
 
-def _nucleus(probabilities_BV: torch.Tensor, top_p: float) -> torch.Tensor:
+def _nucleus(probabilities_BV: Tensor, top_p: float) -> Tensor:
     """Keep the fewest most probable tokens that hold ``top_p`` of the probability."""
     ordered, order = probabilities_BV.sort(dim=-1, descending=True)
     # A token stays while the ones before it hold less than top_p: the first always does.

@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 
-from cache_schema.errors import ModelError
+from cache_schema.errors import ModelError, UsageError, nearest
 
 PREFILL_TOKENS = 4096
 """Prompt tokens of one step, at least one whole prompt; their logits are held when scoring."""
+
+RESERVED = {
+    "model": "the teacher is named by --text-teacher",
+    "tokenizer": "the teacher's own tokenizer is used",
+    "dtype": "use textual.dtype",
+    "seed": "use --seed",
+    "max_model_len": "use textual.max_model_len",
+    "max_logprobs": "use --top-k",
+    **dict.fromkeys(
+        ("logprobs_mode", "worker_cls", "worker_extension_cls", "additional_config"),
+        "set so that signals can be recorded",
+    ),
+    "enable_prefix_caching": "a prefix found in the cache leaves no signals, so it is off",
+    "enable_chunked_prefill": "off: see pipeline/teachers/vllm_options.py",
+    "speculative_config": "drafted tokens would change what is recorded, so there are none",
+    "pipeline_parallel_size": "states of every layer must be on one worker; use "
+    "tensor_parallel_size",
+    "data_parallel_size": "start one run a share of the rows instead, with --worker I/N",
+    "runner": "the teacher generates",
+    "skip_tokenizer_init": "token ids are sent, the engine's tokenizer only ends sequences",
+}
+"""vLLM's engine settings that a recipe cannot give, and why."""
+
+RESOURCES = frozenset(
+    {
+        "tensor_parallel_size", "gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_seqs",
+        "max_num_batched_tokens", "enforce_eager", "distributed_executor_backend", "block_size",
+        "download_dir", "load_format", "disable_custom_all_reduce", "async_scheduling",
+        "compilation_config", "cpu_offload_gb", "disable_log_stats", "use_tqdm_on_load",
+        "cudagraph_capture_sizes", "max_parallel_loading_workers", "safetensors_load_strategy",
+    }
+)  # fmt: skip
+"""Settings that change what a run takes, not what it records (up to rounding)."""
 
 CPU_CACHE_BYTES = 4 << 30
 """Most memory for cached keys and values on a CPU; vLLM's own choice is most of the machine."""
@@ -55,9 +89,9 @@ def length_options(max_len: int) -> dict[str, Any]:
     """
     return {
         "max_model_len": max_len + 1,  # a scoring pass ends with one token of its own
-        "max_logprobs": -1,
         "logprobs_mode": "raw_logprobs",
-        # A prefix found in the cache is not computed, so neither its logits nor its states are.
+        # A prefix found in the cache is not computed, so neither its logits nor its states are; and
+        # where one is found depends on what came before, so a trace's rounding would.
         "enable_prefix_caching": False,
         # After part of a prompt vLLM winds a request's random stream back, which fails on a CPU.
         "enable_chunked_prefill": False,
@@ -67,18 +101,17 @@ def length_options(max_len: int) -> dict[str, Any]:
     }
 
 
-def memory_options(
-    *, on_cpu: bool, gpu_memory_utilization: float, sequence_bytes: int
-) -> dict[str, Any]:
+def memory_options(*, on_cpu: bool, sequence_bytes: int) -> dict[str, Any]:
     """Return how much memory the engine takes; on a CPU, all of it is written to at the start.
+
+    On a GPU it is vLLM's own choice, or the recipe's (``textual.vllm.gpu_memory_utilization``).
 
     Args:
         on_cpu: whether the engine runs on a CPU.
-        gpu_memory_utilization: share of a GPU's memory, weights included.
         sequence_bytes: cache of one sequence of full length.
     """
     if not on_cpu:
-        return {"gpu_memory_utilization": gpu_memory_utilization}
+        return {}
     if "VLLM_CPU_KVCACHE_SPACE" in os.environ:
         return {}
     machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -97,13 +130,15 @@ def compile_options(*, on_cpu: bool) -> dict[str, Any]:
     return {"enforce_eager": True} if on_cpu else {}
 
 
-def run_in_this_process() -> None:
+def run_in_this_process(settings: Mapping[str, Any]) -> None:
     """Make vLLM's CPU engine run in our process, unless the user says otherwise.
 
     Each of vLLM's processes imports it anew, so one process instead of three starts in less than
     half the time. Threads are as many as vLLM's worker would have: OpenMP's spin, and one more than
     there are idle cores made a tiny model ten times slower.
     """
+    if int(settings.get("tensor_parallel_size", 1)) > 1:
+        return  # every rank is a process
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     # Its binding of threads to cores would bind ours too.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
@@ -111,9 +146,40 @@ def run_in_this_process() -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
 
 
-def worker_options(layers: Sequence[int]) -> dict[str, Any]:
-    """Return what makes the engine's worker report these layers (and end when we do)."""
+def worker_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what makes the engine's worker report signals (and end when we do).
+
+    Args:
+        settings: as made by ``pipeline.teachers.records.as_settings``.
+    """
     return {
-        "worker_cls": "pipeline.teachers.vllm_states.StatesWorker",
-        "additional_config": {"recorded_layers": list(layers)},
+        "worker_cls": "pipeline.teachers.vllm_worker.SignalsWorker",
+        "additional_config": {"teachertape": dict(settings)},
     }
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse engine settings that vLLM has not, or that are not the user's to give.
+
+    Args:
+        settings: ``textual.vllm`` of a recipe.
+
+    Raises:
+        UsageError: naming the nearest known one, or why it cannot be given.
+    """
+    from vllm import EngineArgs
+
+    known = {field.name for field in dataclasses.fields(EngineArgs)}
+    for name in settings:
+        if name in RESERVED:
+            raise UsageError(f"textual.vllm.{name}: {RESERVED[name]}")
+        if name not in known:
+            raise UsageError(
+                f"textual.vllm.{name}: vLLM {vllm_version()} has no such engine setting"
+                f"{nearest(name, sorted(known - RESERVED.keys()))}"
+            )
+
+
+def changing_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that may change what is recorded: all but those of resources."""
+    return {name: value for name, value in sorted(settings.items()) if name not in RESOURCES}

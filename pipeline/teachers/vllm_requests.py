@@ -1,6 +1,6 @@
 """What is sent to vLLM and what comes back, as plain values: no engine is imported here.
 
-Shapes: P prompt tokens, T trace tokens, k kept logits.
+Shapes: P prompt tokens, T trace tokens.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from cache_schema.errors import ModelError
 from cache_schema.types import FloatArray, IntArray
 from pipeline.teachers.base import Generated, Sampling
-from pipeline.teachers.states_channel import StatesReceiver
+from pipeline.teachers.channel import Receiver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class Request:
     Attributes:
         token_ids: what the engine reads.
         params: fields of vLLM's ``SamplingParams``.
-        row: where its hidden states arrive, if they are wanted.
+        row: where its signals arrive, if any are wanted.
     """
 
     token_ids: list[int]
@@ -35,8 +36,9 @@ def continuations(
     prompts: Sequence[IntArray],
     seeds: Sequence[int],
     sampling: Sampling,
-    top_k: int | None,
-    receiver: StatesReceiver | None,
+    receiver: Receiver | None,
+    *,
+    logprobs: bool,
 ) -> list[Request]:
     """Ask for ``sampling.num_traces`` continuations of each prompt in turn.
 
@@ -44,19 +46,22 @@ def continuations(
         prompts: int64 [P] each.
         seeds: one a prompt; trace j of prompt i is drawn with ``seeds[i] + j``.
         sampling: how.
-        top_k: how many log-probabilities of each token to report; ``None`` for none at all.
-        receiver: who gets the hidden states, if they are wanted.
+        receiver: who gets the signals, if any are wanted.
+        logprobs: whether to report the log-probability of each token.
     """
     requests = []
-    for prompt, seed in zip(prompts, seeds, strict=True):
-        for index in range(sampling.num_traces):
-            row, extra = _ask(receiver, len(prompt) - 1, sampling.max_new_tokens)
+    for prompt, first_seed in zip(prompts, seeds, strict=True):
+        for seed in range(first_seed, first_seed + sampling.num_traces):
+            row, extra = _ask(receiver, len(prompt) - 1, sampling.max_new_tokens, seed)
             params = {
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
+                "top_k": sampling.top_k,
+                "min_p": sampling.min_p,
+                "repetition_penalty": sampling.repetition_penalty,
                 "max_tokens": sampling.max_new_tokens,
-                "seed": seed + index,
-                "logprobs": top_k,
+                "seed": seed,
+                "logprobs": 0 if logprobs else None,
                 "extra_args": extra,
             }
             requests.append(Request(token_ids=prompt.tolist(), params=params, row=row))
@@ -66,22 +71,17 @@ def continuations(
 def readings(
     prompts: Sequence[IntArray],
     targets: Sequence[IntArray],
-    top_k: int,
-    receiver: StatesReceiver | None,
+    seeds: Sequence[int],
+    receiver: Receiver,
 ) -> list[Request]:
     """Ask what the teacher makes of given traces: one forward pass each.
 
     vLLM cannot be asked for less than one token of its own; it is thrown away.
     """
     requests = []
-    for prompt, target in zip(prompts, targets, strict=True):
-        row, extra = _ask(receiver, len(prompt) - 1, len(target))
-        params = {
-            "temperature": 0.0,
-            "max_tokens": 1,
-            "prompt_logprobs": top_k,
-            "extra_args": extra,
-        }
+    for prompt, target, seed in zip(prompts, targets, seeds, strict=True):
+        row, extra = _ask(receiver, len(prompt) - 1, len(target), seed)
+        params = {"temperature": 0.0, "max_tokens": 1, "extra_args": extra}
         ids = [*prompt.tolist(), *target.tolist()]
         requests.append(Request(token_ids=ids, params=params, row=row))
     return requests
@@ -95,23 +95,23 @@ def generated_of(completion: Any) -> Generated:
     )
 
 
-def entries_of(flat: Any, num_tokens: int, top_k: int) -> tuple[IntArray, FloatArray]:
-    """Cut the last positions out of vLLM's flat log-probabilities.
+def logprobs_of(completion: Any) -> FloatArray:
+    """Return the log-probabilities of a completion's tokens, float32 [T].
 
-    Returns:
-        Ids and log-probabilities, [T, 1 + k]: of the token that was there, then of the k most
-        probable ones, most probable first.
+    Raises:
+        ModelError: they are of other tokens.
     """
-    start = len(flat.token_ids) - num_tokens * (top_k + 1)
-    ids = np.asarray(flat.token_ids[start:], np.int64).reshape(-1, top_k + 1)
-    return ids, np.asarray(flat.logprobs[start:], np.float32).reshape(ids.shape)
+    flat = completion.logprobs
+    if list(flat.token_ids) != list(completion.token_ids):
+        raise ModelError("the engine's log-probabilities belong to other tokens than the trace's")
+    return np.asarray(flat.logprobs, np.float32)
 
 
 def _ask(
-    receiver: StatesReceiver | None, first: int, count: int
+    receiver: Receiver | None, first: int, count: int, seed: int
 ) -> tuple[int | None, dict[str, Any]]:
-    """Expect a request's states; return their row and what the request must say."""
+    """Expect a request's signals; return their row and what the request must say."""
     if receiver is None:
         return None, {}
     row = receiver.expect(first, count)
-    return row, {"states": {"row": row, "first": first, "end": first + count}}
+    return row, {"signals": {"row": row, "first": first, "end": first + count, "seed": seed}}

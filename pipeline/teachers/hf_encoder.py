@@ -1,0 +1,227 @@
+"""An encoder-only text model (BERT, RoBERTa, ModernBERT, ...) as a textual source, on transformers.
+
+It reads the description and has states of its tokens; it writes no trace and has no distribution
+over a next token. Wav-BERT (arXiv 2109.09161) distils speech encoders from such states.
+
+Shapes: B rows, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from transformers import AutoModel
+
+from cache_schema.codecs import bfloat16
+from cache_schema.console import say
+from cache_schema.errors import ModelError
+from cache_schema.types import IntArray
+from pipeline.teachers.blocks import Blocks
+from pipeline.teachers.describe import (
+    TextShape,
+    describe_model,
+    load_config,
+    load_tokenizer,
+    resolve_dtype,
+    text_shape,
+)
+from pipeline.teachers.encoder_only import check_engine
+from pipeline.textual_recipe import TextualRecipe
+
+BATCH_TOKENS = 16_384
+"""Tokens of one forward pass, padding included."""
+
+PADDING_TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+"""How far padding may move a state, of the largest state. Other shapes round otherwise: 3e-7 was
+seen in float32. Families whose blocks look at padding (FNet, ConvBERT, Nystromformer) moved 2e-3
+to 1."""
+
+States = dict[int, NDArray[Any]]
+
+
+class HfEncoder:
+    """An encoder-only text model."""
+
+    def __init__(self, recipe: TextualRecipe, device: str = "auto") -> None:
+        """Load the model.
+
+        Args:
+            recipe: ``teacher``, ``dtype`` and ``max_model_len`` are used.
+            device: ``auto`` (the first GPU, else the CPU) or a torch device.
+
+        Raises:
+            ModelError: no such model, no tokenizer, no encoder-only text model, weights missing, an
+                unknown dtype, a ``max_model_len`` beyond the model's, or a family whose states
+                cannot be read.
+        """
+        self._model_name = recipe.teacher
+        config = load_config(recipe.teacher)
+        check_engine(recipe.teacher, config, "encoder")
+        self.shape: TextShape = text_shape(config)
+        self._tokenizer = load_tokenizer(recipe.teacher)
+        self.dtype = resolve_dtype(recipe.dtype, self.shape)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = torch.device(device)
+        self._model: Any = _load(recipe.teacher, self.dtype).to(self._device).eval()
+        asked = recipe.max_model_len
+        self.max_tokens = _max_tokens(asked, self.shape, self._tokenizer, self._model)
+        # The model's own id comes first: RoBERTa counts positions by it.
+        pad_ids = (config.pad_token_id, self._tokenizer.pad_token_id, 0)
+        self._pad_id = next(pad for pad in pad_ids if pad is not None)
+        self._blocks = Blocks(self._model, self.shape.num_layers)
+        probe = self.encode("one two three")[: self.max_tokens]
+        self._blocks.check(torch.from_numpy(probe[None]).to(self._device))
+        self._may_pad = self._ignores_padding(probe)
+
+    def describe(self) -> dict[str, Any]:
+        """Return what made the signals, see ``TextTeacher.describe``."""
+        return {
+            **describe_model(self._model_name, self._tokenizer),
+            "engine": "encoder",
+            "engine_version": transformers.__version__,
+            "engine_settings": {},
+            "dtype": self.dtype,
+            "num_layers": self.shape.num_layers,
+            "width": self.shape.width,
+            "vocab_size": self.shape.vocab_size,
+        }
+
+    def encode(self, text: str) -> IntArray:
+        """Return the ids of a text, the tokenizer's special tokens included.
+
+        Returns:
+            int64 [T], never cut; empty if the text has no token of its own.
+        """
+        encoded = self._tokenizer(text, return_special_tokens_mask=True, verbose=False)
+        ids = np.asarray(encoded["input_ids"], np.int64)
+        return ids[:0] if all(encoded["special_tokens_mask"]) else ids
+
+    def read(self, rows: Sequence[IntArray], layers: Sequence[int]) -> list[States]:
+        """Read texts in batches of similar length, padding masked.
+
+        Args:
+            rows: int64 [T] ids of each text, 1 to ``max_tokens``.
+            layers: layers to return, 0 (embedding output) to the number of blocks.
+
+        Returns:
+            For each text, in order, layer -> [T, D] in the model's dtype, bfloat16 as uint16 bits.
+
+        Raises:
+            UsageError: the model has no such layer.
+        """
+        self.shape.check_layers(layers)
+        by_length = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        read: dict[int, States] = {}
+        while by_length:
+            batch = by_length[: self._batch_size([len(rows[row]) for row in by_length])]
+            by_length = by_length[len(batch) :]
+            states = self._halving([rows[row] for row in batch], layers)
+            read.update(zip(batch, states, strict=True))
+        return [read[row] for row in range(len(rows))]
+
+    def close(self) -> None:
+        """Free the model."""
+        self._model = self._blocks = None  # type: ignore[assignment]
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _batch_size(self, lengths: Sequence[int]) -> int:
+        """Return how many of the ascending lengths make up the next batch; at least 1."""
+        longest = lengths[-1] if self._may_pad else lengths[0]
+        fit = (
+            length <= longest and count * length <= BATCH_TOKENS
+            for count, length in enumerate(lengths, 1)
+        )
+        return max(1, sum(takewhile(bool, fit)))
+
+    def _ignores_padding(self, probe: IntArray) -> bool:
+        """Return whether a text has the same states beside a longer one as alone."""
+        longer = np.resize(probe, min(2 * len(probe), self.max_tokens))
+        layers = range(self.shape.num_layers + 1)
+        ((alone,), (beside, _)) = (
+            self._read_batch(rows, layers) for rows in ([probe], [probe, longer])
+        )
+        tolerance = PADDING_TOLERANCE[self.dtype]
+        for layer in layers:
+            one, other = (bfloat16.decode(states[layer]) for states in (alone, beside))
+            if np.abs(one - other).max() > tolerance * np.abs(one).max():
+                say(
+                    f"textual: {self._model_name} looks at padding, so only descriptions of equal "
+                    "length are read together"
+                )
+                return False
+        return True
+
+    def _halving(self, rows: Sequence[IntArray], layers: Sequence[int]) -> list[States]:
+        """Read a batch, halved where memory runs out."""
+        try:
+            return self._read_batch(rows, layers)
+        except torch.cuda.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+        torch.cuda.empty_cache()
+        say(f"textual: out of memory with {len(rows)} descriptions a batch, halving")
+        middle = len(rows) // 2
+        return self._halving(rows[:middle], layers) + self._halving(rows[middle:], layers)
+
+    @torch.inference_mode()
+    def _read_batch(self, rows: Sequence[IntArray], layers: Sequence[int]) -> list[States]:
+        ids_BT = np.full((len(rows), max(map(len, rows))), self._pad_id, np.int64)
+        mask_BT = np.zeros_like(ids_BT)
+        for index, row in enumerate(rows):
+            ids_BT[index, : len(row)] = row
+            mask_BT[index, : len(row)] = 1
+        with self._blocks.read(layers) as states:
+            self._model(
+                input_ids=torch.from_numpy(ids_BT).to(self._device),
+                attention_mask=torch.from_numpy(mask_BT).to(self._device),
+            )
+        arrays = {layer: _to_numpy(states_BTD) for layer, states_BTD in states.items()}
+        return [
+            {layer: array[index, : len(row)] for layer, array in arrays.items()}
+            for index, row in enumerate(rows)
+        ]
+
+
+def _load(model: str, dtype: str) -> Any:
+    try:
+        loaded, report = AutoModel.from_pretrained(
+            model, dtype=getattr(torch, dtype), output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"model {model!r}: transformers cannot load it ({first})") from error
+    # A pooler reads the states; none of them depends on it.
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ModelError(
+            f"model {model!r}: its files lack {len(missing)} weights, such as {missing[0]}; random "
+            "ones would be recorded in their place"
+        )
+    return loaded
+
+
+def _max_tokens(asked: int | None, shape: TextShape, tokenizer: Any, model: Any) -> int:
+    """Return the longest text, special tokens included: as asked for, else all the model takes."""
+    limit = min(shape.max_positions, tokenizer.model_max_length)
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.endswith("position_embeddings") and padding is not None:
+            limit = min(limit, len(module.weight) - padding - 1)  # RoBERTa's begin after it
+    if asked is not None and not 1 <= asked <= limit:
+        raise ModelError(f"max_model_len {asked}: the model takes 1 to {limit} tokens")
+    return int(asked or limit)
+
+
+def _to_numpy(states: torch.Tensor) -> NDArray[Any]:
+    states = states.cpu()
+    bits = states.view(torch.uint16) if states.dtype == torch.bfloat16 else states
+    array: NDArray[Any] = bits.numpy()
+    return array
