@@ -1,4 +1,4 @@
-"""``pipeline inspect``: what a tape holds, as values and as a page.
+"""``pipeline inspect CACHE``: what a tape holds, as values and as a page.
 
 A tape's page is made from its manifest and its index alone: no table is read.
 """
@@ -11,13 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from cache_schema import Tape, TapeRow, layout
+from cache_schema import Tape, layout
 from cache_schema.manifest import (
     ShardRecord,
 )
-from cache_schema.signals import GROUP_TABLES, SCHEMAS, SIGNAL_TABLES
-from cache_schema.types import SAMPLE_RATE_HZ, Sampled, TopK
+from cache_schema.signals import (
+    GROUP_TABLES,
+    HEARD,
+    HIDDEN_KINDS,
+    ORIGINS,
+    SCHEMAS,
+    SIGNAL_TABLES,
+)
+from cache_schema.types import SAMPLE_RATE_HZ
 from pipeline.units import size_text
+
+_REJECTED = "rejected: "
 
 
 def tape_values(tape: Tape) -> dict[str, Any]:
@@ -32,6 +41,9 @@ def tape_values(tape: Tape) -> dict[str, Any]:
         "samples": len(tape),
         "audio_hours": samples["totals"].get("audio_samples", 0) / SAMPLE_RATE_HZ / 3600,
         "bytes": sum(group["bytes"] for group in groups.values()),
+        "heard": sorted(
+            layout.heard_column(name) for name, group in tape.groups.items() if group.kind == HEARD
+        ),
         "duplicates": tape.catalog.index.duplicates,
         "quarantined": dict(Counter(f"{q.group}: {q.reason}" for q in tape.quarantined)),
         "groups": groups,
@@ -60,6 +72,12 @@ def _group_values(tape: Tape, name: str) -> dict[str, Any]:
             if table in SCHEMAS and table != "audio"
         ),
         "totals": dict(sorted(totals.items())),
+        "origins": _origins(rows["trace"], totals),
+        "rejected": {
+            name.removeprefix(_REJECTED): count
+            for name, count in sorted(totals.items())
+            if name.startswith(_REJECTED) and count
+        },
         "made_by": dict(group.identity),
         "notes": dict(group.notes),
         "signals": {
@@ -68,6 +86,13 @@ def _group_values(tape: Tape, name: str) -> dict[str, Any]:
         },
     }
     return values
+
+
+def _origins(traces: int, totals: Counter[str]) -> dict[str, int]:
+    """Return where traces come from -> how many; those no total counts are the teacher's own."""
+    told = {origin: totals[f"traces_{origin}"] for origin in ORIGINS[1:]}
+    counts = {ORIGINS[0]: traces - sum(told.values()), **told}
+    return {origin: count for origin, count in counts.items() if count}
 
 
 def _distinct(rows: slice | None) -> int:
@@ -98,8 +123,17 @@ def _signal_values(
         "bytes": size,
         "bytes_per_token": size / tokens if tokens else None,
     }
+    if signal == "lens":
+        places = tokens * len(facts.get("layers", ()))
+        values |= {"bytes_per_token_layer": size / places if places else None}
     if signal == "hidden":
-        values |= {"stored": _stored(records), "errors": _errors(records)}
+        kinds = {kind: totals.get(f"hidden_{kind}_positions", 0) for kind in HIDDEN_KINDS}
+        positions = {kind: count for kind, count in kinds.items() if count}
+        values |= {
+            "positions": positions,
+            "stored": _stored(records),
+            "errors": _errors(records),
+        }
     return values
 
 
@@ -150,6 +184,8 @@ def tape_page(values: dict[str, Any]) -> str:
         f"{values['samples']} samples, {values['audio_hours'] * 60:.1f} minutes of audio",
         f"{size_text(values['bytes'])}   fingerprint {values['fingerprint'][:16]}",
     ]
+    if values["heard"]:
+        lines.append(f"heard: {', '.join(values['heard'])}")
     if values["duplicates"]:
         lines.append(f"{values['duplicates']} rows repeat others; the first counts, sums hold all")
     for name, group in values["groups"].items():
@@ -175,6 +211,10 @@ def _group_lines(name: str, group: dict[str, Any]) -> list[str]:
             f"{totals['traces_right']} of {totals['traces_judged']} judged right, "
             f"{totals['traces_truncated']} truncated"
         )
+        if set(group["origins"]) != {ORIGINS[0]}:
+            lines.append(f"  origins   {_counted(group['origins'])}")
+    if group["rejected"]:
+        lines.append(f"  not kept  {totals['traces_rejected']}: {_counted(group['rejected'])}")
     for signal, facts in group["signals"].items():
         lines.append(_signal_line(signal, facts))
         lines += [
@@ -185,84 +225,15 @@ def _group_lines(name: str, group: dict[str, Any]) -> list[str]:
     return lines
 
 
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
 def _signal_line(signal: str, values: dict[str, Any]) -> str:
     each = f", {values['bytes_per_token']:.0f} B a token" if values["tokens"] else ""
+    if values.get("bytes_per_token_layer"):
+        each += f" ({values['bytes_per_token_layer']:.0f} B a layer)"
+    if values.get("positions"):
+        each += f", {_counted(values['positions'])} positions"
     told = "  ".join(f"{key} {value}" for key, value in values["facts"].items())
     return f"  {signal:<9} {size_text(values['bytes'])}{each}   {told}".rstrip()
-
-
-def sample_values(row: TapeRow) -> dict[str, Any]:
-    """Return one sample as JSON values, arrays as their shapes."""
-    values: dict[str, Any] = {
-        "sample_id": row.sample_id,
-        "row_index": row.row_index,
-        "audio_s": row.num_audio_samples / SAMPLE_RATE_HZ,
-        "audio_sha256": row.audio_sha256,
-        "question": row.question,
-        "choices": list(row.choices),
-        "answer": row.answer,
-        "metadata": dict(row.metadata),
-        "description": row.description,
-        "traces": [
-            {
-                "text": trace.text,
-                "answer": trace.answer,
-                "correct": trace.correct,
-                "finish_reason": trace.finish_reason,
-                "tokens": len(trace.token_ids),
-                "prompt_tokens": len(trace.prompt_token_ids),
-                "logprob": trace.logprob,
-            }
-            for trace in row.traces
-        ],
-        "signals": {},
-    }
-    for name in row.signals:
-        values["signals"][name] = _facts_of(row, name)
-    return values
-
-
-def _facts_of(row: TapeRow, name: str) -> dict[str, Any]:
-    """Return the shapes of a signal; states are not read."""
-    if name.endswith("/hidden"):
-        place = row.hidden_place(name)
-        return {
-            "positions": place.count,
-            "layers": list(place.layers),
-            "width": place.states.width,
-            "kind": place.kind,
-        }
-    signal = row[name]
-    if isinstance(signal, TopK):
-        return {
-            "tokens": signal.token_ids.shape[0],
-            "k": signal.token_ids.shape[1],
-            "mean_tail": float(signal.tail.mean()) if signal.tail.size else 0.0,
-        }
-    if isinstance(signal, Sampled):
-        tokens = len(signal.target_ids)
-        return {"tokens": tokens, "draws": signal.num_draws, "unique_ids": len(signal.token_ids)}
-    return {"tokens": len(row.traces[0].token_ids)}
-
-
-def sample_page(values: dict[str, Any]) -> str:
-    """Return one sample as a page for people."""
-    lines = [
-        f"sample {values['sample_id']}   {values['audio_s']:.2f} s   row {values['row_index']}",
-        f"question     {values['question']}",
-    ]
-    if values["choices"]:
-        lines.append(f"choices      {', '.join(values['choices'])}")
-    lines.append(f"answer       {values['answer']}")
-    lines += [f"{key:<12} {value}" for key, value in values["metadata"].items()]
-    lines.append(f"description  {values['description']}")
-    for number, trace in enumerate(values["traces"]):
-        verdict = {True: "right", False: "wrong", None: "not judged"}[trace["correct"]]
-        lines.append(
-            f"trace {number}      {trace['tokens']} tokens, {trace['finish_reason']}, {verdict}: "
-            f"{trace['text']}"
-        )
-    for name, facts in values["signals"].items():
-        told = "  ".join(f"{key} {value}" for key, value in facts.items())
-        lines.append(f"{name:<12} {told}")
-    return "\n".join(lines)

@@ -33,7 +33,8 @@ def inspect_command(
 
     Example: pipeline inspect ./cache a-17
     """
-    from pipeline.inspect import sample_page, sample_values, tape_page, tape_values
+    from pipeline.inspect import tape_page, tape_values
+    from pipeline.inspect_sample import sample_page, sample_values
 
     tape = open_tape(cache)
     if sample_id is None:

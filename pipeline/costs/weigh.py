@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cache_schema import Tape, TapeRow
+from cache_schema import Tape, TapeRow, layout
+from cache_schema.signals import HEARD
 from cache_schema.types import AUDIO_SOURCE, SAMPLE_RATE_HZ, TEXT_SOURCE, TopK
 
 Numbers = NDArray[np.float64]
@@ -57,7 +58,7 @@ def signals_of(tape: Tape, group: str, rows: Sequence[int]) -> dict[str, Signal]
         tokens = np.zeros(len(rows))
         if group == AUDIO_SOURCE and table == "hidden":
             tokens = lengths * positions / lengths.sum()
-        elif group in (TEXT_SOURCE, AUDIO_SOURCE):
+        elif group in (TEXT_SOURCE, AUDIO_SOURCE) and table != "rejected":
             tokens = lengths
         weights = lengths if lengths.sum() else _present(tape, recorded, rows)
         found[f"{group}/{table}"] = Signal(
@@ -121,8 +122,15 @@ def _length(row: TapeRow, group: str, table: str) -> float:
         return float(row.num_audio_samples if table == "audio" else texts)
     if group == "descriptions":
         return len(row.description or "") + 30.0
+    if table == HEARD:
+        heard = row.heard.get(layout.heard_column(group))
+        return 0.0 if heard is None else len(heard.text) + 60.0 * len(heard.segments) + 30.0
+    if table == "rejected":
+        return float(sum(len(rejected.text) + 100 for rejected in row.rejected))
     traces = row.traces
     if group == TEXT_SOURCE:
+        if table == "hidden" and not traces and f"{group}/hidden" in row:
+            return float(row.hidden_place(f"{group}/hidden").count)
         return float(sum(len(trace.token_ids) for trace in traces))
     if table == "hidden":
         return float(row.num_audio_samples)

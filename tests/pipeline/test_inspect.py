@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import full_tape
 import pytest
 from sound_tape import MAKERS, edit_line, edit_table, make
 from typer.testing import CliRunner, Result
@@ -42,16 +43,16 @@ def test_inspect_keys_are_frozen(root: Path) -> None:
     values = values_of("inspect", root)
     assert list(values) == [
         "tape", "version", "licence", "fingerprint", "samples", "audio_hours", "bytes",
-        "duplicates", "quarantined", "groups",
+        "heard", "duplicates", "quarantined", "groups",
     ]  # fmt: skip
     assert sorted(values["groups"]) == ["acoustic", "descriptions", "samples", "textual"]
     for group in values["groups"].values():
         assert list(group) == [
             "kind", "fingerprint", "samples", "shards", "bytes", "rows", "rows_repeated", "totals",
-            "made_by", "notes", "signals",
+            "origins", "rejected", "made_by", "notes", "signals",
         ]  # fmt: skip
         for name, signal in group["signals"].items():
-            more = ["stored", "errors"] if name == "hidden" else []
+            more = ["positions", "stored", "errors"] if name == "hidden" else []
             assert list(signal) == ["facts", "rows", "tokens", "bytes", "bytes_per_token", *more]
 
 
@@ -106,7 +107,7 @@ def test_inspect_of_one_sample(root: Path) -> None:
     values = values_of("inspect", root, "s2")
     assert list(values) == [
         "sample_id", "row_index", "audio_s", "audio_sha256", "question", "choices", "answer",
-        "metadata", "description", "traces", "signals",
+        "metadata", "description", "traces", "rejected", "heard", "signals",
     ]  # fmt: skip
     assert values["signals"]["textual/hidden"] == {
         "positions": 3, "layers": [1, 3], "width": 8, "kind": "token",
@@ -115,6 +116,39 @@ def test_inspect_of_one_sample(root: Path) -> None:
     page = run("inspect", root, "s2").stdout
     assert "trace 0      3 tokens, stop, right: trace 2" in page
     assert "acoustic/hidden positions 2" in page
+
+
+def test_inspect_of_a_tape_that_holds_everything(tmp_path: Path) -> None:
+    root = full_tape.make(tmp_path / "tape")
+    values = values_of("inspect", root)
+    assert values["heard"] == ["transcript"]
+    textual, encoder = values["groups"]["textual"], values["groups"]["encoder"]
+    assert textual["origins"] == {"free": 2, "label": 1, "given": 1}
+    assert textual["rejected"] == {"other": 1, "truncated": 1, "wrong answer": 3}
+    assert textual["samples"] == 5
+    lens = textual["signals"]["lens"]
+    assert lens["tokens"] == textual["totals"]["trace_tokens"]
+    assert lens["bytes_per_token_layer"] == lens["bytes"] / lens["tokens"] / 2
+    assert encoder["signals"]["hidden"]["positions"] == {"text": encoder["rows"]["hidden"] * 2 + 11}
+    assert encoder["origins"] == encoder["rejected"] == {}
+    page = run("inspect", root).stdout
+    for part in (
+        "heard: transcript", "origins   2 free, 1 label, 1 given",
+        "not kept  5: 1 other, 1 truncated, 3 wrong answer", " B a layer)", "21 text positions",
+    ):  # fmt: skip
+        assert part in page
+    one = values_of("inspect", root, "s1")
+    assert one["traces"][0]["origin"] == "label"
+    assert one["rejected"][0]["reason"] == "wrong answer"
+    assert one["heard"]["transcript"]["segments"] == [{"start_s": 0, "end_s": 0.05, "text": "um"}]
+    assert one["signals"]["textual/lens"]["layers"] == [1, 3]
+    assert one["signals"]["encoder/hidden"]["kind"] == "text"
+    page = run("inspect", root, "s1").stdout
+    for part in (
+        "heard        transcript, 1 segments: um", "2 tokens, stop, right, label: trace 1",
+        "not kept     draw 1, wrong answer, wrong: no 0 of 1",
+    ):  # fmt: skip
+        assert part in page
 
 
 def test_verify_says_sound_or_every_problem(root: Path, tmp_path: Path) -> None:
