@@ -20,6 +20,7 @@ from cache_schema.writer import complete_index
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import STEPS
 from pipeline.teachers.describe import load_config, text_shape
+from pipeline.teachers.encoder_only import check_textual
 
 _PR_SET_PDEATHSIG = 1
 
@@ -37,8 +38,10 @@ def _end_with_parent() -> None:
 def wanted_steps(recipe: ExtractRecipe) -> list[str]:
     """Return the steps this recipe needs, in order."""
     wanted = ["ingest"]
+    if recipe.textual.teacher or recipe.textualize.listen:
+        wanted += ["textualize"]
     if recipe.textual.teacher:
-        wanted += ["textualize", "textual"]
+        wanted += ["textual"]
     if recipe.acoustic.teacher:
         wanted += ["acoustic"]
     return wanted
@@ -48,12 +51,19 @@ def check(recipe: ExtractRecipe) -> None:
     """Find what can be found before anything is written.
 
     Raises:
-        ModelError: a teacher does not exist.
-        UsageError: it has no such layers.
+        ModelError: a teacher or a listener does not exist.
+        UsageError: it has no such layers, or does not go with its settings.
     """
+    if recipe.textualize.listen:
+        from pipeline.listen.plan import settle
+
+        for column, listener in recipe.textualize.listen.items():
+            settle(column, listener)
     for teacher in (recipe.textual, recipe.acoustic):
         if teacher.teacher:
             parse_layers(teacher.layers, text_shape(load_config(teacher.teacher)).num_layers)
+    if recipe.textual.teacher:
+        check_textual(recipe.textual)
 
 
 def run_step(step: str, recipe: ExtractRecipe) -> None:
@@ -65,6 +75,8 @@ def run_step(step: str, recipe: ExtractRecipe) -> None:
     if step in ("textual", "acoustic") and not getattr(recipe, step).teacher:
         flag = "--text-teacher" if step == "textual" else "--acoustic-teacher"
         raise UsageError(f"--only {step} needs {flag}")
+    if step == "textual":
+        check_textual(recipe.textual)
     run: Callable[[ExtractRecipe], None] = import_module(f"pipeline.{step}").run
     run(recipe)
     complete_index(Path(recipe.tape.out))  # a run killed between its last shard and its index

@@ -2,11 +2,82 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
+
+from cache_schema.errors import UsageError
+from cache_schema.recipes import one_of
+from pipeline.describe_template import parse_template
+
+KINDS = ("auto", "asr", "caption")
+TASKS = ("transcribe", "translate")
+MAX_COLUMN_CHARACTERS = 64
+
+_COLUMN = re.compile(r"[A-Za-z0-9]\w*", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListenRecipe:
+    """A model that listens and fills one column of text.
+
+    Attributes:
+        model: directory or hub id.
+        kind: ``asr`` (the Whisper family: what is said, with its seconds), ``caption`` (an audio
+            language model answers a prompt), or ``auto``: what the model's configuration says.
+        prompt: what a caption answers; empty for ``pipeline.listen.caption.PROMPT``.
+        language: of the speech, for ``asr`` (``en`` or ``english``); empty to detect it.
+        task: of ``asr``: ``transcribe``, or ``translate`` into English.
+        max_new_tokens: longest caption, or longest text of 30 s of speech; by default 256, and half
+            of what the decoder takes.
+        batch_size: recordings heard together, halved when memory runs out.
+        dtype: ``auto`` (the model's own), ``float32``, ``bfloat16`` or ``float16``.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+    """
+
+    model: str = ""
+    kind: str = "auto"
+    prompt: str = ""
+    language: str = ""
+    task: str = "transcribe"
+    max_new_tokens: int | None = None
+    batch_size: int = 8
+    dtype: str = "auto"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        one_of("textualize.listen: kind", self.kind, KINDS)
+        one_of("textualize.listen: task", self.task, TASKS)
+        one_of("textualize.listen: dtype", self.dtype, ("auto", "float32", "bfloat16", "float16"))
+        devices = ("auto", "cpu", "cuda", "mps")
+        one_of("textualize.listen: device", self.device.partition(":")[0], devices)
+        for name in ("max_new_tokens", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"textualize.listen: {name}: expected at least 1, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextualizeRecipe:
-    """How audio becomes a description: a template with ``{column}`` fields, or known columns."""
+    """How audio becomes a description.
+
+    Attributes:
+        template: text with ``{column}`` fields; empty for one line a known column.
+        listen: column -> the model that fills it by listening; no column of the dataset.
+    """
 
     template: str = ""
+    listen: dict[str, ListenRecipe] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parse_template(self.template)
+        for column, listener in self.listen.items():
+            if not _COLUMN.fullmatch(column) or len(column) > MAX_COLUMN_CHARACTERS:
+                raise UsageError(
+                    f"textualize.listen.{column}: a heard column is called by A-Z, a-z, 0-9 and _, "
+                    f"at most {MAX_COLUMN_CHARACTERS} of them, and does not begin with _"
+                )
+            if not listener.model:
+                raise UsageError(
+                    f"textualize.listen.{column}: which model? give "
+                    f"--set textualize.listen.{column}.model=openai/whisper-small, say"
+                )

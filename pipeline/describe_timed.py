@@ -1,0 +1,172 @@
+"""Timed metadata as text: who said what from when to when, one line an entry.
+
+``[00:00-00:05] Hello (Gender: Female, Emotion: Happy)``, the form of DeSTA2.5 (arXiv 2507.02768).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cache_schema.errors import DatasetError
+
+START_KEYS = ("start", "start_s", "begin")
+END_KEYS = ("end", "end_s", "stop")
+TEXT_KEYS = ("text", "transcript", "sentence", "content")
+LABEL_KEYS = ("label", "event", "event_label", "class", "category", "name")
+"""What an entry without a text is called by: events have a label and say nothing."""
+
+FIRST_ATTRIBUTES = ("speaker", "gender", "age", "emotion", "language", "accent")
+"""Attributes that come first: metadata on a tape has its keys in the alphabet's order."""
+
+_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)", re.ASCII)
+
+
+def timed_entries(value: Any, column: str) -> Sequence[Any] | None:
+    """Return the entries of timed metadata; ``None`` for a value that is something else.
+
+    That is a list of mappings, one of which has a start or an end, or the same turned over, as
+    ``datasets`` gives a sequence of structures: a mapping of lists, starts or ends among them.
+
+    Raises:
+        DatasetError: the lists of a mapping differ in length.
+    """
+    if isinstance(value, list | tuple):
+        found = any(isinstance(entry, Mapping) and _has_times(entry) for entry in value)
+        return value if found else None
+    if not (isinstance(value, Mapping) and _has_times(value)):
+        return None
+    if not all(isinstance(items, list | tuple) for items in value.values()):
+        return None
+    lengths = {str(key): len(items) for key, items in value.items()}
+    if len(set(lengths.values())) > 1:
+        raise DatasetError(f"column {column!r}: lists of different lengths, {lengths}")
+    return [dict(zip(value, items, strict=True)) for items in zip(*value.values(), strict=True)]
+
+
+def _has_times(entry: Mapping[str, Any]) -> bool:
+    return any(key in entry for key in (*START_KEYS, *END_KEYS))
+
+
+def timed_lines(entries: Sequence[Any], column: str) -> list[str]:
+    """Return a line for each entry, in the order given.
+
+    Times are rounded to the nearest second; hours are written where the column needs them.
+
+    Args:
+        entries: mappings with a start and an end (seconds, or text such as ``01:05`` and
+            ``1:02:03.5``), a text or a label, and any other fields, which become attributes.
+        column: what errors call it.
+
+    Raises:
+        DatasetError: an entry is no mapping, has no time or an impossible one, or says nothing.
+    """
+    spans = []
+    for index, entry in enumerate(entries):
+        where = f"column {column!r}, entry {index}"
+        if not isinstance(entry, Mapping):
+            raise DatasetError(f"{where}: expected fields with a start and an end, got {entry!r}")
+        spans.append(_span_s(entry, where))
+    with_hours = any(_whole(end_s) >= 3600 for _, end_s in spans)
+    return [
+        f"[{_clock(start_s, with_hours)}-{_clock(end_s, with_hours)}] "
+        + entry_text(entry, f"column {column!r}, entry {index}")
+        for index, (entry, (start_s, end_s)) in enumerate(zip(entries, spans, strict=True))
+    ]
+
+
+def entry_text(entry: Mapping[str, Any], where: str) -> str:
+    """Return what an entry says, its other fields in parentheses.
+
+    Raises:
+        DatasetError: it has neither a text, nor a label, nor any other field with a value.
+    """
+    said = next((key for key in (*TEXT_KEYS, *LABEL_KEYS) if _plain(entry.get(key))), None)
+    ranks = {key: rank for rank, key in enumerate(FIRST_ATTRIBUTES)}
+    others = [key for key in entry if key not in (said, *START_KEYS, *END_KEYS)]
+    others.sort(key=lambda key: ranks.get(str(key).lower(), len(ranks)))
+    attributes = [f"{_title(key)}: {_plain(entry[key])}" for key in others if _plain(entry[key])]
+    parts = [_plain(entry[said])] if said is not None else []
+    parts += [f"({', '.join(attributes)})"] if attributes else []
+    if not parts:
+        raise DatasetError(
+            f"{where}: it says nothing; expected a text ({', '.join(TEXT_KEYS)}), a label "
+            f"({', '.join(LABEL_KEYS)}) or another field with a value"
+        )
+    return " ".join(parts)
+
+
+def seconds_of(value: Any, where: str) -> float:
+    """Return seconds from a number, or from text: ``mm:ss``, ``hh:mm:ss`` or a number.
+
+    Raises:
+        DatasetError: it is none of these, is negative or not finite.
+    """
+    seconds = math.nan
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str):
+        seconds = _seconds_of_text(value.strip())
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise DatasetError(
+            f"{where}: expected seconds from 0 on, 'mm:ss' or 'hh:mm:ss', got {value!r}"
+        )
+    return seconds
+
+
+def _seconds_of_text(text: str) -> float:
+    match = _CLOCK.fullmatch(text)
+    if match is None:
+        try:
+            return float(text)
+        except ValueError:
+            return math.nan
+    hours, minutes, seconds = int(match[1] or 0), int(match[2]), float(match[3])
+    if seconds >= 60 or (match[1] is not None and minutes >= 60):
+        return math.nan
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _span_s(entry: Mapping[str, Any], where: str) -> tuple[float, float]:
+    start_s = _time_s(entry, START_KEYS, where)
+    end_s = _time_s(entry, END_KEYS, where)
+    if end_s < start_s:
+        raise DatasetError(f"{where}: it ends at {end_s:g} s, before it starts at {start_s:g} s")
+    return start_s, end_s
+
+
+def _time_s(entry: Mapping[str, Any], keys: Sequence[str], where: str) -> float:
+    found = [key for key in keys if entry.get(key) is not None]
+    if not found:
+        raise DatasetError(
+            f"{where}: no {keys[0]} ({', '.join(keys)}); it has {', '.join(map(str, entry))}"
+        )
+    times_s = {seconds_of(entry[key], f"{where}, {key}") for key in found}
+    if len(times_s) > 1:
+        raise DatasetError(f"{where}: {' and '.join(found)} differ")
+    return times_s.pop()
+
+
+def _whole(seconds: float) -> int:
+    return math.floor(seconds + 0.5)
+
+
+def _clock(seconds: float, with_hours: bool) -> str:
+    minutes, rest = divmod(_whole(seconds), 60)
+    if not with_hours:
+        return f"{minutes:02d}:{rest:02d}"
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _title(key: Any) -> str:
+    name = str(key).replace("_", " ").strip()
+    return name[:1].upper() + name[1:]
+
+
+def _plain(value: Any) -> str:
+    """Return a field's value on one line; a line is an entry, so none may be within one."""
+    if isinstance(value, list | tuple):
+        return ", ".join(filter(None, map(_plain, value)))
+    return "" if value is None else " ".join(str(value).split())

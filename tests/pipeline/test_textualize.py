@@ -1,0 +1,215 @@
+"""Descriptions from columns: templates, timed metadata, and what is wrong with either."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_stage_one import save_dataset
+from typer.testing import CliRunner
+
+from cache_schema import open_tape
+from cache_schema.errors import DatasetError, UsageError
+from cache_schema.recipes import as_toml, load_recipe
+from cache_schema.types import Heard, Segment
+from pipeline.cli import app
+from pipeline.describe_timed import seconds_of
+from pipeline.recipe import ExtractRecipe
+from pipeline.textualize import describe
+
+TURN = {"start": 0, "end": 5, "text": "Hello", "gender": "Female", "emotion": "Happy"}
+NEEDED = ["dataset.path='d'", "tape.out='o'"]
+
+
+def columns(**values: Any) -> dict[str, Any]:
+    """As the tape gives them back: JSON with its keys in the alphabet's order."""
+    back: dict[str, Any] = json.loads(json.dumps(values, sort_keys=True))
+    return back
+
+
+def test_timed_metadata_in_a_template_and_without() -> None:
+    later = {"start_s": "00:05", "end_s": 8.6, "sentence": "Hi  there", "speaker": "theo"}
+    metadata = columns(segments=[TURN, later], caption="two people")
+    lines = (
+        "[00:00-00:05] Hello (Gender: Female, Emotion: Happy)\n"
+        "[00:05-00:09] Hi there (Speaker: theo)"
+    )
+    assert describe(metadata, "Heard:\n{segments}") == f"Heard:\n{lines}"
+    assert describe(metadata) == f"Caption: two people\nSegments:\n{lines}"
+    assert describe(columns(turns=[TURN])) == f"Turns: {lines.splitlines()[0]}"
+
+
+def test_events_have_a_label_and_no_text() -> None:
+    events = [
+        {"begin": "0:03", "stop": "0:04", "label": "dog bark"},
+        {"start": 4, "end": 4.2, "event": "door", "loudness": None, "text": ""},
+        {"start": 5, "end": 6, "speaker": "A"},
+    ]
+    assert describe({"events": events}).splitlines() == [
+        "Events:",
+        "[00:03-00:04] dog bark",
+        "[00:04-00:04] door",
+        "[00:05-00:06] (Speaker: A)",
+    ]
+
+
+def test_a_mapping_of_lists_is_a_list_of_mappings() -> None:
+    turned = {"start": [0, 5], "end": [5, 6], "text": ["Hello", "Bye"], "speaker": ["A", None]}
+    assert describe({"segments": turned}, "{segments}").splitlines() == [
+        "[00:00-00:05] Hello (Speaker: A)",
+        "[00:05-00:06] Bye",
+    ]
+    assert describe({"segments": {"start": [], "end": []}}) == ""
+    with pytest.raises(DatasetError, match="lists of different lengths"):
+        describe({"segments": {**turned, "text": ["Hello"]}})
+    once = {"start": 0, "end": 1}
+    assert json.loads(describe({"span": once}, "{span}")) == once
+
+
+def test_hours_where_they_are_needed() -> None:
+    entries = [{"start": 7, "end": "59:59", "text": "a"}, {"start": "59:59", "end": "01:00:04"}]
+    entries[1]["text"] = "b"
+    assert describe({"segments": entries}, "{segments}").splitlines() == [
+        "[00:00:07-00:59:59] a",
+        "[00:59:59-01:00:04] b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"start": 1, "text": "x"}, "entry 1: no end"),
+        ({"end": 1, "text": "x"}, "entry 1: no start"),
+        ({"start": 3, "end": 2, "text": "x"}, "ends at 2 s, before it starts at 3 s"),
+        ({"start": -1, "end": 2, "text": "x"}, "expected seconds from 0 on"),
+        ({"start": "soon", "end": 2, "text": "x"}, "got 'soon'"),
+        ({"start": True, "end": 2, "text": "x"}, "got True"),
+        ({"start": 0, "end": "1:75", "text": "x"}, "got '1:75'"),
+        ({"start": 0, "end": float("inf"), "text": "x"}, "got inf"),
+        ({"start": 0, "start_s": 1, "end": 2, "text": "x"}, "start and start_s differ"),
+        ({"start": 0, "end": 2, "text": " "}, "it says nothing"),
+        ("Hello", "expected fields with a start and an end, got 'Hello'"),
+    ],
+)
+def test_a_malformed_entry_is_named(entry: Any, message: str) -> None:
+    with pytest.raises(DatasetError, match="column 'segments', entry 1") as caught:
+        describe({"segments": [TURN, entry]})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1:02:03.5", 3723.5), ("02:03", 123), ("75:00", 4500), ("12.25", 12.25), (3, 3)],
+)
+def test_seconds(text: Any, seconds: float) -> None:
+    assert seconds_of(text, "here") == seconds
+
+
+def test_fields_lead_into_values_and_nowhere_else() -> None:
+    metadata = {
+        "speaker": {"name": "theo", "age": 31.25},
+        "tags": ["calm", "indoor"],
+        "turns": [{"text": "no times", "speaker": "B"}],
+        "a.b": "dotted",
+    }
+    filled = describe(metadata, "{{{speaker.name}}} {speaker[age]:.1f} {tags:>14} {turns} {a.b}")
+    assert filled == "{theo} 31.2   calm, indoor no times (Speaker: B) dotted"
+    assert json.loads(describe(metadata, "{speaker}")) == metadata["speaker"]
+    for template, message in {
+        "{speaker.nam}": "no 'nam' in what it leads to (there is: name, age)",
+        "{tags.append}": "no 'append'",
+        "{speaker.name.upper}": "no 'upper'",
+        "{speker}": "did you mean 'speaker'",
+        "{tags:.1f}": "template field 'tags'",
+    }.items():
+        with pytest.raises(DatasetError) as caught:
+            describe(metadata, template)
+        assert message in str(caught.value), template
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{speaker.__class__}", "{__class__}", "{speaker[__init__]}", "{}", "{0}", "{a.}", "{a[]}",
+        "{a!r}", "{a:{b}}", "{a", "a}", "{a..b}", "{a]b}",
+    ],
+)  # fmt: skip
+def test_a_template_is_refused_before_anything_runs(template: str) -> None:
+    with pytest.raises(UsageError, match=r"textualize\.template"):
+        load_recipe(ExtractRecipe, None, [*NEEDED, f"textualize.template={json.dumps(template)}"])
+
+
+def test_heard_columns_beside_the_datasets() -> None:
+    said = Heard(
+        text="Hello. Bye.",
+        segments=(
+            Segment(start_s=0.0, end_s=1.2, text="Hello."),
+            Segment(start_s=1.2, end_s=63.0, text="Bye."),
+        ),
+    )
+    heard = {"transcript": said, "the_scene": Heard(text="A greeting.")}
+    metadata = {"speaker": "theo", "gender": "male"}
+    assert describe(metadata, "", heard).splitlines() == [
+        "Transcript: Hello. Bye.",
+        "Speaker: theo",
+        "Gender: male",
+        "The scene: A greeting.",
+    ]
+    template = "{the_scene} {speaker}: {transcript} {transcript.text}\n{transcript.segments}"
+    assert describe(metadata, template, heard).splitlines() == [
+        "A greeting. theo: Hello. Bye. Hello. Bye.",
+        "[00:00-00:01] Hello.",
+        "[00:01-01:03] Bye.",
+    ]
+    assert describe({}, "", {"transcript": Heard(text="")}) == ""
+    with pytest.raises(DatasetError, match="'speaker' is the dataset's, and heard too"):
+        describe(metadata, "", {"speaker": said})
+
+
+def test_a_malformed_sample_is_quarantined_with_its_reason(tmp_path: Path) -> None:
+    dataset = save_dataset(tmp_path, 4)
+    rows = [json.loads(line) for line in dataset.read_text().splitlines()]
+    for index, row in enumerate(rows):
+        row["segments"] = [{**TURN, "end": 5 if index != 2 else "late"}]
+    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = ["--dataset", str(dataset), "--out", str(tmp_path / "t")]
+    told += ["--set", "failures.max_fraction=0.5"]
+    for step in ("ingest", "textualize"):
+        done = CliRunner().invoke(app, [step, *told])
+        assert done.exit_code == 0, done.stderr
+    tape = open_tape(tmp_path / "t")
+    (failed,) = tape.quarantined
+    assert (failed.sample_id, failed.reason) == ("row-2", "description")
+    assert "column 'segments', entry 0, end: expected seconds" in failed.detail
+    assert "[00:00-00:05] Hello (Gender: Female, Emotion: Happy)" in str(tape["row-0"].description)
+
+
+def test_listeners_in_a_recipe() -> None:
+    told = [*NEEDED, "textualize.listen.transcript.model=openai/whisper-small"]
+    recipe = load_recipe(ExtractRecipe, None, told)
+    assert recipe.textualize.listen["transcript"].model == "openai/whisper-small"
+    assert "[textualize.listen.transcript]" in as_toml(recipe)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("listen.a.modle=x", "unknown key 'modle'; did you mean 'model'"),
+        ("listen.a.language=en", "textualize.listen.a: which model?"),
+        ("listen.a=x", "expected a section"),
+        ("listen.a-b.model=x", "A-Z, a-z, 0-9 and _"),
+        ("listen._a.model=x", "does not begin with _"),
+        (f"listen.{'a' * 65}.model=x", "at most 64"),
+        ("listen.a.kind=captoin", "did you mean 'caption'"),
+        ("listen.a.task=translat", "did you mean 'translate'"),
+        ("listen.a.device=gpu", "auto or cpu or cuda"),
+        ("listen.a.dtype=float", "did you mean 'float32'"),
+        ("listen.a.batch_size=0", "at least 1"),
+    ],
+)
+def test_mistakes_in_a_recipe(setting: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe(ExtractRecipe, None, [*NEEDED, f"textualize.{setting}"])
+    assert message in str(caught.value)
