@@ -103,6 +103,8 @@ def extract(places: Places, seed: int) -> dict[str, Any]:
         "all",
         "--max-new-tokens",
         MAX_TRACE_TOKENS,
+        "--set",
+        f"textual.prompt={teacher.PROMPT}",
         "--seed",
         seed,
     )

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qw
 from examples.quickstart.tokens import PAD, TURN_END
 from examples.quickstart.training import shuffled, train
 from examples.quickstart.world import Row
-from pipeline.prompts import textual_messages
+from pipeline.prompts import load_prompt
 from pipeline.textualize import describe
 
 WIDTH = 128
@@ -29,6 +29,10 @@ NUM_STEPS = 180
 BATCH = 32
 LR_SCALE = 0.5
 MAX_TRACE_TOKENS = 80
+PROMPT = "plain.v1"
+"""What stage one must ask: the teacher is trained on these words and knows no others."""
+
+_ASKED = load_prompt(PROMPT)
 _IGNORED = -100
 
 
@@ -57,7 +61,7 @@ def make_teacher(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
 
 def teacher_messages(row: Row) -> list[dict[str, str]]:
     """Return what the teacher reads about a row, exactly as stage one puts it."""
-    return textual_messages(describe(row.as_json()), row.question, row.choices)
+    return _ASKED.ask(describe(row.as_json()), row.question, row.choices)
 
 
 def tokenizer_texts(rows: Sequence[Row]) -> list[str]:

@@ -1,0 +1,1 @@
+"""Traces of a textual teacher: asked for, judged, chosen, recorded with their signals."""

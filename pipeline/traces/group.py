@@ -1,0 +1,114 @@
+"""Who makes the textual signals, and which they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cache_schema.layers import parse_layers
+from cache_schema.maker import GroupInfo
+from cache_schema.types import TEXT_SOURCE
+from pipeline.prompts import Prompt
+from pipeline.recipe import ExtractRecipe
+from pipeline.step import kept_logits, notes
+from pipeline.teachers.base import Wanted
+from pipeline.textual_recipe import TextualRecipe
+
+NOTE_KEYS = ("model", "engine_version")
+"""What a teacher says of itself that may differ between runs."""
+
+CHATS = ("model", "none")
+"""Values of ``textual.chat`` that are no file."""
+
+_SAMPLING = (
+    "traces",
+    "max_new_tokens",
+    "temperature",
+    "top_p",
+    "sample_top_k",
+    "min_p",
+    "repetition_penalty",
+)
+"""Settings of the recipe that decide what a teacher writes; without meaning for given traces."""
+
+
+def wanted_signals(textual: TextualRecipe, about: Mapping[str, Any]) -> Wanted:
+    """Return which signals to record of a teacher.
+
+    Raises:
+        UsageError: it has no such layers.
+    """
+    lens = parse_layers(textual.lens, about["num_layers"])
+    lens_top_k = textual.lens_top_k
+    if lens:
+        lens_top_k = kept_logits("textual lens", lens_top_k, about["vocab_size"])
+    return Wanted(
+        top_k=kept_logits("textual", textual.top_k, about["vocab_size"]),
+        layers=parse_layers(textual.layers, about["num_layers"]),
+        lens=lens,
+        lens_top_k=lens_top_k,
+        draws=textual.draws,
+    )
+
+
+def group_info(
+    recipe: ExtractRecipe,
+    about: Mapping[str, Any],
+    wanted: Wanted,
+    prompt: Prompt,
+    descriptions: str,
+) -> GroupInfo:
+    """Return who makes the textual signals.
+
+    Args:
+        recipe: of the run.
+        about: what the teacher says of itself.
+        wanted: the signals.
+        prompt: what it is asked.
+        descriptions: fingerprint of what it reads.
+    """
+    textual = recipe.textual
+    return GroupInfo(
+        group=TEXT_SOURCE,
+        kind=TEXT_SOURCE,
+        signals=_signals(recipe, about, wanted),
+        identity={
+            **{key: value for key, value in about.items() if key not in NOTE_KEYS},
+            "prompt": prompt.name,
+            "prompt_digest": prompt.digest,
+            "form": prompt.form,
+            "chat": textual.chat if textual.chat in CHATS else Path(textual.chat).name,
+            "template_args": dict(textual.template_args),
+            "descriptions": descriptions,
+            "select": textual.select,
+            "judge": textual.judge,
+            "rationales": textual.rationales,
+            "given": textual.given,
+            **({} if textual.given else {name: getattr(textual, name) for name in _SAMPLING}),
+            "seed": recipe.seed,
+        },
+        notes=notes({key: about[key] for key in NOTE_KEYS}),
+    )
+
+
+def _signals(
+    recipe: ExtractRecipe, about: Mapping[str, Any], wanted: Wanted
+) -> dict[str, dict[str, Any]]:
+    """Return the facts of each signal; one that is not recorded is not there."""
+    codec = recipe.tape.topk_codec
+    signals: dict[str, dict[str, Any]] = {"trace": {}}
+    if wanted.top_k:
+        signals["topk"] = {"k": wanted.top_k, "codec": codec}
+    if wanted.lens:
+        signals["lens"] = {"layers": list(wanted.lens), "k": wanted.lens_top_k, "codec": codec}
+    if wanted.draws:
+        signals["sampled"] = {"num_draws": wanted.draws}
+    if wanted.layers:
+        signals["hidden"] = {
+            "layers": list(wanted.layers),
+            "width": about["width"],
+            "dtype": recipe.tape.states_dtype,
+            "profile": recipe.tape.profile,
+        }
+    return signals
