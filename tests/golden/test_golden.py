@@ -18,13 +18,34 @@ TAPES = sorted(path.with_suffix("") for path in HERE.glob("v*/*.json"))
 
 def test_there_are_tapes_of_every_profile() -> None:
     v1 = {tape.name for tape in TAPES if tape.parent.name == "v1"}
-    assert v1 == {"archive", "hot", "lossy2x"}
+    assert v1 == {"archive", "hot", "lossy2x", "more"}
 
 
 @pytest.mark.parametrize("tape", TAPES, ids=lambda path: f"{path.parent.name}-{path.name}")
 def test_a_golden_tape_reads_as_ever(tape: Path) -> None:
     expected = json.loads(tape.with_suffix(".json").read_text(encoding="utf-8"))
     assert json.loads(json.dumps(values_of(tape))) == expected
+
+
+def test_what_was_added_to_version_1_is_on_one_tape_and_on_no_older_one() -> None:
+    tables = {
+        tape.name: {
+            table
+            for shards in open_tape(tape).shards.values()
+            for shard in shards
+            for table in shard.record.rows
+        }
+        for tape in TAPES
+    }
+    added = {"lens", "lens_compact", "rejected", "heard"}
+    assert {name: added & held for name, held in tables.items()} == {
+        "archive": set(), "hot": set(), "lossy2x": set(), "more": added,
+    }  # fmt: skip
+    for tape in TAPES:
+        for shard in open_tape(tape).shards["textual"]:
+            if "trace" in shard.record.rows:
+                older = "origin" not in shard.table("trace").column_names
+                assert older == (tape.name != "more")
 
 
 @pytest.mark.parametrize("tape", TAPES, ids=lambda path: f"{path.parent.name}-{path.name}")

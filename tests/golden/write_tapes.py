@@ -1,4 +1,4 @@
-"""How the golden tapes of a version were made: ``python tests/golden/write_tapes.py FOLDER``.
+"""How the golden tapes of a version were made: ``write_tapes.py FOLDER [NAME...]``, here.
 
 It is kept to show what is in them, and for the first tape of a new version. Tapes that are there
 are never made again: what they hold is what a later reader must still read.
@@ -6,26 +6,38 @@ are never made again: what they hold is what a later reader must still read.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cache_schema import open_tape
 from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.maker import (
     GroupInfo,
 )
-from cache_schema.rows import hidden_row, sample_rows, sampled_row, topk_row, trace_row
+from cache_schema.rows import (
+    heard_row,
+    hidden_row,
+    lens_row,
+    rejected_row,
+    sample_rows,
+    sampled_row,
+    topk_row,
+    trace_row,
+)
 from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW
-from cache_schema.types import Sample, Sampled, TopK, Trace
+from cache_schema.types import Heard, Lens, Rejected, Sample, Sampled, Segment, TopK, Trace
 from cache_schema.writer import TapeWriter
 
 WIDTH, K, DRAWS = 8, 4, 10
 LAYERS = (0, 12)
+LENS_LAYERS = (1, 3)
 TAPES = {
     "hot": Storage(),
     "archive": Storage(profile="archive", states_dtype="float16"),
@@ -33,30 +45,27 @@ TAPES = {
 }
 
 
-def main(folder: Path) -> None:
-    """Write every tape and what it holds."""
-    for name, storage in TAPES.items():
+MORE = "more"
+"""The tape of what was added to version 1 after its first release."""
+
+
+def main(folder: Path, names: list[str]) -> None:
+    """Write these tapes, all by default, and what they hold."""
+    for name in names or [*TAPES, MORE]:
         root = folder / name
         if root.exists():
             raise SystemExit(f"{root} is there; a golden tape is never made again")
-        write(root, storage)
+        if name == MORE:
+            write_more(root)
+        else:
+            write(root, TAPES[name])
         text = json.dumps(values_of(root), indent=1, ensure_ascii=False)
         (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 def write(root: Path, storage: Storage) -> None:
     """Write one tape: three samples, the last without a trace, and one quarantined."""
-    samples = GroupInfo(group="samples", kind="samples", identity={"dataset_digest": "golden"})
-    with TapeWriter(root, samples, licence="CC0-1.0", shard_samples=2) as writer:
-        for index in range(3):
-            audio = sample(index).audio
-            writer.add(sample_rows(sample(index), audio_sha256(audio), audio.size))
-        writer.quarantine("broken", 3, "audio", "no sound in it")
-    descriptions = GroupInfo(group="descriptions", kind="descriptions", identity={"method": "hand"})
-    with TapeWriter(root, descriptions) as writer:
-        for index in range(3):
-            row = {"sample_id": f"golden-{index}", "description": f"Sprecher sagt: „{index}“"}
-            writer.add({"descriptions": [row]})
+    write_samples(root)
     facts = {"layers": list(LAYERS), "width": WIDTH, "dtype": storage.states_dtype}
     hidden = {**facts, "profile": storage.profile}
     textual = GroupInfo(
@@ -80,6 +89,116 @@ def write(root: Path, storage: Storage) -> None:
     with TapeWriter(root, acoustic, storage=storage, writer="w1") as writer:
         for index in range(3):
             writer.add({}, [heard(index)])
+
+
+def write_samples(root: Path) -> None:
+    """Write the samples and their descriptions."""
+    samples = GroupInfo(group="samples", kind="samples", identity={"dataset_digest": "golden"})
+    with TapeWriter(root, samples, licence="CC0-1.0", shard_samples=2) as writer:
+        for index in range(3):
+            audio = sample(index).audio
+            writer.add(sample_rows(sample(index), audio_sha256(audio), audio.size))
+        writer.quarantine("broken", 3, "audio", "no sound in it")
+    descriptions = GroupInfo(group="descriptions", kind="descriptions", identity={"method": "hand"})
+    with TapeWriter(root, descriptions) as writer:
+        for index in range(3):
+            row = {"sample_id": f"golden-{index}", "description": f"Sprecher sagt: „{index}“"}
+            writer.add({"descriptions": [row]})
+
+
+def write_more(root: Path) -> None:
+    """Write the lens in both codecs, text states, rejected traces, origins and what was heard."""
+    write_samples(root)
+    kept = {"layers": list(LENS_LAYERS), "k": K}
+    ear = GroupInfo(group="heard_transcript", kind="heard", identity={"model_digest": "ear"})
+    with TapeWriter(root, ear) as writer:
+        for index in range(3):
+            parts = [(0.0, 0.0125, "„eins“"), (0.0125, 0.03, "two")][:index]
+            segments = tuple(Segment(start_s=a, end_s=b, text=text) for a, b, text in parts)
+            heard = Heard(text=" ".join(part[2] for part in parts), segments=segments)
+            writer.add({"heard": [heard_row(f"golden-{index}", heard)]})
+    textual = GroupInfo(
+        group="textual",
+        kind="textual",
+        signals={"trace": {}, "lens": {**kept, "codec": "compact"}},
+        identity={"model_digest": "golden text"},
+    )
+    with TapeWriter(root, textual, shard_samples=2) as writer:
+        for index in range(3):
+            writer.add(told_apart(index))
+    states = {"layers": [2], "width": WIDTH, "dtype": "float32", "profile": "hot"}
+    encoder = GroupInfo(
+        group="encoder", kind="textual", signals={"hidden": states}, identity={"model": "bert"}
+    )
+    with TapeWriter(root, encoder) as writer:
+        for index in range(3):
+            ids = np.array([101, 7592, 131_071, 102])[: 2 + index]
+            rng = np.random.default_rng(200 + index)
+            values = {2: rng.normal(0, 3, (len(ids), WIDTH)).astype(np.float32)}
+            place = hidden_row(f"golden-{index}", AUDIO_ROW, "text", (0, 0), ids, None)
+            writer.add({}, [(place, values)])
+    acoustic = GroupInfo(
+        group="acoustic",
+        kind="acoustic",
+        signals={"lens": {**kept, "codec": "hot"}},
+        identity={"model": "ear"},
+    )
+    with TapeWriter(root, acoustic, writer="w1") as writer:
+        for index in range(3):
+            row = lens_row(f"golden-{index}", 0, lens(np.array([5, 6, 7])[: 1 + index]))
+            writer.add({"lens": [row]})
+
+
+def lens(ids: NDArray[np.int64]) -> Lens:
+    """Return the same two distributions for every token, the first layer the less certain."""
+    kept = np.array([[0.25, 0.25, 0.125, 0.0625], [0.875, 0.0625, 0.03125, 0.0]])
+    tokens = len(ids)
+    with np.errstate(divide="ignore"):
+        logprobs = np.log(kept).astype(np.float32)
+    names = [[5, 131_072, (1 << 20) - 1, 7], [(1 << 20) - 1, 0, 65_536, 5]]
+    return Lens(
+        target_ids=ids,
+        layers=LENS_LAYERS,
+        token_ids=np.tile(names, (tokens, 1, 1)),
+        logprobs=np.tile(logprobs, (tokens, 1, 1)),
+        tail=np.tile(np.array([0.3125, 0.03125], np.float32), (tokens, 1)),
+    )
+
+
+def told_apart(index: int) -> dict[str, list[dict[str, Any]]]:
+    """Return the textual rows of sample ``index``: of the last only what was not kept."""
+    name = f"golden-{index}"
+    rows: dict[str, list[dict[str, Any]]] = {"trace": [], "lens": [], "rejected": []}
+    for number in range(2 - index):
+        ids = np.array([131_071, 5, 0])[: 3 - number]
+        trace = Trace(
+            text=f"<RESPONSE>{number}</RESPONSE>",
+            token_ids=ids,
+            prompt_token_ids=np.arange(2),
+            finish_reason="stop",
+            answer=str(number),
+            correct=True,
+            logprob=-1.25,
+            origin=("label", "free")[number] if index == 0 else "given",
+            draw=3 - number,
+            seed=(1 << 63) - 1 if number else -7,
+        )
+        rows["trace"].append(trace_row(name, number, trace))
+        rows["lens"].append(lens_row(name, number, lens(ids)))
+    for number in range(index):
+        rejected = Rejected(
+            draw=number,
+            text="„drei“",
+            finish_reason=("stop", "length")[number],
+            answer="3",
+            correct=(False, None)[number],
+            logprob=-8.5,
+            origin="free",
+            seed=number,
+            reason=("wrong answer", "of another kind")[number],
+        )
+        rows["rejected"].append(rejected_row(name, number, rejected))
+    return rows
 
 
 def sample(index: int) -> Sample:
@@ -163,6 +282,9 @@ def _values(row: Any) -> dict[str, Any]:
     }
     values |= {"choices": list(row.choices), "metadata": dict(row.metadata)}
     values["audio"] = row.audio.tolist()
+    values |= {"rejected": [vars(one) for one in row.rejected]} if row.rejected else {}
+    if row.heard:
+        values["heard"] = {column: dataclasses.asdict(one) for column, one in row.heard.items()}
     for name in row.signals:
         many = max(len(row.traces), 1) if name.startswith("textual/") else 1
         values[name] = [_plain(vars(row.signal(name, number))) for number in range(many)]
@@ -182,4 +304,4 @@ def _plain(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
