@@ -21,6 +21,8 @@ from pipeline.recipe import ExtractRecipe
 from pipeline.step import STEPS
 from pipeline.teachers.describe import load_config, text_shape
 from pipeline.teachers.encoder_only import check_textual
+from pipeline.textual_recipe import TextualRecipe
+from pipeline.traces.check import check_traces
 
 _PR_SET_PDEATHSIG = 1
 
@@ -52,7 +54,8 @@ def check(recipe: ExtractRecipe) -> None:
 
     Raises:
         ModelError: a teacher or a listener does not exist.
-        UsageError: it has no such layers, or does not go with its settings.
+        UsageError: it has no such layers, does not go with its settings, or its prompt or chat
+            template does not exist.
     """
     if recipe.textualize.listen:
         from pipeline.listen.plan import settle
@@ -63,7 +66,13 @@ def check(recipe: ExtractRecipe) -> None:
         if teacher.teacher:
             parse_layers(teacher.layers, text_shape(load_config(teacher.teacher)).num_layers)
     if recipe.textual.teacher:
-        check_textual(recipe.textual)
+        _check_textual(recipe.textual)
+
+
+def _check_textual(textual: TextualRecipe) -> None:
+    check_textual(textual)
+    if textual.engine != "encoder":
+        check_traces(textual)
 
 
 def run_step(step: str, recipe: ExtractRecipe) -> None:
@@ -76,7 +85,7 @@ def run_step(step: str, recipe: ExtractRecipe) -> None:
         flag = "--text-teacher" if step == "textual" else "--acoustic-teacher"
         raise UsageError(f"--only {step} needs {flag}")
     if step == "textual":
-        check_textual(recipe.textual)
+        _check_textual(recipe.textual)
     run: Callable[[ExtractRecipe], None] = import_module(f"pipeline.{step}").run
     run(recipe)
     complete_index(Path(recipe.tape.out))  # a run killed between its last shard and its index

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cache_schema import TapeRow
 from cache_schema.console import say
-from cache_schema.errors import TapeError, UsageError
+from cache_schema.errors import TapeError
 from cache_schema.prepare import RowError
 from cache_schema.types import TEXT_SOURCE
 from cache_schema.writer import TapeWriter
@@ -39,7 +39,6 @@ def run(recipe: ExtractRecipe) -> None:
 
         encode_text.run(recipe)
         return
-    check_combination(recipe.textual)
     prompt = load_prompt(recipe.textual.prompt)
     tape = open_for(recipe)
     if "descriptions" not in tape.groups:
@@ -64,19 +63,6 @@ def run(recipe: ExtractRecipe) -> None:
             failures.settle(writer)
     finally:
         teacher.close()
-
-
-def check_combination(recipe: TextualRecipe) -> None:
-    """Refuse settings that contradict each other.
-
-    Raises:
-        UsageError: naming them.
-    """
-    if recipe.given and recipe.rationales != "none":
-        raise UsageError(
-            f"textual.rationales {recipe.rationales!r}: nothing is written where textual.given "
-            f"names a column ({recipe.given!r}); leave one of them out"
-        )
 
 
 def load_teacher(recipe: TextualRecipe, seed: int) -> TextTeacher:
