@@ -31,7 +31,7 @@ from pipeline.teachers.describe import (
     resolve_dtype,
     text_shape,
 )
-from pipeline.teachers.encoder_only import check_engine
+from pipeline.teachers.encoder_only import check_textual
 from pipeline.textual_recipe import TextualRecipe
 
 BATCH_TOKENS = 16_384
@@ -59,10 +59,11 @@ class HfEncoder:
             ModelError: no such model, no tokenizer, no encoder-only text model, weights missing, an
                 unknown dtype, a ``max_model_len`` beyond the model's, or a family whose states
                 cannot be read.
+            UsageError: a setting is given that an encoder has no use for.
         """
         self._model_name = recipe.teacher
+        check_textual(recipe)
         config = load_config(recipe.teacher)
-        check_engine(recipe.teacher, config, "encoder")
         self.shape: TextShape = text_shape(config)
         self._tokenizer = load_tokenizer(recipe.teacher)
         self.dtype = resolve_dtype(recipe.dtype, self.shape)
@@ -77,7 +78,13 @@ class HfEncoder:
         self._pad_id = next(pad for pad in pad_ids if pad is not None)
         self._blocks = Blocks(self._model, self.shape.num_layers)
         probe = self.encode("one two three")[: self.max_tokens]
-        self._blocks.check(torch.from_numpy(probe[None]).to(self._device))
+        try:
+            self._blocks.check(torch.from_numpy(probe[None]).to(self._device))
+        except RuntimeError as error:
+            raise ModelError(
+                f"model {recipe.teacher!r} cannot compute in {self.dtype} on {device} "
+                f"({str(error).splitlines()[0]}); try --set textual.dtype=float32"
+            ) from error
         self._may_pad = self._ignores_padding(probe)
 
     def describe(self) -> dict[str, Any]:

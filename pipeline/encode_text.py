@@ -1,0 +1,110 @@
+"""Step three with an encoder-only text model: states of the description's tokens, and no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cache_schema import TapeRow
+from cache_schema.console import say
+from cache_schema.errors import TapeError, UsageError
+from cache_schema.layers import parse_layers
+from cache_schema.maker import (
+    GroupInfo,
+)
+from cache_schema.prepare import RowError
+from cache_schema.rows import hidden_row
+from cache_schema.signals import AUDIO_ROW
+from cache_schema.types import TEXT_SOURCE, IntArray
+from cache_schema.writer import TapeWriter
+from pipeline.progress import Counter
+from pipeline.recipe import ExtractRecipe
+from pipeline.step import Failures, failures_of, notes, open_for, pending, writer_for
+from pipeline.teachers.hf_encoder import HfEncoder
+
+NOTE_KEYS = ("model", "engine_version")
+"""What a teacher says of itself that may differ between runs."""
+
+
+def run(recipe: ExtractRecipe) -> None:
+    """Read this worker's descriptions with the encoder.
+
+    Raises:
+        ModelError: the model cannot be used.
+        ProvenanceError: the tape has signals of another textual teacher.
+        TapeError: there are no descriptions to read.
+        UsageError: a setting is given that an encoder has no use for, or no layer is wanted.
+        QuarantineError: too many descriptions failed.
+    """
+    tape = open_for(recipe)
+    if "descriptions" not in tape.groups:
+        raise TapeError(f"{recipe.tape.out}: no descriptions yet; run the textualize step first")
+    encoder = HfEncoder(recipe.textual)
+    about = encoder.describe()
+    layers = parse_layers(recipe.textual.layers, about["num_layers"])
+    info = group_info(recipe, about, layers, tape.groups["descriptions"].fingerprint)
+    todo = pending(tape, info, recipe).among(tape.recorded_mask("descriptions"))
+    if not todo:
+        say("textual: every described sample is recorded")
+        return
+    failures = failures_of("textual", TEXT_SOURCE, tape, recipe)
+    size = recipe.textual.batch_samples
+    with writer_for(recipe, info) as writer, Counter("textual", len(todo)) as progress:
+        for start in range(0, len(todo), size):
+            batch = todo[start : start + size]
+            record_batch(encoder, layers, batch, writer, failures)
+            progress.advance(len(batch))
+        writer.seal()
+        failures.settle(writer)
+    encoder.close()
+
+
+def group_info(
+    recipe: ExtractRecipe, about: Mapping[str, Any], layers: Sequence[int], descriptions: str
+) -> GroupInfo:
+    """Return who makes the states; ``descriptions`` is the fingerprint of the texts' maker."""
+    if not layers:
+        raise UsageError("--text-layers none leaves nothing to record with --engine encoder")
+    hidden = {
+        "layers": list(layers),
+        "width": about["width"],
+        "dtype": recipe.tape.states_dtype,
+        "profile": recipe.tape.profile,
+    }
+    return GroupInfo(
+        group=TEXT_SOURCE,
+        kind=TEXT_SOURCE,
+        signals={"hidden": hidden},
+        identity={
+            **{key: value for key, value in about.items() if key not in NOTE_KEYS},
+            "descriptions": descriptions,
+        },
+        notes=notes({key: about[key] for key in NOTE_KEYS}),
+    )
+
+
+def record_batch(
+    encoder: HfEncoder,
+    layers: Sequence[int],
+    rows: Sequence[TapeRow],
+    writer: TapeWriter,
+    failures: Failures,
+) -> None:
+    """Record a batch of descriptions; what cannot be read or is not finite counts as failed."""
+    texts: list[tuple[TapeRow, IntArray]] = []
+    for row in rows:
+        ids = encoder.encode(row.description or "")
+        if len(ids) == 0:
+            failures.add(row.sample_id, row.row_index, "empty description", "no token to read")
+        elif len(ids) > encoder.max_tokens:
+            detail = f"{len(ids)} tokens, the model takes {encoder.max_tokens}; shorten it"
+            failures.add(row.sample_id, row.row_index, "description too long", detail)
+        else:
+            texts.append((row, ids))
+    read = encoder.read([ids for _, ids in texts], layers)
+    for (row, ids), states in zip(texts, read, strict=True):
+        place = hidden_row(row.sample_id, AUDIO_ROW, "text", (0, 0), ids, None)
+        try:
+            writer.add({}, [(place, states)])
+        except RowError as error:
+            failures.add(row.sample_id, row.row_index, "signals", str(error))
