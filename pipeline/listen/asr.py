@@ -9,6 +9,7 @@ Shapes: B recordings, F mel frames, M mel bins.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,6 +34,18 @@ DECODING = {
 }
 """A window is silent if the model thinks so (0.6) and is unsure of what it wrote (-1 nat a token):
 the values of the paper."""
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a message of transformers is not about how its own Whisper calls its own generate.
+
+    It hands on a default length beside the one asked for, and says so for every window.
+    """
+    heads = ("Both `max_new_tokens`", "Passing `generation_config` together")
+    return not record.getMessage().startswith(heads)
+
+
+logging.getLogger("transformers.generation.utils").addFilter(_is_news)
 
 
 def settle(column: str, listener: ListenRecipe, config: Any) -> dict[str, Any]:
@@ -136,7 +149,6 @@ class WhisperListener:
         self._model: Any = network.eval().to(resolve_device(device))
         self._settled = settled
         told = self._model.generation_config
-        told.max_length = None  # max_new_tokens is what counts; both together are warned of
         self._ends = (told.eos_token_id, told.pad_token_id)
         self._first_time_id = int(told.no_timestamps_token_id) + 1
         self._is_multilingual = is_multilingual(told)
