@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +192,8 @@ def everything(tape: Tape) -> dict[str, Any]:
             "sha256": row.audio_sha256,
             "description": row.description,
             "traces": [vars(trace) for trace in row.traces],
+            "rejected": [vars(rejected) for rejected in row.rejected],
+            "heard": {column: asdict(heard) for column, heard in row.heard.items()},
         }
         for name in row.signals:
             values[name] = vars(signal := row[name])

@@ -9,8 +9,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 
+import full_tape
 import pytest
+from attacks import forge_more
 from attacks.forge import ATTACKS, ONLY_PROFILE, Forge
+from attacks.forge_more import FULL
 from forks import Forks
 from whole_tape import PROFILES, fast_folder, make, read_all
 
@@ -21,7 +24,11 @@ SECONDS = 1.0
 MEMORY = 64 << 20
 ADDRESSES = 512 << 20
 FUZZED = 150
-NOT_SEEN_BY_READING = frozenset({"index line_kind all shards"})
+GROUPS = ("samples", "descriptions", "textual", "textual", "acoustic")
+FULL_GROUPS = ("heard_transcript", "textual", "textual", "encoder")
+"""Groups whose files are changed at random."""
+
+NOT_SEEN_BY_READING = forge_more.NOT_SEEN_BY_READING | {"index line_kind all shards"}
 """Attacks that reading one value at a time cannot see; verify does."""
 
 CASES = [
@@ -39,10 +46,12 @@ def verify(root: str) -> int:
 
 @pytest.fixture(scope="module")
 def tapes() -> Iterator[Path]:
-    """A good tape of every profile."""
+    """A good tape of every profile, and of everything else there may be."""
     with fast_folder() as folder:
         for profile in PROFILES:
             make(folder / profile, profile, indexes=range(2), shard_samples=8)
+        for name in FULL:
+            full_tape.make(folder / name, range(2), codec=name.removeprefix("full-"))
         yield folder
 
 
@@ -77,6 +86,20 @@ def test_a_good_tape_is_read(forge: Forge, forks: Forks) -> None:
     assert forks.run("attacks.test_attacks:verify", str(forge.root)).value == 0
 
 
+@pytest.mark.parametrize("forge", FULL, indirect=True)
+def test_a_good_tape_that_holds_everything_is_read(forge: Forge, forks: Forks) -> None:
+    lens = "lens" if forge.profile == FULL[0] else "lens_compact"
+    for group, table in (
+        ("textual", "trace"), ("textual", lens), ("textual", "rejected"),
+        ("heard_transcript", "heard"), ("encoder", "hidden"),
+    ):  # fmt: skip
+        forge.put_table(group, table, forge.table(group, table))
+    forge.put_json("groups/heard_transcript.json", lambda values: None)
+    ended = forks.run("whole_tape:read_all", str(forge.root), memory=ADDRESSES)
+    assert (ended.status, ended.value) == (0, 2), ended.trace
+    assert forks.run("attacks.test_attacks:verify", str(forge.root)).value == 0
+
+
 @pytest.mark.parametrize(
     ("name", "forge"), CASES, indirect=["forge"], ids=lambda case: str(case)[:60]
 )
@@ -103,7 +126,7 @@ def fuzz(root: str, profile: str, count: int) -> dict[str, int]:
     forge = Forge(Path(root), profile, rng)
     seen = {"read": 0, "refused": 0}
     for number in range(count):
-        group = rng.choice(("samples", "descriptions", "textual", "textual", "acoustic"))
+        group = rng.choice(GROUPS if profile in PROFILES else FULL_GROUPS)
         name = rng.choice(
             [name for name in forge.record(group)["files"] if "/zarr.json" not in name]
         )
@@ -124,7 +147,7 @@ def fuzz(root: str, profile: str, count: int) -> dict[str, int]:
     return seen
 
 
-@pytest.mark.parametrize("forge", PROFILES, indirect=True)
+@pytest.mark.parametrize("forge", [*PROFILES, *FULL], indirect=True)
 def test_any_change_is_read_or_refused(forge: Forge, forks: Forks) -> None:
     """Numbers that an attacker changed are his to choose, but not how reading them ends."""
     arguments = (str(forge.root), forge.profile, FUZZED)
