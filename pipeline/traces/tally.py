@@ -58,7 +58,7 @@ class Tally:
         """Return the line.
 
         Args:
-            form: of the prompt.
+            form: of the prompt; a plain one has no parts to lack.
         """
         origins = [f"{count} {name}" for name, count in self.traces.items() if name != "free"]
         parts = [
@@ -66,8 +66,9 @@ class Tally:
             + (f" ({', '.join(origins)})" if origins else ""),
             f"{self.right} of {self.judged} judged right",
             f"{self.truncated} truncated",
-            f"{self.astray} not of the form {form}",
         ]
+        if form != "plain":
+            parts.append(f"{self.astray} not of the form {form}")
         if self.rejected:
             parts.append(f"rejected: {_counted(self.rejected)}")
         if self.without:

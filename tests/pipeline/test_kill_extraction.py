@@ -41,7 +41,7 @@ CHAINS = (
     (1, 10, "archive", False),
     (2, 10, "lossy2x", False),
     (3, 10, "archive", True),
-    (4, 10, "hot", False),
+    (4, 10, "hot", True),
 )
 KILLS_A_TAPE = 5
 STRIDE = 0.35
@@ -76,6 +76,8 @@ def values_of(root: Path) -> dict[str, Any]:
     for row in found["rows"].values():
         for name in [name for name in row if name.startswith("acoustic")]:
             row[name] = sorted(row[name]) if isinstance(row[name], dict) else ""
+    for row in open_tape(root):
+        found["rows"][row.sample_id]["rejected"] = [repr(trace) for trace in row.rejected]
     return found
 
 
