@@ -177,8 +177,10 @@ app.command(
 )(_extraction("ingest"))
 app.command(
     "textualize",
-    help="Only the second step: samples get the descriptions a textual teacher reads.\n\n"
+    help="Only the second step: samples get the descriptions a textual teacher reads, from columns "
+    "and from what models hear.\n\n"
     "Example: pipeline textualize --dataset clips.jsonl --out ./cache "
+    "--set textualize.listen.transcript.model=openai/whisper-small "
     "--set textualize.template='{speaker} says: {transcript}'",
 )(_extraction("textualize"))
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cache_schema import Tape
+from cache_schema.signals import HEARD
 from cache_schema.types import TEXT_SOURCE
 from pipeline.costs.measure import GROUPS, Timing
 from pipeline.costs.weigh import Numbers, Signal, signals_of, work_of
@@ -88,6 +89,10 @@ def plan_step(
     """
     group = GROUPS[step]
     signals = signals_of(tape, group, chosen)
+    if step == "textualize":
+        for name, shards in tape.shards.items():
+            if tape.groups[name].kind == HEARD and shards:
+                signals |= signals_of(tape, name, chosen)
     work = work_of(step, tape, chosen)
     recorded = len(tape.recorded(group))
     growing = sum(float(signal.growing.sum()) for signal in signals.values()) / recorded
