@@ -103,7 +103,7 @@ class _Scan:
         sections: the sections inside the thinking.
         order: the tags of the form, as they should come.
         spans: tag -> where its text stands, the last one of each.
-        closed: tags whose last text has its end marked.
+        closed: tags whose last text is between its two tags; of THINK the end alone counts.
         problems: an ordered set; bounded, for names are few and each problem is kept once.
     """
 
@@ -155,6 +155,7 @@ class _Scan:
             if name == RESPONSE and self._thinking is None:
                 self._inner, self._start = RESPONSE, self._rest
                 self._end_inner(begin, marked=True)
+                self.closed.discard(RESPONSE)
         self._rest = end
 
     def _close_think(self, begin: int) -> None:
