@@ -28,7 +28,7 @@ HEARD = "heard"
 ORIGINS = ("free", "label", "given")
 """Where a trace may come from; see ``cache_schema.types.Trace``."""
 
-REJECT_REASONS = ("wrong answer", "truncated", "no answer", "not chosen")
+REJECT_REASONS = ("wrong answer", "truncated", "no answer", "not judged", "not chosen")
 """Reasons that are summed up by name; every other is summed up as ``OTHER_REASON``."""
 
 OTHER_REASON = "other"

@@ -124,7 +124,8 @@ def _signal_values(
         "bytes_per_token": size / tokens if tokens else None,
     }
     if signal == "lens":
-        places = tokens * len(facts.get("layers", ()))
+        layers = facts.get("layers")
+        places = tokens * (len(layers) if isinstance(layers, list) else 0)  # anyone's facts
         values |= {"bytes_per_token_layer": size / places if places else None}
     if signal == "hidden":
         kinds = {kind: totals.get(f"hidden_{kind}_positions", 0) for kind in HIDDEN_KINDS}

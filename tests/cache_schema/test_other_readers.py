@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import full_tape
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -20,7 +21,7 @@ import zarr
 from whole_tape import LAYERS, PROFILES, WIDTH, fast_folder, make
 
 from cache_schema import open_tape
-from cache_schema.types import Hidden, TopK
+from cache_schema.types import Hidden, Lens, TopK
 
 SOURCES = ("textual", "acoustic")
 Read = Callable[[Path], np.ndarray]
@@ -168,6 +169,36 @@ def test_duckdb(tape_dir: Path) -> None:
         assert (row.sample_id, row.question, ours.text) == (sample_id, question, text)
         assert (len(ours.token_ids), ours.correct) == (tokens, correct)
         assert total == (int(ours.token_ids.sum()) if tokens else None)
+
+
+def test_lens_text_states_and_what_was_heard(tmp_path: Path) -> None:
+    """As FORMAT.md has them: lists are flattened, segments are JSON, states lie where it says."""
+    root = full_tape.make(tmp_path / "tape")
+    tape = open_tape(root)
+    for source in SOURCES:
+        lenses = [row for _, row in rows_of(root, source, "lens")]
+        assert len(lenses) == 4
+        for row in lenses:
+            lens = tape[row["sample_id"]].signal(f"{source}/lens", row["trace_index"])
+            assert isinstance(lens, Lens)
+            shape = (len(row["target_ids"]), len(row["layers"]), row["k"])
+            assert list(lens.layers) == row["layers"]
+            np.testing.assert_array_equal(lens.token_ids, np.reshape(row["token_ids"], shape))
+            np.testing.assert_array_equal(lens.logprobs, np.reshape(row["logprobs"], shape))
+            np.testing.assert_array_equal(lens.tail, np.reshape(row["tail"], shape[:2]))
+    for _, row in rows_of(root, "heard_transcript", "heard"):
+        heard = tape[row["sample_id"]].heard["transcript"]
+        assert heard.text == row["text"]
+        assert [vars(segment) for segment in heard.segments] == json.loads(row["segments"])
+    for shard, row in rows_of(root, "encoder", "hidden"):
+        states = tape[row["sample_id"]]["encoder/hidden"]
+        assert isinstance(states, Hidden)
+        assert (row["kind"], row["trace_index"], row["times_s"]) == ("text", -1, None)
+        assert states.target_ids is not None
+        assert states.target_ids.tolist() == row["target_ids"]
+        theirs = layer_by(by_zarr, root / shard["path"] / "hidden.zarr", 2)
+        theirs = theirs[row["offset"] : row["offset"] + row["count"]]
+        np.testing.assert_array_equal(states.states[:, 0], theirs)
 
 
 def test_quarantine_is_plain_json(tape_dir: Path) -> None:
