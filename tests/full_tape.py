@@ -97,7 +97,7 @@ def rejected_of(index: int, number: int) -> Rejected:
     """The trace that was not kept, of sample ``index``."""
     return Rejected(
         draw=number + 1,
-        text=f"no {number} of {index}",
+        text=f"no {number} of {index}" + " and so on" * 20,
         finish_reason="length" if number else "stop",
         answer="one",
         correct=None if number else False,

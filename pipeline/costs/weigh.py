@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cache_schema import Tape, TapeRow, layout
 from cache_schema.signals import HEARD
-from cache_schema.types import AUDIO_SOURCE, SAMPLE_RATE_HZ, TEXT_SOURCE, TopK
+from cache_schema.types import AUDIO_SOURCE, SAMPLE_RATE_HZ, TEXT_SOURCE, Lens, TopK
 
 Numbers = NDArray[np.float64]
 
@@ -137,11 +137,12 @@ def _length(row: TapeRow, group: str, table: str) -> float:
         return float(sum(len(trace.token_ids) for trace in traces))
     if table == "hidden":
         return float(row.num_audio_samples)
-    if f"{group}/topk" not in row:
-        return 0.0
-    topk = row[f"{group}/topk"]
-    assert isinstance(topk, TopK)
-    return float(len(topk.target_ids) * max(1, len(traces)))
+    for name in (f"{group}/topk", f"{group}/lens"):
+        if name in row:
+            kept = row[name]
+            assert isinstance(kept, TopK | Lens)
+            return float(len(kept.target_ids) * max(1, len(traces)))
+    return 0.0
 
 
 def _once_bytes(path: Path) -> int:
