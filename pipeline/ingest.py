@@ -58,16 +58,15 @@ def run(recipe: ExtractRecipe) -> None:
     tape = open_tape(root) if check_output(root) else None
     if tape is not None and "samples" in tape.groups:
         refuse_other_maker(tape.groups["samples"], info)
-    mine = slice(recipe.worker_index, len(rows), recipe.num_workers)
+    mine = np.flatnonzero(recipe.mine(np.arange(len(rows))))
     settled, failed = _settled(tape, len(rows))
     before = sum(map(recipe.is_mine, failed))
-    todo = np.arange(mine.start, mine.stop, mine.step)[~settled[mine]]
+    todo = mine[~settled[mine]]
     if not len(todo):
         say(f"ingest: nothing to do for worker {recipe.worker}; {len(rows)} rows, {before} failed")
         return
     seen = SeenIds(lambda row_index: rows.sample(row_index).sample_id)
-    total = len(range(mine.start, mine.stop, mine.step))
-    failures = Failures("ingest", recipe.failures.max_fraction, total, before)
+    failures = Failures("ingest", recipe.failures.max_fraction, len(mine), before)
     with writer_for(recipe, info) as writer, Counter("ingest", len(todo)) as progress:
         for row_index, outcome in _decode(rows, todo):
             progress.advance()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cache_schema.codecs.bfloat16 import STORED_DTYPES
 from cache_schema.errors import UsageError
 from cache_schema.recipes import one_of
@@ -158,4 +161,9 @@ class ExtractRecipe:
 
     def is_mine(self, row_index: int) -> bool:
         """Whether this worker handles a row."""
-        return row_index % self.num_workers == self.worker_index
+        return bool(self.mine(np.array([row_index]))[0])
+
+    def mine(self, row_indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of these rows this worker handles, bool [n]."""
+        mine: NDArray[np.bool_] = row_indices % self.num_workers == self.worker_index
+        return mine

@@ -92,7 +92,7 @@ def failures_of(step: str, group: str, tape: Tape, recipe: ExtractRecipe) -> Fai
     """Return the count of a step over this worker's samples, earlier runs' failures included."""
     quarantined = tape.catalog.each_quarantined()
     before = sum(q.group == group and recipe.is_mine(q.row_index) for q in quarantined)
-    total = int(np.count_nonzero(_mine(tape.row_indices, recipe)))
+    total = int(np.count_nonzero(recipe.mine(tape.row_indices)))
     return Failures(step, recipe.failures.max_fraction, total, before)
 
 
@@ -138,18 +138,12 @@ def pending(tape: Tape, info: GroupInfo, recipe: ExtractRecipe) -> Pending:
         raise TapeError(f"{tape.location}: no samples yet; run the ingest step first")
     if info.group in tape.groups:
         refuse_other_maker(tape.groups[info.group], info)
-    left = _mine(tape.row_indices, recipe)
+    left = recipe.mine(tape.row_indices)
     if recipe.dataset.limit is not None:
         left &= tape.row_indices < recipe.dataset.limit
     left &= ~tape.recorded_mask(info.group)
     left &= ~tape.quarantined_mask(info.group)
     return Pending(tape, np.flatnonzero(left))
-
-
-def _mine(row_indices: NDArray[np.int64], recipe: ExtractRecipe) -> NDArray[np.bool_]:
-    """Return which rows of the dataset this worker handles; ``recipe.is_mine`` of each."""
-    mine: NDArray[np.bool_] = row_indices % recipe.num_workers == recipe.worker_index
-    return mine
 
 
 def open_for(recipe: ExtractRecipe) -> Tape:

@@ -186,7 +186,7 @@ def _unheard(tape: Tape, used: list[str]) -> dict[str, str]:
     groups = {layout.heard_group(column): column for column in used}
     return {
         item.sample_id: f"{groups[item.group]}: {item.reason}: {item.detail}"
-        for item in tape.quarantined
+        for item in tape.catalog.each_quarantined()
         if item.group in groups
     }
 

@@ -23,6 +23,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cache_schema import open_tape
 from cache_schema.console import REPORTED, report_error, say
 from cache_schema.errors import QuarantineError, UsageError
@@ -53,9 +56,9 @@ class MeasuredRecipe(ExtractRecipe):
 
     rows: frozenset[int] = frozenset()
 
-    def is_mine(self, row_index: int) -> bool:
-        """Whether a row is one of the few."""
-        return row_index in self.rows
+    def mine(self, row_indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which of these rows are among the few, bool [n]."""
+        return np.isin(row_indices, np.fromiter(self.rows, np.int64, len(self.rows)))
 
 
 @dataclass(frozen=True, kw_only=True)

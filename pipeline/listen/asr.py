@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoProcessor, GenerationConfig, WhisperForConditionalGeneration
+from transformers import GenerationConfig, WhisperForConditionalGeneration, WhisperProcessor
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from audio_models.load import DTYPES, resolve_device
@@ -139,7 +139,7 @@ class WhisperListener:
 
     def __init__(self, model: str, dtype: str, device: str, settled: Mapping[str, Any]) -> None:
         try:
-            self._processor = AutoProcessor.from_pretrained(model)
+            self._processor: Any = WhisperProcessor.from_pretrained(model)
             network = WhisperForConditionalGeneration.from_pretrained(model, dtype=DTYPES[dtype])
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -84,42 +84,36 @@ def hear_all(
 ) -> Iterator[tuple[TapeRow, Hearing | None]]:
     """Hear recordings in batches of similar length, window by window of the dataset's order.
 
-    Where memory runs out, the batch size is halved for good. ``None`` stands for a recording that
-    could not be heard, which counts as failed.
+    Where memory runs out, the batch size is halved for good; where one recording spoils a batch,
+    each of it is heard alone. ``None`` stands for a recording that counts as failed.
     """
     window = batch_size * WINDOW_BATCHES
     for start in range(0, len(rows), window):
         left = sorted(rows[start : start + window], key=lambda row: row.num_audio_samples)
+        alone = 0
         while left:
-            batch = left[:batch_size]
+            batch = left[: 1 if alone else batch_size]
+            heard: Sequence[Hearing | None] | None = None
+            reason = detail = ""
             try:
-                heard = _hear(listener, batch, failures)
+                heard = listener.hear([row.audio for row in batch])
             except torch.cuda.OutOfMemoryError:
-                if len(batch) == 1:
-                    raise
-                batch_size = len(batch) // 2
-                say(
-                    f"{title}: out of memory with {len(batch)} recordings, now {batch_size} a batch"
-                )
-                heard = None
-            if heard is None:  # outside the handler, which holds on to the memory
-                release()
-                continue
+                reason, detail = "out of memory", f"{batch[-1].num_audio_samples} audio samples"
+                if len(batch) > 1:
+                    batch_size = len(batch) // 2
+                    say(f"{title}: out of memory with {len(batch)} recordings, now {batch_size}")
+            except AudioError as error:
+                reason, detail = "audio", str(error)
+                alone = alone or len(batch)
+            if heard is None:
+                release()  # outside the handlers, which hold on to the memory
+                if len(batch) > 1:
+                    continue
+                failures.add(batch[0].sample_id, batch[0].row_index, reason, detail)
+                heard = [None]
+            alone = max(0, alone - 1)
             yield from zip(batch, heard, strict=True)
             left = left[len(batch) :]
-
-
-def _hear(
-    listener: Listener, rows: Sequence[TapeRow], failures: Failures
-) -> Sequence[Hearing | None]:
-    """Hear a batch; where one recording spoils it, each alone."""
-    try:
-        return listener.hear([row.audio for row in rows])
-    except AudioError as error:
-        if len(rows) == 1:
-            failures.add(rows[0].sample_id, rows[0].row_index, "audio", str(error))
-            return [None]
-    return [hearing for row in rows for hearing in _hear(listener, [row], failures)]
 
 
 def _refuse_references(tape: Tape) -> None:

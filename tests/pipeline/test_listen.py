@@ -274,8 +274,8 @@ def test_memory_running_out_halves_the_batch_for_good(
     monkeypatch.setattr(record, "load", lambda listening: scripted)
     done = pipeline("textualize", folder, "--set", f"textualize.listen.said.model={whisper}")
     assert done.exit_code == 0, done.stderr
-    assert "out of memory with 8 recordings, now 4 a batch" in done.stderr
-    assert "out of memory with 4 recordings, now 2 a batch" in done.stderr
+    assert "out of memory with 8 recordings, now 4" in done.stderr
+    assert "out of memory with 4 recordings, now 2" in done.stderr
     assert scripted.batches == [8, 4, 2, 2, 2, 2, 1]
     for row in open_tape(folder / "t"):
         assert row.heard["said"].text == f"{row.num_audio_samples} samples"
@@ -299,6 +299,28 @@ def test_a_recording_that_cannot_be_heard(
     assert failed["descriptions", "row-4"].reason == "not heard"
     assert failed["descriptions", "row-4"].detail == "said: audio: cannot be heard"
     assert len(tape.recorded("descriptions")) == 8
+
+
+def test_a_recording_too_long_for_the_memory(
+    folder: Path, whisper: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One cannot be heard, another not even alone: each fails once, the others are heard."""
+    samples = [row.num_audio_samples for row in open_tape(folder / "t")]
+
+    class Small(Scripted):
+        def hear(self, audios: Sequence[FloatArray]) -> list[Hearing]:
+            if max(samples) in map(len, audios):
+                raise torch.cuda.OutOfMemoryError("out of memory")
+            return super().hear(audios)
+
+    monkeypatch.setattr(record, "load", lambda listening: Small(most=99, bad=sorted(samples)[-2]))
+    told = ["--set", f"textualize.listen.said.model={whisper}"]
+    done = pipeline("textualize", folder, *told, "--set", "failures.max_fraction=0.5")
+    assert done.exit_code == 0, done.stderr
+    tape = open_tape(folder / "t")
+    failed = [item for item in tape.quarantined if item.group == "heard_said"]
+    assert sorted(item.reason for item in failed) == ["audio", "out of memory"]
+    assert len(tape.recorded("heard_said")) == 7
 
 
 class Silent:
