@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +19,12 @@ from cache_schema import layout
 from cache_schema.codecs.arrow_file import write_table
 from cache_schema.codecs.files import CHECKSUM, NO_ROOM, make_dirs, sync_dir
 from cache_schema.errors import TapeError
+from cache_schema.id_numbers import IdNumbers
 from cache_schema.index import (
     MAX_TRACES,
     TRACE_BITS,
     Index,
     Lines,
-    hash_of,
     to_arrow,
 )
 from cache_schema.signals import SCHEMAS
@@ -33,6 +34,7 @@ LOCK_WAIT_S = 10.0
 
 _PAUSE_S = 0.02
 Ids = NDArray[np.int64]
+Piece = tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.int32]]
 Same = Callable[[tuple[int, int], tuple[int, int]], bool]
 """Whether two rows of ``samples``, each (line, row), are the same sample."""
 
@@ -45,18 +47,19 @@ class Found:
         manifests: manifest file -> bytes covered.
         groups: group -> number.
         lines: (file, offset, length, kind, group) of each manifest line.
-        numbers: id -> number, in the order met.
+        ids: every id and its number, in the order met.
         order: the dataset's row of each id, -1 where it is no sample.
-        rows: (group, table) -> pieces of (id number, trace index, line, row), a shard each.
+        rows: (group, table) -> pieces of (key, line, row), a shard each; a key is an id's number
+            and a trace index, as in the index.
         duplicates: rows left out.
     """
 
     manifests: dict[str, int] = field(default_factory=dict)
     groups: dict[str, int] = field(default_factory=dict)
     lines: list[tuple[int, int, int, int, int]] = field(default_factory=list)
-    numbers: dict[str, int] = field(default_factory=dict)
-    order: list[int] = field(default_factory=list)
-    rows: dict[tuple[str, str], list[tuple[Ids, Ids, Ids, Ids]]] = field(default_factory=dict)
+    ids: IdNumbers = field(default_factory=IdNumbers)
+    order: array[int] = field(default_factory=lambda: array("q"))
+    rows: dict[tuple[str, str], list[Piece]] = field(default_factory=dict)
     duplicates: int = 0
 
     def add_line(self, manifest: str, offset: int, length: int, kind: int, group: str) -> int:
@@ -73,26 +76,23 @@ class Found:
         Raises:
             TapeError: it holds a row twice, or a trace index out of range.
         """
-        ids = table.column("sample_id").to_pylist()
         numbered = "trace_index" in SCHEMAS[name].names
-        column = table.column("trace_index").to_numpy() if numbered else np.zeros(len(ids))
+        column = table.column("trace_index").to_numpy() if numbered else np.zeros(len(table))
         traces = column.astype(np.int64)
-        if len(ids) and not (traces.min() >= -1 and traces.max() <= MAX_TRACES):
+        if len(table) and not (traces.min() >= -1 and traces.max() <= MAX_TRACES):
             raise TapeError(f"{where}: a trace index outside -1 to {MAX_TRACES}")
-        for sample_id in ids:
-            if sample_id not in self.numbers:
-                self.numbers[sample_id] = len(self.numbers)
-                self.order.append(-1)
-        numbers = np.array([self.numbers[sample_id] for sample_id in ids], dtype=np.int64)
-        if len(set(zip(ids, traces.tolist(), strict=True))) != len(ids):
+        numbers = self.ids.add(table.column("sample_id"))
+        self.order.extend([-1] * (len(self.ids) - len(self.order)))
+        keys = (numbers << TRACE_BITS | (traces + 1)).astype(np.uint64)
+        if len(np.unique(keys)) != len(keys):
             raise TapeError(f"{where}: a row is there twice")
         if name == "samples":
             for number, row in zip(numbers, table.column("row_index").to_pylist(), strict=True):
                 known = self.order[number]
                 self.order[number] = row if known < 0 else min(known, row)
-        lines = np.full(len(ids), line, dtype=np.int64)
+        lines = np.full(len(keys), line, dtype=np.int32)
         pieces = self.rows.setdefault((group, name), [])
-        pieces.append((numbers, traces, lines, np.arange(len(ids), dtype=np.int64)))
+        pieces.append((keys, lines, np.arange(len(keys), dtype=np.int32)))
 
     def index(self, same: Same) -> Index:
         """Return the index of everything found.
@@ -104,12 +104,13 @@ class Found:
             TapeError: one id names two different samples.
         """
         order = np.array(self.order, dtype=np.int64)
-        ids = list(self.numbers)
-        ranked = _ranked(order, ids)
+        texts = self.ids.texts()
+        ranked = _ranked(order, texts)
+        sample_id = texts.take(pa.array(ranked))
+        del texts
         place = np.empty_like(ranked)
         place[ranked] = np.arange(len(ranked))
-        sample_id = pa.array([ids[number] for number in ranked], pa.large_string())
-        hashes = np.array([hash_of(ids[number]) for number in ranked], dtype=np.uint64)
+        hashes = self.ids.hashes()[ranked]
         by_hash = np.argsort(hashes, kind="stable")
         tables: dict[tuple[str, str], slice] = {}
         keys: list[Any] = []
@@ -120,7 +121,7 @@ class Found:
         age = np.empty(len(lines), dtype=np.int64)
         age[lines.in_order(self.manifests)] = np.arange(len(lines))
         for name, pieces in self.rows.items():
-            key, line, row = self._sorted(name, pieces, place, age, same, ids, ranked)
+            key, line, row = self._sorted(name, pieces, place, age, same, sample_id)
             tables[name] = slice(filled, filled + len(key))
             filled += len(key)
             keys.append(key)
@@ -156,16 +157,17 @@ class Found:
     def _sorted(
         self,
         name: tuple[str, str],
-        pieces: list[tuple[Ids, Ids, Ids, Ids]],
+        pieces: list[Piece],
         place: Ids,
         age: Ids,
         same: Same,
-        ids: list[str],
-        ranked: Ids,
-    ) -> tuple[NDArray[np.uint64], Ids, Ids]:
+        sample_id: pa.LargeStringArray,
+    ) -> Piece:
         """Return keys, lines and rows of one table, by key; of equal keys the first committed."""
-        numbers, traces, lines, rows = (np.concatenate(part) for part in zip(*pieces, strict=True))
-        keys = (place[numbers] << TRACE_BITS | (traces + 1)).astype(np.uint64)
+        keys, lines, rows = (np.concatenate(part) for part in zip(*pieces, strict=True))
+        traces = keys & np.uint64((1 << TRACE_BITS) - 1)
+        keys = place[keys >> np.uint64(TRACE_BITS)].astype(np.uint64) << np.uint64(TRACE_BITS)
+        keys |= traces
         order = np.lexsort((age[lines], keys))
         keys, lines, rows = keys[order], lines[order], rows[order]
         again = np.flatnonzero(keys[1:] == keys[:-1]) + 1
@@ -173,44 +175,40 @@ class Found:
             for at in again:
                 earlier, later = (int(lines[at - 1]), int(rows[at - 1])), (lines[at], rows[at])
                 if not same(earlier, (int(later[0]), int(later[1]))):
-                    number = ranked[int(keys[at]) >> TRACE_BITS]
-                    raise TapeError(f"sample id {ids[number]!r} names two different samples")
+                    repeated = str(sample_id[int(keys[at]) >> TRACE_BITS])
+                    raise TapeError(f"sample id {repeated!r} names two different samples")
         self.duplicates += len(again)
         kept = np.ones(len(keys), dtype=bool)
         kept[again] = False
         return keys[kept], lines[kept], rows[kept]
 
 
-def _ranked(order: Ids, ids: list[str]) -> Ids:
+def _ranked(order: Ids, texts: pa.LargeStringArray) -> Ids:
     """Return the ids' numbers, samples first, in the dataset's order, equal rows by id."""
-    columns = {"stranger": order < 0, "order": order, "id": pa.array(ids, pa.large_string())}
+    columns = {"stranger": order < 0, "order": order, "id": texts}
     keys = [(name, "ascending") for name in columns]
     ranked: Ids = pc.sort_indices(pa.table(columns), sort_keys=keys).to_numpy().astype(np.int64)
     return ranked
 
 
 def _joined(parts: list[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
-    joined: NDArray[Any] = np.concatenate([np.empty(0, kind), *parts]).astype(kind)
+    joined: NDArray[Any] = np.concatenate([np.empty(0, kind), *parts]).astype(kind, copy=False)
     return joined
 
 
 def found_in(index: Index) -> Found:
     """Return what an index knows, to be added to."""
-    ids = index.sample_id.to_pylist()
     lines = index.lines
-    rows = {}
-    for name, part in index.tables.items():
-        keys = index.row_key[part]
-        numbers = (keys >> np.uint64(TRACE_BITS)).astype(np.int64)
-        traces = (keys & np.uint64((1 << TRACE_BITS) - 1)).astype(np.int64) - 1
-        places = index.row_line[part].astype(np.int64), index.row_number[part].astype(np.int64)
-        rows[name] = [(numbers, traces, *places)]
+    rows = {
+        name: [(index.row_key[part], index.row_line[part], index.row_number[part])]
+        for name, part in index.tables.items()
+    }
     return Found(
         manifests=dict(index.manifests),
         groups={name: number for number, name in enumerate(index.groups)},
         lines=list(zip(*(getattr(lines, name).tolist() for name in vars(lines)), strict=True)),
-        numbers={sample_id: number for number, sample_id in enumerate(ids)},
-        order=index.id_order.tolist(),
+        ids=IdNumbers(index),
+        order=array("q", index.id_order.tobytes()),
         rows=rows,
         duplicates=index.duplicates,
     )

@@ -91,15 +91,11 @@ class Rebuilt:
 
     def repeated(self) -> Iterator[tuple[str, str, int, Line, Line, tuple[int, int]]]:
         """Yield (table, sample id, trace index, first line, later line, their rows)."""
-        ids = list(self._found.numbers)
         known = self._found.as_lines()
         age = np.empty(len(known), dtype=np.int64)
         age[known.in_order(self._found.manifests)] = np.arange(len(known))
         for (_, table), pieces in self._found.rows.items():
-            numbers, traces, lines, rows = (
-                np.concatenate(part) for part in zip(*pieces, strict=True)
-            )
-            keys = numbers << TRACE_BITS | (traces + 1)
+            keys, lines, rows = (np.concatenate(part) for part in zip(*pieces, strict=True))
             order = np.lexsort((age[lines], keys))
             first = -1
             for at in np.flatnonzero(keys[order][1:] == keys[order][:-1]) + 1:
@@ -108,8 +104,8 @@ class Rebuilt:
                     first = int(one)
                 yield (
                     table,
-                    ids[int(numbers[two])],
-                    int(traces[two]),
+                    self._found.ids[int(keys[two]) >> TRACE_BITS],
+                    int(keys[two] & np.uint64((1 << TRACE_BITS) - 1)) - 1,
                     self.lines[int(lines[first])],
                     self.lines[int(lines[two])],
                     (int(rows[first]), int(rows[two])),

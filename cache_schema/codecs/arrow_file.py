@@ -100,9 +100,9 @@ def write_table(path: Path, table: pa.Table) -> dict[str, Any]:
     Raises:
         ValueError: a column is too long for one batch (2^31 values of a list).
     """
-    batch = pa.record_batch(
-        [column.combine_chunks() for column in table.columns], schema=table.schema
-    )
+    # combine_chunks copies a column that is one chunk already.
+    columns = [c.chunk(0) if c.num_chunks == 1 else c.combine_chunks() for c in table.columns]
+    batch = pa.record_batch(columns, schema=table.schema)
     with HashedFile(path) as file:
         with pa.ipc.new_file(pa.PythonFile(_Sink(file), mode="w"), table.schema) as writer:
             writer.write_batch(batch)
