@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cache_schema.index import Index, hash_of
 
-RECENT = 1 << 16
+RECENT = 1 << 13
 """New ids kept in a dictionary before they are moved, sorted, into the arrays."""
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cache_schema.index import hash_of
 
-RECENT = 1 << 16
+RECENT = 1 << 13
 """Ids kept in a dictionary before they are moved, sorted, into the arrays."""
 
 
