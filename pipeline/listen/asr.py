@@ -16,7 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, WhisperForConditionalGeneration, WhisperProcessor
+from transformers import (
+    GenerationConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+    WhisperProcessor,
+)
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from audio_models.load import DTYPES, resolve_device
@@ -55,13 +60,14 @@ def settle(column: str, listener: ListenRecipe, config: Any) -> dict[str, Any]:
         JSON values: ``language``, ``task``, ``max_new_tokens`` and ``decoding``.
 
     Raises:
-        ModelError: the model cannot tell times.
+        ModelError: the model cannot tell times, or has no front end for 16 kHz.
         UsageError: a setting does not go with this model.
     """
     where = f"textualize.listen.{column}"
     if listener.prompt:
         raise UsageError(f"{where}: a prompt is for captions, {listener.model} transcribes")
     told = load_generation_config(listener.model)
+    _check_front_end(listener.model)
     most = config.max_target_positions - 4  # start, language, task and one to come
     if listener.max_new_tokens is not None and listener.max_new_tokens > most:
         raise UsageError(
@@ -94,6 +100,20 @@ def load_generation_config(model: str) -> Any:
             "cannot tell times; take that file from the checkpoint it was made from"
         )
     return told
+
+
+def _check_front_end(model: str) -> None:
+    try:
+        rate_hz = WhisperFeatureExtractor.from_pretrained(model).sampling_rate
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model {model!r}: no preprocessor_config.json or processor_config.json, which say how "
+            "it hears"
+        ) from error
+    if rate_hz != SAMPLE_RATE_HZ:
+        raise ModelError(
+            f"model {model!r}: it hears {rate_hz} Hz, recordings have {SAMPLE_RATE_HZ}"
+        )
 
 
 def is_multilingual(told: Any) -> bool:
@@ -134,7 +154,7 @@ class WhisperListener:
         settled: what ``settle`` returned.
 
     Raises:
-        ModelError: model or processor cannot be loaded, or want another sample rate.
+        ModelError: model or processor cannot be loaded.
     """
 
     def __init__(self, model: str, dtype: str, device: str, settled: Mapping[str, Any]) -> None:
@@ -144,8 +164,6 @@ class WhisperListener:
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(f"model {model!r}: Whisper cannot be loaded: {reason}") from error
-        if self._processor.feature_extractor.sampling_rate != SAMPLE_RATE_HZ:
-            raise ModelError(f"model {model!r}: it hears other than {SAMPLE_RATE_HZ} Hz")
         self._model: Any = network.eval().to(resolve_device(device))
         self._settled = settled
         told = self._model.generation_config

@@ -28,6 +28,7 @@ from cache_schema import open_tape
 from cache_schema.errors import AudioError, ModelError, UsageError
 from cache_schema.types import FloatArray, Heard
 from pipeline.cli import app
+from pipeline.costs.measure import as_one
 from pipeline.listen import record
 from pipeline.listen.base import Hearing
 from pipeline.listen.plan import Listening, load, plan, settle
@@ -389,6 +390,15 @@ def test_what_does_not_go_with_a_model(
     with pytest.raises(UsageError, match="one language and one task"):
         settle("said", ListenRecipe(model=str(english), language="en"))
     assert load(planned(english)).hear(chirps(1.0))
+    front_end = english / "processor_config.json"
+    told = json.loads(front_end.read_text())
+    told["feature_extractor"]["sampling_rate"] = 22_050
+    front_end.write_text(json.dumps(told))
+    with pytest.raises(ModelError, match="it hears 22050 Hz"):
+        settle("said", ListenRecipe(model=str(english)))
+    front_end.unlink()
+    with pytest.raises(ModelError, match=r"no preprocessor_config\.json"):
+        settle("said", ListenRecipe(model=str(english)))
     (english / "generation_config.json").unlink()
     with pytest.raises(ModelError, match=r"no generation_config\.json"):
         settle("said", ListenRecipe(model=str(english)))
@@ -403,6 +413,15 @@ def test_a_missing_listener_is_found_before_anything_runs(
     assert done.exit_code == 1
     assert "'./nowhere' does not exist" in done.stderr
     assert not (tmp_path / "t").exists()
+
+
+def test_the_estimate_counts_listening_as_work_and_loading_as_start_up() -> None:
+    listener = {"opened_s": 10.0, "marks": [[12.0, 1], [15.0, 1]], "closed_s": 15.5}
+    described = {"opened_s": 20.0, "marks": [[20.1, 1], [20.2, 1]], "closed_s": 20.3}
+    (one,) = as_one([listener, described])
+    assert one == {**described, "opened_s": 14.5}, "4.5 s of loading went before"
+    assert as_one([described]) == [described]
+    assert as_one([]) == []
 
 
 def test_other_weights_are_another_listener(whisper: Path, tmp_path: Path) -> None:
