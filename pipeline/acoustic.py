@@ -140,7 +140,7 @@ class Responses:
     def __init__(self, tape: Tape, tokenizer: Any, tokenizer_digest: str) -> None:
         self._tokenizer = tokenizer
         textual = tape.sources.get(TEXT_SOURCE)
-        if textual is not None:
+        if textual is not None and "trace" in textual["signals"]:  # an encoder writes none
             same = textual.get("tokenizer_digest") == tokenizer_digest
             self.origin = "trace ids" if same else "trace text"
         else:

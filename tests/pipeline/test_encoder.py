@@ -12,6 +12,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file, save_file
 from sound_tape import uncounted
+from tiny_audio_lm import save_omni
 from tiny_encoders import MAX_POSITIONS, NUM_LAYERS, WIDTH, save_encoder
 from tiny_stage_one import save_text_teacher
 from transformers import AutoModel
@@ -21,7 +22,13 @@ from cache_schema.codecs import bfloat16
 from cache_schema.errors import ModelError, QuarantineError, UsageError
 from cache_schema.validate import validate
 from pipeline.extract import check, run_step
-from pipeline.recipe import DatasetRecipe, ExtractRecipe, FailureRecipe, TapeRecipe
+from pipeline.recipe import (
+    AcousticRecipe,
+    DatasetRecipe,
+    ExtractRecipe,
+    FailureRecipe,
+    TapeRecipe,
+)
 from pipeline.teachers import hf_encoder
 from pipeline.teachers.hf_encoder import HfEncoder
 from pipeline.textual_recipe import TextualRecipe
@@ -201,10 +208,10 @@ def extraction(folder: Path, teacher: TextualRecipe, **settings: Any) -> Extract
     )
 
 
-def save_rows(folder: Path, transcripts: list[str]) -> None:
+def save_rows(folder: Path, transcripts: list[str], **cells: str) -> None:
     soundfile.write(folder / "a.wav", np.full(800, 0.5, np.float32), 16_000)
     rows = [
-        {"id": f"r{number}", "audio": "a.wav", "transcript": transcript}
+        {"id": f"r{number}", "audio": "a.wav", "transcript": transcript, **cells}
         for number, transcript in enumerate(transcripts)
     ]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -242,6 +249,20 @@ def test_a_tape_of_an_encoder(saved: Any, tmp_path: Path) -> None:
     before = sorted(path.name for path in (tmp_path / "tape/manifest").iterdir())
     run_step("textual", recipe)  # finished: nothing is added
     assert sorted(path.name for path in (tmp_path / "tape/manifest").iterdir()) == before
+
+
+def test_an_acoustic_teacher_beside_an_encoder(saved: Any, tmp_path: Path) -> None:
+    """There are no traces to respond with, so the acoustic teacher is read on the answers."""
+    save_rows(tmp_path, ["one two", "three"], answer="four")
+    teacher = AcousticRecipe(teacher=str(save_omni(tmp_path / "omni")), layers="top", top_k=4)
+    recipe = extraction(tmp_path, textual(saved("bert"), layers="top"), acoustic=teacher)
+    for step in ("ingest", "textualize", "textual", "acoustic"):
+        run_step(step, recipe)
+    tape = open_tape(tmp_path / "tape")
+    assert tape.signals == ("acoustic/hidden", "acoustic/topk", "textual/hidden")
+    assert tape.sources["acoustic"]["responses"] == "answers"
+    assert len(tape["r1"]["acoustic/topk"].target_ids) > 0
+    assert validate(tmp_path / "tape", uncounted, deep=True).problems == []
 
 
 def test_an_empty_description_is_quarantined(saved: Any, tmp_path: Path) -> None:
