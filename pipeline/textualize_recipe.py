@@ -27,8 +27,9 @@ class ListenRecipe:
         prompt: what a caption answers; empty for ``pipeline.listen.caption.PROMPT``.
         language: of the speech, for ``asr`` (``en`` or ``english``); empty to detect it.
         task: of ``asr``: ``transcribe``, or ``translate`` into English.
-        max_new_tokens: longest caption, or longest text of 30 s of speech; by default 256, and half
-            of what the decoder takes.
+        max_new_tokens: longest caption (of what the model hears at once: longer recordings get one
+            a window), or longest text of 30 s of speech; by default 256, and half of what the
+            decoder takes.
         batch_size: recordings heard together, halved when memory runs out.
         dtype: ``auto`` (the model's own), ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.

@@ -1,15 +1,21 @@
-"""Captions by an audio language model: it hears the recording and answers a prompt, greedily."""
+"""Captions by an audio language model: it hears the recording and answers a prompt, greedily.
+
+A recording longer than the model hears is cut into windows of equal length, each with a caption of
+its own and its seconds: equal, so that no window is a scrap at the end.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
-from audio_models.generate import generate
+from audio_models.generate import Generation, generate
 from audio_models.inputs import Request
 from audio_models.load import load_audio_lm
 from cache_schema.errors import UsageError
-from cache_schema.types import FloatArray, Heard
+from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, Heard, Segment
 from pipeline.listen.base import Hearing
 from pipeline.textualize_recipe import ListenRecipe
 
@@ -38,6 +44,7 @@ def settle(column: str, listener: ListenRecipe) -> dict[str, Any]:
         "prompt": listener.prompt or PROMPT,
         "max_new_tokens": listener.max_new_tokens or MAX_NEW_TOKENS,
         "decoding": {"do_sample": False, "num_beams": 1},
+        "long_audio": "equal windows",
     }
 
 
@@ -60,9 +67,33 @@ class CaptionListener:
 
     def hear(self, audios: Sequence[FloatArray]) -> list[Hearing]:
         """Caption a batch; see ``Listener``."""
-        requests = [Request(audio=audio, text=self._settled["prompt"]) for audio in audios]
-        answers = generate(self._lm, requests, self._settled["max_new_tokens"], len(requests))
-        return [
-            Hearing(heard=Heard(text=answer.text.strip()), is_cut=answer.finish_reason == "length")
-            for answer in answers
+        many = [window_edges(len(audio), self._lm.max_audio_s) for audio in audios]
+        requests = [
+            Request(audio=audio[start:end], text=self._settled["prompt"])
+            for audio, edges in zip(audios, many, strict=True)
+            for start, end in pairwise(edges)
         ]
+        answers = generate(self._lm, requests, self._settled["max_new_tokens"], len(audios))
+        left = iter(answers)
+        return [_hearing(edges, [next(left) for _ in edges[1:]]) for edges in many]
+
+
+def window_edges(num_samples: int, window_s: float) -> list[int]:
+    """Return where windows of equal length begin and end: as few as are no longer than asked."""
+    if math.isinf(window_s):
+        return [0, num_samples]
+    count = max(1, math.ceil(num_samples / math.floor(window_s * SAMPLE_RATE_HZ)))
+    return [num_samples * index // count for index in range(count + 1)]
+
+
+def _hearing(edges: Sequence[int], answers: Sequence[Generation]) -> Hearing:
+    texts = [answer.text.strip() for answer in answers]
+    segments = [
+        Segment(start_s=start / SAMPLE_RATE_HZ, end_s=end / SAMPLE_RATE_HZ, text=text)
+        for (start, end), text in zip(pairwise(edges), texts, strict=True)
+        if text and len(answers) > 1
+    ]
+    return Hearing(
+        heard=Heard(text=" ".join(filter(None, texts)), segments=tuple(segments)),
+        is_cut=any(answer.finish_reason == "length" for answer in answers),
+    )

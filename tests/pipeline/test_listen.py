@@ -31,6 +31,7 @@ from pipeline.cli import app
 from pipeline.costs.measure import as_one
 from pipeline.listen import record
 from pipeline.listen.base import Hearing
+from pipeline.listen.caption import window_edges
 from pipeline.listen.plan import Listening, load, plan, settle
 from pipeline.textualize_recipe import ListenRecipe
 
@@ -180,8 +181,26 @@ def test_captions_alone_and_in_a_batch(audio_lm: Path) -> None:
     assert together == [listener.hear([audio])[0] for audio in audios]
     assert any(hearing.heard.text for hearing in together)
     assert together != load(planned(audio_lm, max_new_tokens=8)).hear(audios), "the prompt counts"
-    with pytest.raises(AudioError, match="hears 4 s"):
-        listener.hear(chirps(5.0))
+    with pytest.raises(AudioError, match="too short"):
+        listener.hear([audios[0], audios[0][:160]])
+
+
+def test_captions_of_a_recording_longer_than_the_model_hears(audio_lm: Path) -> None:
+    listener = load(planned(audio_lm, max_new_tokens=8))
+    long, short = chirps(9.0, 1.0)
+    parts = [listener.hear([long[start : start + 48_000]])[0] for start in (0, 48_000, 96_000)]
+    heard, beside = listener.hear([long, short])
+    texts = [part.heard.text for part in parts]
+    spans = [(segment.start_s, segment.end_s) for segment in heard.heard.segments]
+    assert [segment.text for segment in heard.heard.segments] == list(filter(None, texts))
+    assert set(spans) <= {(0.0, 3.0), (3.0, 6.0), (6.0, 9.0)}
+    assert len(spans) >= 2
+    assert heard.heard.text == " ".join(filter(None, texts))
+    assert beside == listener.hear([short])[0]
+    assert beside.heard.segments == ()
+    assert window_edges(64_000, 4.0) == [0, 64_000]
+    assert window_edges(64_001, 4.0) == [0, 32_000, 64_001]
+    assert window_edges(64_000, float("inf")) == [0, 64_000]
 
 
 def test_both_make_the_description(folder: Path, whisper: Path, audio_lm: Path) -> None:
