@@ -88,7 +88,6 @@ def lens_logits(model: Any, states_ND: Tensor) -> Tensor:
 @contextmanager
 def _answering(decoder: Any, states: Tensor) -> Iterator[None]:
     """Let a decoder return these states, whatever it is given."""
-
     answer: Any = states
 
     def forward(*_args: Any, **_settings: Any) -> BaseModelOutputWithPastAndCrossAttentions:

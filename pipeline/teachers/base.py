@@ -65,10 +65,17 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Generated:
-    """One generated continuation: int64 [T] ids (the end token included) and why it ended."""
+    """One generated continuation.
+
+    Attributes:
+        token_ids: int64 [T], the token that ended it included.
+        finish_reason: ``stop``, or ``length`` if it was cut.
+        logprob: natural log-probability at temperature 1, summed over its tokens.
+    """
 
     token_ids: IntArray
     finish_reason: str
+    logprob: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ import torch
 import transformers
 from numpy.typing import NDArray
 from transformers import AutoModel
+from transformers.utils import logging
 
 from cache_schema.codecs import bfloat16
 from cache_schema.console import say
@@ -198,6 +199,8 @@ class HfEncoder:
 
 
 def _load(model: str, dtype: str) -> Any:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report names the head and the pooler, neither of them read
     try:
         loaded, report = AutoModel.from_pretrained(
             model, dtype=getattr(torch, dtype), output_loading_info=True
@@ -205,6 +208,8 @@ def _load(model: str, dtype: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(f"model {model!r}: transformers cannot load it ({first})") from error
+    finally:
+        logging.set_verbosity(verbosity)
     # A pooler reads the states; none of them depends on it.
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:

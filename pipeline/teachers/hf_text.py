@@ -230,6 +230,7 @@ class HfTextTeacher(TextModel):
         draws = [torch.Generator().manual_seed(seed) for seed in seeds]
         seen = self._seen(rows) if sampling.repetition_penalty != 1.0 else None
         traces: list[list[int]] = [[] for _ in rows]
+        totals = [0.0] * len(rows)
         ended = [False] * len(rows)
         cache = None
         for _ in range(sampling.max_new_tokens):
@@ -243,10 +244,13 @@ class HfTextTeacher(TextModel):
                 logits_to_keep=1,
             )
             cache = out.past_key_values
-            chosen = choose(out.logits[:, -1].float().cpu(), seen, draws, sampling)
+            logits_BV = out.logits[:, -1].float().cpu()
+            chosen = choose(logits_BV, seen, draws, sampling)
+            logprobs = logits_BV.log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0].tolist()
             for index, token in enumerate(chosen.tolist()):
                 if not ended[index]:
                     traces[index].append(token)
+                    totals[index] += logprobs[index]
                     ended[index] = token in self.chat.stop_ids
             if all(ended):
                 break
@@ -256,9 +260,11 @@ class HfTextTeacher(TextModel):
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
         return [
             Generated(
-                token_ids=np.asarray(trace, np.int64), finish_reason="stop" if end else "length"
+                token_ids=np.asarray(trace, np.int64),
+                finish_reason="stop" if end else "length",
+                logprob=total,
             )
-            for trace, end in zip(traces, ended, strict=True)
+            for trace, end, total in zip(traces, ended, totals, strict=True)
         ]
 
     def _seen(self, rows: Sequence[IntArray]) -> Tensor:

@@ -130,18 +130,20 @@ def compile_options(*, on_cpu: bool) -> dict[str, Any]:
     return {"enforce_eager": True} if on_cpu else {}
 
 
-def run_in_this_process(settings: Mapping[str, Any]) -> None:
-    """Make vLLM's CPU engine run in our process, unless the user says otherwise.
+def place_cpu_engine(settings: Mapping[str, Any]) -> None:
+    """Make vLLM's CPU engine run in our process, unless the user says otherwise or it has ranks.
 
     Each of vLLM's processes imports it anew, so one process instead of three starts in less than
     half the time. Threads are as many as vLLM's worker would have: OpenMP's spin, and one more than
     there are idle cores made a tiny model ten times slower.
     """
-    if int(settings.get("tensor_parallel_size", 1)) > 1:
-        return  # every rank is a process
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    # Its binding of threads to cores would bind ours too.
+    # Its binding of threads to cores would bind ours too, and needs a spare core a rank.
     os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    ranks = int(settings.get("tensor_parallel_size", 1))
+    if ranks > 1:  # each is a process, which inherits this
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
+        return
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
 

@@ -37,8 +37,6 @@ def continuations(
     seeds: Sequence[int],
     sampling: Sampling,
     receiver: Receiver | None,
-    *,
-    logprobs: bool,
 ) -> list[Request]:
     """Ask for ``sampling.num_traces`` continuations of each prompt in turn.
 
@@ -47,7 +45,6 @@ def continuations(
         seeds: one a prompt; trace j of prompt i is drawn with ``seeds[i] + j``.
         sampling: how.
         receiver: who gets the signals, if any are wanted.
-        logprobs: whether to report the log-probability of each token.
     """
     requests = []
     for prompt, first_seed in zip(prompts, seeds, strict=True):
@@ -61,7 +58,7 @@ def continuations(
                 "repetition_penalty": sampling.repetition_penalty,
                 "max_tokens": sampling.max_new_tokens,
                 "seed": seed,
-                "logprobs": 0 if logprobs else None,
+                "logprobs": 0,  # of the token that was drawn
                 "extra_args": extra,
             }
             requests.append(Request(token_ids=prompt.tolist(), params=params, row=row))
@@ -88,10 +85,11 @@ def readings(
 
 
 def generated_of(completion: Any) -> Generated:
-    """Return a completion's tokens and why it ended."""
+    """Return a completion's tokens, why it ended and how probable it was."""
     return Generated(
         token_ids=np.asarray(completion.token_ids, np.int64),
         finish_reason=str(completion.finish_reason),
+        logprob=float(logprobs_of(completion).sum(dtype=np.float64)),
     )
 
 

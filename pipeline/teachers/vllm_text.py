@@ -30,6 +30,7 @@ from pipeline.teachers.vllm_requests import (
     logprobs_of,
     readings,
 )
+from pipeline.teachers.vllm_watch import wake_on_death
 from pipeline.textual_recipe import TextualRecipe
 
 options.quiet()
@@ -108,7 +109,7 @@ class VllmTextTeacher(TextModel):
         check_fits(prompts, sampling.max_new_tokens, self.max_model_len)
         if self._llm is None:
             self.start(self._wanted)
-        outputs = self._run(continuations(prompts, seeds, sampling, None, logprobs=False))
+        outputs = self._run(continuations(prompts, seeds, sampling, None))
         return grouped([generated_of(out.outputs[0]) for out in outputs], sampling.num_traces)
 
     def trace(
@@ -133,9 +134,7 @@ class VllmTextTeacher(TextModel):
         traced: list[tuple[Generated, TokenSignals]] = []
         for batch in batches_of([most] * len(prompts), HELD_BYTES):
             part = slice(batch.start, batch.stop)
-            requests = continuations(
-                prompts[part], seeds[part], sampling, self._receiver, logprobs=True
-            )
+            requests = continuations(prompts[part], seeds[part], sampling, self._receiver)
             for request, output in zip(requests, self._run(requests), strict=True):
                 (completion,) = output.outputs
                 generated = generated_of(completion)
@@ -218,6 +217,7 @@ class VllmTextTeacher(TextModel):
             ModelError: vLLM cannot run the model.
         """
         self._llm = self._start_engine(eager=eager)
+        wake_on_death(self._llm.llm_engine.engine_core)
         self._receiver = Receiver(record_dtype(self._wanted, self.shape.width, self.dtype))
         refusals = self._llm.collective_rpc("open_signals", args=self._receiver.contact)
         refused = next((text for text in refusals if text), "")
@@ -233,7 +233,7 @@ class VllmTextTeacher(TextModel):
 
             on_cpu = bool(current_platform.is_cpu())
             if on_cpu:
-                options.run_in_this_process(self._settings)
+                options.place_cpu_engine(self._settings)
             settings: dict[str, Any] = {
                 "dtype": self.dtype,
                 "seed": self._seed,

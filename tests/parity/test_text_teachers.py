@@ -15,54 +15,57 @@ The layer before or after differs by over 14 %.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from record import CASES, LAYERS, SAMPLING, SEEDS, TOP_K
-from tiny_text_teachers import MAX_POSITIONS, NUM_LAYERS, VOCAB_SIZE, save_teacher
+from record import CASES, FAMILIES, LAYERS, LENS, RANKS, SAMPLING, SEEDS, wanted_of
+from tiny_text_teachers import NUM_LAYERS, VOCAB_SIZE, save_teacher
 from transformers import AutoModelForCausalLM
 
 from cache_schema.errors import ModelError, UsageError
-from pipeline.teachers.base import Sampling, TokenSignals
-from pipeline.teachers.chat import ChatTokenizer
-from pipeline.teachers.describe import (
-    describe_model,
-    load_config,
-    load_tokenizer,
-    resolve_dtype,
-    text_shape,
-)
+from pipeline.teachers.base import Entries, Sampling, TokenSignals, Wanted
 from pipeline.teachers.hf_text import HfTextTeacher
+from pipeline.teachers.vllm_options import changing_values
+from pipeline.textual_recipe import TextualRecipe
 
 LOGPROB_ATOL = {"float32": 5e-5, "bfloat16": 0.15}
 STATES_RTOL = {"float32": 5e-6, "bfloat16": 0.03}
-TAIL_ATOL = {"float32": 1e-5, "bfloat16": 0.02}
+TAIL_RTOL = {"float32": 5e-5, "bfloat16": 0.15}
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teachers")
-    for family in ("qwen3", "llama", "gpt2"):
+    for family in FAMILIES:
         save_teacher(folder / family, family)
     return folder
 
 
-@pytest.fixture(scope="module")
-def recorded(models: Path) -> Path:
-    """What vLLM says, from a process of its own: it leaves threads and settings behind."""
+def run_record(models: Path, *arguments: str) -> Path:
+    """Let vLLM speak in a process of its own: it leaves threads and settings behind."""
     script = Path(__file__).with_name("record.py")
     environment = {**os.environ, "PYTHONPATH": str(script.parents[2])}
     done = subprocess.run(
-        [sys.executable, str(script), str(models)],
+        [sys.executable, str(script), str(models), *arguments],
         capture_output=True, text=True, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
     return models
+
+
+@pytest.fixture(scope="module")
+def recorded(models: Path) -> Path:
+    return run_record(models)
+
+
+@pytest.fixture(scope="module")
+def on_ranks(models: Path) -> Path:
+    return run_record(models, "ranks")
 
 
 class Reference:
@@ -72,12 +75,14 @@ class Reference:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
         self.model = model.eval()
         self.num_layers = model.config.num_hidden_layers
+        decoder = model.get_decoder()
+        self.norm = decoder.ln_f if hasattr(decoder, "ln_f") else decoder.norm
 
     @torch.no_grad()
-    def __call__(self, prompt: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, dict]:
-        """Return log-probabilities [T, V] and layer -> states [T, D] at the predicting rows."""
+    def __call__(self, prompt: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, dict, dict]:
+        """Return log-probabilities [T, V], layer -> states [T, D], layer -> lens [T, V]."""
         before_norm: list[torch.Tensor] = []
-        handle = self.model.get_decoder().norm.register_forward_pre_hook(
+        handle = self.norm.register_forward_pre_hook(
             lambda _module, arguments: before_norm.append(arguments[0])
         )
         ids = torch.from_numpy(np.concatenate([prompt, target]))[None]
@@ -87,7 +92,9 @@ class Reference:
         layers = [*output.hidden_states[: self.num_layers], before_norm[0]]
         rows = slice(len(prompt) - 1, len(prompt) + len(target) - 1)
         logprobs = output.logits[0, rows].float().log_softmax(-1).numpy()
-        return logprobs, {n: states[0, rows].float().numpy() for n, states in enumerate(layers)}
+        read = [self.model.lm_head(self.norm(states[0, rows])) for states in layers]
+        lens = {n: logits.float().log_softmax(-1).numpy() for n, logits in enumerate(read)}
+        return logprobs, {n: s[0, rows].float().numpy() for n, s in enumerate(layers)}, lens
 
 
 def as_float32(states: np.ndarray) -> np.ndarray:
@@ -96,75 +103,101 @@ def as_float32(states: np.ndarray) -> np.ndarray:
     return states
 
 
-def assert_agrees(
-    signals: TokenSignals, target: np.ndarray, logprobs: np.ndarray, states: dict, dtype: str
-) -> None:
+def assert_entries(entries: Entries, logprobs: np.ndarray, dtype: str) -> None:
+    """Exactly the k largest, id by id, none larger left out, and the rest in the tail."""
+    k = entries.token_ids.shape[1]
     atol = LOGPROB_ATOL[dtype]
+    rows = np.arange(len(logprobs))
+    np.testing.assert_allclose(
+        entries.logprobs, logprobs[rows[:, None], entries.token_ids], atol=atol
+    )
+    ordered = np.sort(logprobs.astype(np.float64), axis=1)[:, ::-1]
+    np.testing.assert_allclose(entries.logprobs, ordered[:, :k], atol=atol)
+    assert (np.diff(entries.logprobs, axis=1) <= 0).all()
+    assert all(len(set(ids)) == k for ids in entries.token_ids.tolist())
+    tail = np.exp(ordered[:, k:]).sum(axis=1)
+    np.testing.assert_allclose(entries.tail, tail, rtol=TAIL_RTOL[dtype])
+
+
+def assert_agrees(
+    signals: TokenSignals, target: np.ndarray, reference: Reference, prompt: np.ndarray, dtype: str
+) -> None:
+    logprobs, states, lens = reference(prompt, target)
     assert np.array_equal(signals.target_ids, target)
     rows = np.arange(len(target))
-    np.testing.assert_allclose(signals.target_logprobs, logprobs[rows, target], atol=atol)
-    # Exactly the k largest, the target not squeezed in: id by id, and none larger left out.
-    top_k = signals.topk_ids.shape[1]
     np.testing.assert_allclose(
-        signals.topk_logprobs, logprobs[rows[:, None], signals.topk_ids], atol=atol
+        signals.target_logprobs, logprobs[rows, target], atol=LOGPROB_ATOL[dtype]
     )
-    largest = np.sort(logprobs, axis=1)[:, ::-1][:, :top_k]
-    np.testing.assert_allclose(signals.topk_logprobs, largest, atol=atol)
-    assert (np.diff(signals.topk_logprobs, axis=1) <= 0).all()
-    assert all(len(set(ids)) == top_k for ids in signals.topk_ids.tolist())
-    np.testing.assert_allclose(
-        signals.tail, 1 - np.exp(largest.astype(np.float64)).sum(axis=1), atol=TAIL_ATOL[dtype]
-    )
+    assert signals.topk is not None
+    assert_entries(signals.topk, logprobs, dtype)
     for layer, ours in signals.states.items():
         assert ours.shape == states[layer].shape
         assert ours.dtype == (np.uint16 if dtype == "bfloat16" else np.float32)
         error = np.linalg.norm(as_float32(ours) - states[layer], axis=1)
         relative = error / np.linalg.norm(states[layer], axis=1)
         assert relative.max() <= STATES_RTOL[dtype], f"layer {layer}: {relative.max():.1e}"
+    family = next(name for name in FAMILIES if name in str(reference.model.config.model_type))
+    assert signals.lens is not None
+    for place, layer in enumerate(LENS[family]):
+        entries = {name: values[:, place] for name, values in vars(signals.lens).items()}
+        assert_entries(Entries(**entries), lens[layer], dtype)
+    drawn = signals.drawn_ids
+    assert drawn is not None
+    assert (np.diff(drawn, axis=1) >= 0).all()
+    # Of n draws, a token of probability p comes n p times, give or take one.
+    for row, ids in enumerate(drawn):
+        counts = np.bincount(ids, minlength=VOCAB_SIZE)
+        expected = len(ids) * np.exp(logprobs[row].astype(np.float64))
+        assert np.abs(counts - expected).max() <= 1 + (0.2 if dtype == "bfloat16" else 1e-3)
 
 
 def signals_from(data: dict[str, np.ndarray], name: str) -> TokenSignals:
     prefix = f"{name}/state"
     states = {int(k.removeprefix(prefix)): v for k, v in data.items() if k.startswith(prefix)}
-    fields = ("target_ids", "topk_ids", "topk_logprobs", "tail", "target_logprobs")
-    return TokenSignals(**{field: data[f"{name}/{field}"] for field in fields}, states=states)
+    fields = Entries.__dataclass_fields__
+    entries = {
+        part: Entries(**{field: data[f"{name}/{part}/{field}"] for field in fields})
+        for part in ("topk", "lens")
+    }
+    plain = {n: data[f"{name}/{n}"] for n in ("target_ids", "target_logprobs", "drawn_ids")}
+    return TokenSignals(states=states, **entries, **plain)
 
 
-@pytest.fixture(scope="module", params=CASES, ids="-".join)
-def case(
-    request: pytest.FixtureRequest, recorded: Path
-) -> tuple[dict[str, np.ndarray], Reference, str, str]:
-    family, dtype = request.param
-    with np.load(recorded / f"{family}-{dtype}.npz") as saved:
+def assert_record_agrees(path: Path, reference: Reference, family: str, dtype: str) -> None:
+    with np.load(path) as saved:
         data = dict(saved)
-    return data, Reference(recorded / family, dtype), family, dtype
-
-
-def test_vllm_traces_agree_on_every_row(case: tuple) -> None:
-    data, reference, family, dtype = case
     lengths = set()
     for row in range(len(SEEDS)):
+        prompt = data[f"prompt{row}"]
         for index in range(SAMPLING.num_traces):
             signals = signals_from(data, f"trace{row}.{index}")
             assert set(signals.states) == set(LAYERS[family])
-            logprobs, states = reference(data[f"prompt{row}"], signals.target_ids)
-            assert_agrees(signals, signals.target_ids, logprobs, states, dtype)
+            assert_agrees(signals, signals.target_ids, reference, prompt, dtype)
             lengths.add(len(signals.target_ids))
+        target = data[f"trace{row}.0/target_ids"][: 1 + 6 * row]
+        assert len(target) == 1 or row > 0
+        scored = signals_from(data, f"score{row}")
+        assert_agrees(scored, target, reference, prompt, dtype)
+        if dtype == "float32":  # a given trace draws what the trace itself drew
+            drawn = data[f"trace{row}.0/drawn_ids"][: len(target)]
+            assert np.array_equal(scored.drawn_ids, drawn)
     assert lengths <= set(range(1, SAMPLING.max_new_tokens + 1))
 
 
-def test_vllm_scores_of_given_traces_agree_on_every_row(case: tuple) -> None:
-    data, reference, family, dtype = case
-    for row in range(len(SEEDS)):
-        signals = signals_from(data, f"score{row}")
-        target = data[f"trace{row}.0/target_ids"][: 1 + 6 * row]
-        assert len(target) == 1 or row > 0
-        assert set(signals.states) == set(LAYERS[family][1:])
-        logprobs, states = reference(data[f"prompt{row}"], target)
-        assert_agrees(signals, target, logprobs, states, dtype)
+@pytest.mark.parametrize(("family", "dtype"), CASES)
+def test_vllm_agrees_on_every_row(recorded: Path, family: str, dtype: str) -> None:
+    reference = Reference(recorded / family, dtype)
+    assert_record_agrees(recorded / f"{family}-{dtype}.npz", reference, family, dtype)
 
 
-@pytest.mark.parametrize("family", ["qwen3", "llama"])
+def test_vllm_on_two_ranks_agrees_and_its_death_has_a_name(on_ranks: Path) -> None:
+    family, dtype = RANKS
+    assert "vLLM failed" in (on_ranks / "death.txt").read_text(encoding="utf-8")
+    reference = Reference(on_ranks / family, dtype)
+    assert_record_agrees(on_ranks / f"{family}-{dtype}-ranks.npz", reference, family, dtype)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_vllm_traces_depend_on_their_seed_alone(recorded: Path, family: str) -> None:
     # In float32: in bfloat16 a batch's sums may round a draw to its neighbour.
     with np.load(recorded / f"{family}-float32.npz") as data:
@@ -174,20 +207,21 @@ def test_vllm_traces_depend_on_their_seed_alone(recorded: Path, family: str) -> 
     assert len(drawn) == SAMPLING.num_traces
 
 
-def test_vllm_scores_without_states(case: tuple) -> None:
-    data, *_ = case
-    assert data["bare"] == 0
+def test_vllm_settings_are_its_own_or_refused(recorded: Path) -> None:
+    unknown, reserved = (recorded / "refusals.txt").read_text(encoding="utf-8").splitlines()
+    assert "textual.vllm.quantisation: vLLM" in unknown
+    assert "no such engine setting (did you mean 'quantization'" in unknown
+    assert reserved.startswith("textual.vllm.enable_prefix_caching: a prefix found in the cache")
 
 
-def test_vllm_names_a_class_without_states(recorded: Path) -> None:
-    message = (recorded / "refusal.txt").read_text(encoding="utf-8")
-    assert "GPT2LMHeadModel" in message
-    assert "--engine transformers" in message
+def test_vllm_settings_of_resources_are_no_identity() -> None:
+    settings = {"tensor_parallel_size": 2, "quantization": "fp8", "max_num_seqs": 8}
+    assert changing_values(settings) == {"quantization": "fp8"}
 
 
 @pytest.fixture(scope="module")
 def teacher(models: Path) -> HfTextTeacher:
-    return HfTextTeacher(model=str(models / "qwen3"), device="cpu")
+    return HfTextTeacher(TextualRecipe(teacher=str(models / "qwen3")), device="cpu")
 
 
 def prompts_of(teacher: HfTextTeacher) -> list[np.ndarray]:
@@ -195,21 +229,34 @@ def prompts_of(teacher: HfTextTeacher) -> list[np.ndarray]:
     return [teacher.encode([{"role": "user", "content": text}]) for text in texts]
 
 
-@pytest.mark.parametrize("family", ["qwen3", "llama"])
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_transformers_engine_agrees_on_every_row(models: Path, family: str, dtype: str) -> None:
-    teacher = HfTextTeacher(model=str(models / family), dtype=dtype, device="cpu")
+    recipe = TextualRecipe(teacher=str(models / family), dtype=dtype)
+    teacher = HfTextTeacher(recipe, device="cpu")
     reference = Reference(models / family, dtype)
     prompts = prompts_of(teacher)
-    layers = range(NUM_LAYERS[family] + 1)
     sampling = Sampling(num_traces=2, max_new_tokens=9, temperature=1.0)
-    for prompt, many in zip(
-        prompts, teacher.trace(prompts, [1, 2, 3], sampling, TOP_K, layers), strict=True
-    ):
+    wanted = replace(wanted_of(family), layers=tuple(range(NUM_LAYERS[family] + 1)))
+    traced = teacher.trace(prompts, [1, 2, 3], sampling, wanted)
+    for prompt, many in zip(prompts, traced, strict=True):
         for generated, signals in many:
-            logprobs, states = reference(prompt, generated.token_ids)
-            assert set(signals.states) == set(layers)
-            assert_agrees(signals, generated.token_ids, logprobs, states, dtype)
+            assert set(signals.states) == set(wanted.layers)
+            assert_agrees(signals, generated.token_ids, reference, prompt, dtype)
+
+
+def test_transformers_reads_padded_batches_as_single_rows(teacher: HfTextTeacher) -> None:
+    prompts = prompts_of(teacher)
+    targets = [prompt[: 3 + 2 * row] for row, prompt in enumerate(prompts)]
+    wanted = wanted_of("qwen3")
+    rows = [np.concatenate(pair) for pair in zip(prompts, targets, strict=True)]
+    alone = teacher.score(prompts, targets, [1, 2, 3], wanted)  # on a CPU, row by row
+    together = teacher._read_batch(rows, targets, [1, 2, 3], wanted)
+    for one, records in zip(alone, together, strict=True):
+        assert one.topk is not None
+        np.testing.assert_allclose(one.topk.logprobs, records["topk_logprobs"], atol=5e-5)
+        for place, layer in enumerate(wanted.layers):
+            np.testing.assert_allclose(one.states[layer], records["states"][:, place], atol=1e-4)
 
 
 def test_transformers_greedy_traces_are_the_plain_argmax(
@@ -220,7 +267,7 @@ def test_transformers_greedy_traces_are_the_plain_argmax(
     for prompt, (trace,) in zip(
         prompts, teacher.generate(prompts, [0, 0, 0], Sampling(max_new_tokens=6)), strict=True
     ):
-        logprobs, _ = reference(prompt, trace.token_ids)
+        logprobs, *_ = reference(prompt, trace.token_ids)
         assert np.array_equal(logprobs.argmax(axis=1), trace.token_ids)
 
 
@@ -236,83 +283,35 @@ def test_transformers_traces_depend_on_their_seed_alone(teacher: HfTextTeacher) 
     assert not np.array_equal(together[0][0].token_ids, together[0][1].token_ids)
 
 
-def test_prompts_follow_the_template(teacher: HfTextTeacher) -> None:
-    messages = [{"role": "user", "content": "what is four?"}]
-    expected = "<|im_start|>user\nwhat is four?<|im_end|>\n<|im_start|>assistant\n"
-    ids = teacher.encode(messages)
-    assert teacher._chat.tokenizer.decode(ids.tolist()) == expected
-    assert teacher.decode(np.append(ids, 2)) == "user\nwhat is four?\nassistant\n"
+@pytest.mark.parametrize("narrowed", [{"top_k": 1}, {"min_p": 1.0}, {"top_p": 1e-6}])
+def test_narrowed_sampling_is_greedy_in_the_end(teacher: HfTextTeacher, narrowed: dict) -> None:
+    prompts = prompts_of(teacher)
+    greedy = teacher.generate(prompts, [0, 0, 0], Sampling(max_new_tokens=6))
+    sampling = Sampling(max_new_tokens=6, temperature=1.0, **narrowed)
+    for (one,), (other,) in zip(
+        greedy, teacher.generate(prompts, [5, 6, 7], sampling), strict=True
+    ):
+        assert np.array_equal(one.token_ids, other.token_ids)
+
+
+def test_a_repetition_penalty_forbids_in_the_end(teacher: HfTextTeacher) -> None:
+    sampling = Sampling(max_new_tokens=12, repetition_penalty=1e9)
+    prompts = prompts_of(teacher)
+    for prompt, (trace,) in zip(
+        prompts, teacher.generate(prompts, [0, 0, 0], sampling), strict=True
+    ):
+        seen = [*prompt.tolist(), *trace.token_ids.tolist()]
+        assert len(set(seen[len(prompt) :])) == len(trace.token_ids)
+        assert not set(prompt.tolist()) & set(trace.token_ids.tolist())
 
 
 def test_what_does_not_fit_is_refused(teacher: HfTextTeacher) -> None:
-    assert teacher.max_model_len == MAX_POSITIONS - 1
     long = np.full(teacher.max_model_len, 5, np.int64)
     with pytest.raises(ModelError, match="max_model_len"):
         teacher.generate([long], [0], Sampling(max_new_tokens=1))
     with pytest.raises(UsageError, match=f"{VOCAB_SIZE} logits"):
-        teacher.score([long[:4]], [long[:4]], VOCAB_SIZE + 1, ())
+        teacher.score([long[:4]], [long[:4]], [0], Wanted(top_k=VOCAB_SIZE + 1))
     with pytest.raises(UsageError, match="layers 0 to 4"):
-        teacher.score([long[:4]], [long[:4]], 4, (5,))
-
-
-@pytest.fixture
-def copy(models: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(models / "qwen3", tmp_path / "elsewhere"))
-
-
-def test_a_description_is_of_contents(models: Path, copy: Path) -> None:
-    original = describe_model(str(models / "qwen3"), load_tokenizer(str(models / "qwen3")))
-    copied = describe_model(str(copy), load_tokenizer(str(copy)))
-    assert {**copied, "model": ""} == {**original, "model": ""}
-    # Other bytes, the same tokenizer.
-    tokenizer_file = copy / "tokenizer.json"
-    tokenizer_file.write_text(tokenizer_file.read_text(encoding="utf-8") + "\n\n")
-    assert describe_model(str(copy), load_tokenizer(str(copy))) == copied
-    tokenizer = load_tokenizer(str(copy))
-    tokenizer.add_tokens(["<seven>"])
-    assert describe_model(str(copy), tokenizer)["tokenizer_digest"] != copied["tokenizer_digest"]
-    tokenizer = load_tokenizer(str(copy))
-    tokenizer.chat_template += " "
-    other = describe_model(str(copy), tokenizer)
-    assert {k for k in copied if copied[k] != other[k]} == {"chat_template_digest"}
-    weights = copy / "model.safetensors"
-    changed = bytearray(weights.read_bytes())
-    changed[-1] ^= 1
-    weights.write_bytes(changed)
-    other = describe_model(str(copy), load_tokenizer(str(copy)))
-    assert {k for k in copied if copied[k] != other[k]} == {"model_digest"}
-
-
-def test_broken_model_directories_are_named(copy: Path) -> None:
-    with pytest.raises(ModelError, match="does not exist"):
-        load_config(str(copy / "nothing"))
-    (copy / "chat_template.jinja").unlink()
-    with pytest.raises(ModelError, match=r"elsewhere.*no chat template"):
-        ChatTokenizer(str(copy))
-    (copy / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match="holds no weights"):
-        describe_model(str(copy), load_tokenizer(str(copy)))
-    for file in copy.glob("tokenizer*"):
-        file.unlink()
-    with pytest.raises(ModelError, match=r"elsewhere.*tokenizer"):
-        load_tokenizer(str(copy))
-    (copy / "config.json").write_text("{}")
-    with pytest.raises(ModelError, match="configuration"):
-        load_config(str(copy))
-    (copy / "config.json").unlink()
-    with pytest.raises(ModelError, match=r"no config\.json"):
-        load_config(str(copy))
-
-
-def test_dtypes_and_lengths_are_settled_once(models: Path) -> None:
-    shape = text_shape(load_config(str(models / "qwen3")))
-    assert (shape.num_layers, shape.width, shape.vocab_size) == (4, 64, VOCAB_SIZE)
-    assert resolve_dtype("auto", shape) == "float32"
-    assert resolve_dtype("bfloat16", shape) == "bfloat16"
-    with pytest.raises(ModelError, match="expected auto"):
-        resolve_dtype("int4", shape)
-    assert shape.max_len(None, 8192) == MAX_POSITIONS - 1
-    assert shape.max_len(None, 100) == 100
-    assert shape.max_len(200, 100) == 200
-    with pytest.raises(ModelError, match=f"1 to {MAX_POSITIONS - 1} tokens"):
-        shape.max_len(MAX_POSITIONS, 100)
+        teacher.score([long[:4]], [long[:4]], [0], Wanted(layers=(5,)))
+    with pytest.raises(UsageError, match="layers 0 to 4"):
+        teacher.start(Wanted(lens=(5,)))

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -18,7 +20,7 @@ from transformers import (
 
 VOCAB_SIZE = 1000
 MAX_POSITIONS = 256
-NUM_LAYERS = {"qwen3": 4, "llama": 3}
+NUM_LAYERS = {"qwen3": 4, "llama": 3, "gemma3": 3, "gpt2": 2}
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -65,14 +67,21 @@ def save_teacher(path: Path, family: str) -> Path:
         model = Qwen3ForCausalLM(Qwen3Config(num_hidden_layers=NUM_LAYERS[family], **sizes))
     elif family == "llama":
         model = LlamaForCausalLM(LlamaConfig(num_hidden_layers=NUM_LAYERS[family], **sizes))
-    else:  # a class of which vLLM reports no hidden states
+    elif family == "gemma3":  # sliding windows, scaled embeddings, norms after each half of a block
+        kinds = ["sliding_attention", "sliding_attention", "full_attention"]
+        config = Gemma3TextConfig(
+            sliding_window=32, query_pre_attn_scalar=32, layer_types=kinds,
+            num_hidden_layers=NUM_LAYERS[family], **{**sizes, "tie_word_embeddings": True},
+        )  # fmt: skip
+        model = Gemma3ForCausalLM(config)
+    else:  # learned positions, one tied matrix, blocks that return one tensor
         config = GPT2Config(
-            vocab_size=VOCAB_SIZE, n_positions=MAX_POSITIONS, n_embd=64, n_layer=2, n_head=2,
-            bos_token_id=None, eos_token_id=2,
+            vocab_size=VOCAB_SIZE, n_positions=MAX_POSITIONS, n_embd=64, n_head=2,
+            n_layer=NUM_LAYERS[family], bos_token_id=None, eos_token_id=2,
         )  # fmt: skip
         model = GPT2LMHeadModel(config)
     for name, parameter in model.named_parameters():
-        if parameter.ndim == 2 and family != "gpt2":
+        if parameter.ndim == 2 and family in ("qwen3", "llama"):
             scale = 1.0 if "embed" in name else 0.7 / parameter.shape[1] ** 0.5
             torch.nn.init.normal_(parameter, std=3.0 * scale if "lm_head" in name else scale)
     model.save_pretrained(path)
