@@ -91,9 +91,10 @@ def record_all(
             for outcomes in survivor.each(
                 todo[start : start + size], lambda part: collect(task, part)
             ):
-                for outcome in outcomes:
-                    record_one(outcome, task.wanted, writer, failures, tally)
-                progress.advance(len(outcomes))
+                count = len(outcomes)
+                while outcomes:  # let go one by one: two batches of signals may not fit
+                    record_one(outcomes.pop(0), task.wanted, writer, failures, tally)
+                progress.advance(count)
     return tally
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cache_schema.errors import UsageError
+from cache_schema.questions import JUDGES
 from cache_schema.recipes import one_of
 
 ENGINES = ("vllm", "transformers", "encoder")
 SELECTIONS = ("all", "first-correct", "best-logprob", "majority")
-JUDGES = ("auto", "exact", "choice", "numeric")
 RATIONALES = ("none", "wrong", "all")
 
 

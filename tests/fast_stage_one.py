@@ -136,15 +136,17 @@ class ArithmeticTeacher:
         for prompt in prompts:
             note(self._calls, f"asked {xxhash.xxh3_64_hexdigest(prompt.tobytes())}")
         return [
-            [self._one(self.decode(prompt), seed + draw) for draw in range(sampling.num_traces)]
+            [self._one(prompt, seed + draw) for draw in range(sampling.num_traces)]
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
 
-    def _one(self, prompt: str, seed: int) -> Generated:
-        text, finish_reason = self._writes(prompt, seed)
+    def _one(self, prompt: IntArray, seed: int) -> Generated:
+        text, finish_reason = self._writes(self.decode(prompt), seed)
         ids = self.encode_trace(text)
         whole = text and finish_reason == "stop"
-        return Generated(token_ids=ids if whole else ids[:-1], finish_reason=finish_reason)
+        ids = ids if whole else ids[:-1]
+        logprobs = read(prompt, ids, seed, Wanted(top_k=0)).target_logprobs
+        return Generated(token_ids=ids, finish_reason=finish_reason, logprob=float(logprobs.sum()))
 
     def trace(
         self,

@@ -89,6 +89,7 @@ def _draw(task: Task, drafts: Sequence[Draft], *, told: bool) -> None:
                 origin="label" if told else "free",
                 draw=index,
                 seed=draft.seed + index,
+                logprob=generated.logprob,
             )
             if signals is not None:
                 candidate = candidate.with_signals(signals)

@@ -50,7 +50,8 @@ class Candidate:
         draw: which of the traces of its origin it is, from 0.
         seed: of its sampling and of its signals' draws.
         signals: of its tokens, ``None`` if they were not asked for.
-        logprob: summed over the tokens, NaN if not measured; kept when the signals are dropped.
+        logprob: natural log-probability at temperature 1, summed over the tokens; NaN of a given
+            trace that was not read yet.
     """
 
     text: str
@@ -93,6 +94,7 @@ def judged(
     origin: str,
     draw: int,
     seed: int,
+    logprob: float = math.nan,
 ) -> Candidate:
     """Parse and judge a trace; an answer that a cut may have halved is none."""
     parsed = parse_trace(text, question.form, truncated=finish_reason == TRUNCATED)
@@ -107,4 +109,5 @@ def judged(
         origin=origin,
         draw=draw,
         seed=seed,
+        logprob=logprob,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from cache_schema import TapeRow
@@ -12,6 +12,12 @@ from pipeline.traces.draft import Draft, Task, drafts_of
 from pipeline.traces.given import take_given
 from pipeline.traces.outcome import Outcome
 from pipeline.traces.select import KEPT, fault, select
+
+Place = tuple[list[Candidate], int]
+"""Where a trace stands: in which list of its draft, at which index."""
+
+Fates = list[tuple[Place, str]]
+"""The traces of a sample, each with the reason why it is not kept."""
 
 
 def collect(task: Task, rows: Sequence[TapeRow]) -> list[Outcome]:
@@ -24,74 +30,85 @@ def collect(task: Task, rows: Sequence[TapeRow]) -> list[Outcome]:
     (take_given if task.recipe.given else ask)(task, drafts)
     outcomes = []
     for part in _parts(task, drafts):
-        score(task, part)
-        outcomes += [_outcome(task, draft) for draft in part]
+        if _compares_unread(task):
+            read(task, [place for draft in part for place in _contenders(task, draft)])
+        # Chosen once and for all: reading a trace measures it anew, a hair apart.
+        chosen = [_fates(task, draft) for draft in part]
+        read(task, [place for fates in chosen for place, reason in fates if reason == KEPT])
+        for draft, fates in zip(part, chosen, strict=True):
+            outcomes.append(_outcome(draft, fates))
+            draft.first.clear()  # lets go of the signals that were not chosen
+            draft.label.clear()
     return outcomes
 
 
-def _parts(task: Task, drafts: Sequence[Draft]) -> list[Sequence[Draft]]:
-    """Split a batch where traces are scored that are not kept, to hold no more of their signals."""
-    size = len(drafts)
-    if task.recipe.select == "best-logprob":
-        size = max(1, task.recipe.batch_samples // task.recipe.traces)
-    return [drafts[start : start + size] for start in range(0, len(drafts), size or 1)]
-
-
-def score(task: Task, drafts: Sequence[Draft]) -> None:
-    """Read the traces that need signals and have none: those kept, or those that compete."""
-    places = [
-        (traces, index)
-        for draft in drafts
-        if draft.failure is None
-        for traces, reasons in _contenders(task, draft)
-        for index, reason in enumerate(reasons)
-        if reason == KEPT and traces[index].signals is None
-    ]
-    if not places:
+def read(task: Task, places: Iterable[Place]) -> None:
+    """Let the teacher read those of the traces that have no signals yet."""
+    unread = [place for place in places if place[0][place[1]].signals is None]
+    if not unread:
         return
-    found = [traces[index] for traces, index in places]
+    found = [traces[index] for traces, index in unread]
     signals = task.teacher.score(
         [candidate.prompt_token_ids for candidate in found],
         [candidate.token_ids for candidate in found],
         [candidate.seed for candidate in found],
         task.wanted,
     )
-    for (traces, index), read in zip(places, signals, strict=True):
-        traces[index] = traces[index].with_signals(read)
+    for (traces, index), one in zip(unread, signals, strict=True):
+        traces[index] = traces[index].with_signals(one)
 
 
-def _contenders(task: Task, draft: Draft) -> list[tuple[list[Candidate], list[str]]]:
-    """Return which traces are to be scored: the best is known only when all that fit are read."""
-    if task.recipe.select != "best-logprob":
-        return _choices(task, draft)
-    pools = [draft.label] if draft.label else [draft.first]
-    return [(pool, [fault(task.recipe.select, candidate) for candidate in pool]) for pool in pools]
+def _compares_unread(task: Task) -> bool:
+    """Whether traces are compared by a log-probability that only reading them gives."""
+    return task.recipe.select == "best-logprob" and bool(task.recipe.given)
 
 
-def _choices(task: Task, draft: Draft) -> list[tuple[list[Candidate], list[str]]]:
-    """Return the sample's traces, each with the reason why it is not kept.
+def _parts(task: Task, drafts: Sequence[Draft]) -> list[Sequence[Draft]]:
+    """Split a batch where traces are read that are not kept, to hold no more of their signals."""
+    size = len(drafts)
+    if _compares_unread(task):
+        size = max(1, size // max(1, *(len(draft.first) for draft in drafts)))
+    return [drafts[start : start + size] for start in range(0, len(drafts), size)]
+
+
+def _contenders(task: Task, draft: Draft) -> list[Place]:
+    """Return the traces of which the rule will choose one."""
+    fit = [fault(task.recipe.select, candidate) == KEPT for candidate in draft.first]
+    return [(draft.first, index) for index, good in enumerate(fit) if good and not draft.failure]
+
+
+def _fates(task: Task, draft: Draft) -> Fates:
+    """Choose among the traces of a sample.
 
     Where the answer was told none of the free traces was right: by every rule but ``all`` the ones
     written knowing it take their place.
     """
+    if draft.failure is not None:
+        return []
     rule, choices = task.recipe.select, draft.row.choices
-    if not draft.label:
-        return [(draft.first, select(rule, draft.first, choices))]
-    replaced = "all" if rule == "all" else "first-correct"
+    if draft.label and rule != "all":
+        first = [fault("first-correct", candidate) for candidate in draft.first]
+    else:
+        first = select(rule, draft.first, choices)
+    label = select(rule, draft.label, choices)
     return [
-        (draft.first, [fault(replaced, candidate) for candidate in draft.first]),
-        (draft.label, select(rule, draft.label, choices)),
+        ((traces, index), reason)
+        for traces, reasons in ((draft.first, first), (draft.label, label))
+        for index, reason in enumerate(reasons)
     ]
 
 
-def _outcome(task: Task, draft: Draft) -> Outcome:
-    if draft.failure is not None:
-        return Outcome(row=draft.row, failure=draft.failure, untold=draft.untold)
+def _outcome(draft: Draft, fates: Fates) -> Outcome:
     kept, rejected = [], []
-    for traces, reasons in _choices(task, draft):
-        for candidate, reason in zip(traces, reasons, strict=True):
-            if reason == KEPT:
-                kept.append(candidate)
-            else:
-                rejected.append((replace(candidate, signals=None), reason))
-    return Outcome(row=draft.row, kept=kept, rejected=rejected, untold=draft.untold)
+    for (traces, index), reason in fates:
+        if reason == KEPT:
+            kept.append(traces[index])
+        else:
+            rejected.append((replace(traces[index], signals=None), reason))
+    return Outcome(
+        row=draft.row,
+        kept=kept,
+        rejected=rejected,
+        failure=draft.failure,
+        untold=draft.untold,
+    )

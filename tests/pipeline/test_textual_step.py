@@ -31,7 +31,7 @@ from cache_schema.validate import validate
 from pipeline.extract import run_step
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import seed_of
-from pipeline.teachers.base import EngineDiedError, Wanted
+from pipeline.teachers.base import EngineDiedError, TokenSignals, Wanted
 
 NAMES = ("ann", "ben", "cat", "dan", "eve", "fay", "gus")
 UNKNOWN = "gus"
@@ -221,8 +221,8 @@ def test_the_likeliest_of_the_right_ones(bench: Bench) -> None:
         assert max(means, key=means.__getitem__) == kept.draw
         assert {trace.reason for trace in losers} == {"not chosen"}
     assert fates(tape, "ben")[0] == [("free", 2)]
-    assert np.isnan([trace.logprob for trace in tape["ben"].rejected]).all(), "not measured"
     assert tape["ben"].rejected[0].reason == "wrong answer"
+    assert bench.said("scored") == ["scored 2", "scored 1"], "signals of kept traces alone"
 
 
 def test_the_most_frequent_answer(bench: Bench) -> None:
@@ -381,13 +381,42 @@ def test_an_engine_that_dies_while_scoring(bench: Bench, monkeypatch: pytest.Mon
     assert tape.catalog.index.duplicates == 0
 
 
-def test_memory_does_not_grow_with_the_samples(bench: Bench) -> None:
-    """What a batch needs is let go before the next one: at most two batches' traces are alive."""
+def living() -> int:
+    """How many traces' signals are in memory; freed without waiting for a collection."""
+    return sum(type(item) is TokenSignals for item in gc.get_objects())
+
+
+@pytest.mark.parametrize("select", ["all", "best-logprob"])
+def test_no_signals_of_another_batch_are_alive(bench: Bench, select: str) -> None:
+    """States are most of the memory; gigabytes of them a batch are nothing unusual."""
     alive: list[int] = []
 
     def writes(prompt: str, seed: int) -> tuple[str, str]:
-        alive.append(sum(type(item).__name__ == "Outcome" for item in gc.get_objects()))
+        if draw_of(prompt, seed) == 0:
+            alive.append(living())
         return "<think>a</think>yes", "stop"
 
-    bench.run(writes, traces=1, batch_samples=1)
-    assert max(alive) <= 2, alive
+    bench.run(writes, traces=3, batch_samples=1, select=select)
+    assert alive == [0] * len(NAMES)
+
+
+def test_only_chosen_traces_signals_wait_for_the_rest_of_the_batch(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given traces are compared by what reading them says, so all are read, a few at a time."""
+    alive: list[int] = []
+    score = ArithmeticTeacher.score
+
+    def counted(self: ArithmeticTeacher, *arguments: Any) -> Any:
+        alive.append(living())
+        return score(self, *arguments)
+
+    monkeypatch.setattr(ArithmeticTeacher, "score", counted)
+    tape = bench.run(given="cot", select="best-logprob", judge="numeric", batch_samples=6)
+    assert bench.said("scored") == ["scored 6", "scored 6"]
+    assert alive == [0, 3]
+    for row in map(tape.__getitem__, NAMES[:-1]):
+        (kept,), (lost,) = row.traces, row.rejected
+        means = [one.logprob / (1 + len(one.text)) for one in (kept, lost)]
+        assert means[0] > means[1]
+        assert lost.reason == "not chosen"
