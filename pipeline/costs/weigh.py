@@ -86,11 +86,12 @@ def bytes_a_shard(tape: Tape) -> float:
 def work_of(step: str, tape: Tape, rows: Sequence[int]) -> Numbers:
     """Return how much work each measured row was for a step, [N]; 0 if it did not get there.
 
-    The textual teacher's work is tokens; descriptions made from columns are all the same; other
-    work, listening too, is seconds of audio.
+    The textual teacher's work is tokens, an encoder's those it reads; descriptions made from
+    columns are all the same; other work, listening too, is seconds of audio.
     """
     if step == "textual":
-        return _lengths(tape, TEXT_SOURCE, "trace", tape.recorded(TEXT_SOURCE), rows)
+        table = "trace" if "trace" in tape.groups[TEXT_SOURCE].signals else "hidden"
+        return _lengths(tape, TEXT_SOURCE, table, tape.recorded(TEXT_SOURCE), rows)
     seconds = _lengths(tape, "samples", "audio", tape.recorded("samples"), rows) / SAMPLE_RATE_HZ
     if step == "textualize" and all(group.kind != HEARD for group in tape.groups.values()):
         return np.where(seconds > 0, 1.0, 0.0)

@@ -21,6 +21,7 @@ from cache_schema import open_tape
 from cache_schema.codecs import bfloat16
 from cache_schema.errors import ModelError, QuarantineError, UsageError
 from cache_schema.validate import validate
+from pipeline.costs.weigh import work_of
 from pipeline.extract import check, run_step
 from pipeline.recipe import (
     AcousticRecipe,
@@ -245,6 +246,7 @@ def test_a_tape_of_an_encoder(saved: Any, tmp_path: Path) -> None:
         stacked = np.stack([alone[layer] for layer in (0, 2, 3)], axis=1)
         np.testing.assert_allclose(hidden.states, stacked, atol=1e-4)  # batched, see above
     assert validate(tmp_path / "tape", uncounted, deep=True).problems == []
+    assert work_of("textual", tape, range(6)).tolist() == [7, 5, 10, 6, 0, 6], "tokens read"
 
     before = sorted(path.name for path in (tmp_path / "tape/manifest").iterdir())
     run_step("textual", recipe)  # finished: nothing is added
