@@ -210,7 +210,7 @@ def test_vllm_traces_depend_on_their_seed_alone(recorded: Path, family: str) -> 
 def test_vllm_settings_are_its_own_or_refused(recorded: Path) -> None:
     unknown, reserved = (recorded / "refusals.txt").read_text(encoding="utf-8").splitlines()
     assert "textual.vllm.quantisation: vLLM" in unknown
-    assert "no such engine setting (did you mean 'quantization'" in unknown
+    assert "no such engine setting; did you mean 'quantization'" in unknown
     assert reserved.startswith("textual.vllm.enable_prefix_caching: a prefix found in the cache")
 
 
