@@ -60,10 +60,9 @@ class Tally:
         Args:
             form: of the prompt; a plain one has no parts to lack.
         """
-        origins = [f"{count} {name}" for name, count in self.traces.items() if name != "free"]
+        origins = f" ({_counted(self.traces)})" if self.traces.keys() - {"free"} else ""
         parts = [
-            f"{self.kept} of {self.traces.total()} traces kept"
-            + (f" ({', '.join(origins)})" if origins else ""),
+            f"{self.kept} of {self.traces.total()} traces{origins} kept",
             f"{self.right} of {self.judged} judged right",
             f"{self.truncated} truncated",
         ]

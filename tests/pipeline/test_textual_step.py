@@ -254,7 +254,7 @@ def test_rationales_where_none_was_right(bench: Bench, capsys: pytest.CaptureFix
     assert trace.logprob == pytest.approx(expected.target_logprobs.sum(), rel=1e-6)
     assert fates(tape, UNKNOWN) == ([], [("free", 0, "not judged"), ("free", 1, "not judged")])
     said = capsys.readouterr().err
-    assert "6 of 24 traces kept (10 label)" in said
+    assert "6 of 24 traces (14 free, 10 label) kept" in said
     assert "samples whose answer was not told: 1 no answer to tell" in said
 
 
