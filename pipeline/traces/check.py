@@ -9,7 +9,7 @@ from cache_schema.layers import parse_layers
 from pipeline.prompts import load_prompt
 from pipeline.teachers.describe import load_config, text_shape
 from pipeline.textual_recipe import TextualRecipe
-from pipeline.traces.group import CHATS
+from pipeline.traces.group import CHATS, SAMPLING
 
 
 def check_traces(recipe: TextualRecipe) -> None:
@@ -19,11 +19,8 @@ def check_traces(recipe: TextualRecipe) -> None:
         ModelError: the model does not exist.
         UsageError: naming the setting.
     """
-    if recipe.given and recipe.rationales != "none":
-        raise UsageError(
-            f"textual.rationales {recipe.rationales!r}: nothing is written where textual.given "
-            f"names a column ({recipe.given!r}); leave one of them out"
-        )
+    if recipe.given:
+        _refuse_writing(recipe)
     load_prompt(recipe.prompt)
     if recipe.chat not in CHATS and not Path(recipe.chat).is_file():
         raise UsageError(
@@ -31,3 +28,15 @@ def check_traces(recipe: TextualRecipe) -> None:
             "template; there is no such file"
         )
     parse_layers(recipe.lens, text_shape(load_config(recipe.teacher)).num_layers)
+
+
+def _refuse_writing(recipe: TextualRecipe) -> None:
+    """Refuse settings of how traces are written where they are given."""
+    default = TextualRecipe()
+    for name in ("rationales", *SAMPLING):
+        value = getattr(recipe, name)
+        if value != getattr(default, name):
+            raise UsageError(
+                f"textual.{name} = {value!r}: means nothing where textual.given names the column "
+                f"of the traces ({recipe.given!r}), for nothing is written; leave one of them out"
+            )

@@ -21,7 +21,7 @@ NOTE_KEYS = ("model", "engine_version")
 CHATS = ("model", "none")
 """Values of ``textual.chat`` that are no file."""
 
-_SAMPLING = (
+SAMPLING = (
     "traces",
     "max_new_tokens",
     "temperature",
@@ -85,7 +85,7 @@ def group_info(
             "judge": textual.judge,
             "rationales": textual.rationales,
             "given": textual.given,
-            **({} if textual.given else {name: getattr(textual, name) for name in _SAMPLING}),
+            **({} if textual.given else {name: getattr(textual, name) for name in SAMPLING}),
             "seed": recipe.seed,
         },
         notes=notes({key: about[key] for key in NOTE_KEYS}),

@@ -26,7 +26,7 @@ def recipe_of(dataset: Path, teacher: Path, out: Path, **textual: Any) -> Extrac
     return ExtractRecipe(
         dataset=DatasetRecipe(path=str(dataset), limit=4),
         textual=TextualRecipe(
-            teacher=str(teacher), engine="transformers", max_new_tokens=6, top_k=5,
+            teacher=str(teacher), engine="transformers", top_k=5,
             layers="top", lens="1,3", lens_top_k=3, draws=7, prompt="plain.v1", **textual,
         ),
         tape=TapeRecipe(out=str(out), states_dtype="float32"),
@@ -76,7 +76,13 @@ def test_free_traces_and_told_ones(
     model = AutoModelForCausalLM.from_pretrained(text_teacher).eval()
     tokenizer = AutoTokenizer.from_pretrained(text_teacher)
     recipe = recipe_of(
-        dataset, text_teacher, tmp_path / "tape", traces=2, temperature=1.5, rationales="wrong"
+        dataset,
+        text_teacher,
+        tmp_path / "tape",
+        traces=2,
+        temperature=1.5,
+        max_new_tokens=6,
+        rationales="wrong",
     )
     tape = run(recipe, described)
     assert tape.signals == (

@@ -83,6 +83,8 @@ class Bench:
         self.teacher = ArithmeticTeacher(self.calls, writes, kills)
         self._patch.setattr(pipeline.textual, "load_teacher", lambda *_: self.teacher)
         values = {"batch_samples": 4, "select": "all", "prompt": "think.v1", **textual}
+        if "given" in values:
+            values |= {"traces": 1, "temperature": 0.0}
         recipe = replace(
             self._described,
             textual=replace(self._described.textual, **values),
@@ -275,7 +277,7 @@ def test_only_rationales(bench: Bench) -> None:
 
 
 def test_given_traces(bench: Bench) -> None:
-    tape = bench.run(given="cot", traces=1)
+    tape = bench.run(given="cot")
     assert bench.said("asked") == [], "nothing is generated"
     for name in NAMES[:-1]:
         row = tape[name]
@@ -302,7 +304,7 @@ def test_given_traces_that_cannot_be_read(bench: Bench, monkeypatch: pytest.Monk
     monkeypatch.setattr(ArithmeticTeacher, "max_model_len", 150)
     with pytest.raises(QuarantineError, match=r"given trace too long: text 0 of 'cot'"):
         bench.run(given="cot")
-    with pytest.raises(UsageError, match="nothing is written"):
+    with pytest.raises(UsageError, match="nothing is written; leave"):
         bench.run(given="cot", rationales="all")
 
 

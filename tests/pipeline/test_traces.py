@@ -111,7 +111,8 @@ def test_settings_are_checked_before_anything_runs(tmp_path: Path, text_teacher:
         (["lens=0,4"], "layers 0 to 3"),
         (["chat=nowhere.jinja"], "there is no such file"),
         (["prompt=cota"], "did you mean 'cota.v1'"),
-        (["given=cot", "rationales=all"], "nothing is written"),
+        (["given=cot", "rationales=all"], "textual.rationales = 'all': means nothing"),
+        (["given=cot", "temperature=0.5"], "textual.temperature = 0.5: means nothing"),
     ):
         with pytest.raises(UsageError, match=message):
             check(*overrides)
