@@ -26,7 +26,7 @@ import numpy as np
 from figures import Figure, ratio
 
 ROUNDS = 5
-PROMPTS, PROMPT_TOKENS, TRACE_TOKENS = 32, 48, 64
+PROMPTS, PROMPT_TOKENS, TRACE_TOKENS = 32, 48, 32
 LAYERS = (3, 6, 9, 12)
 SIZES = {
     "117 M": {
