@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cache_schema import TapeRow
 from cache_schema.console import say
-from cache_schema.errors import TapeError
+from cache_schema.errors import ModelError, TapeError
 from cache_schema.prepare import RowError
 from cache_schema.types import TEXT_SOURCE
 from cache_schema.writer import TapeWriter
@@ -57,7 +57,11 @@ def run(recipe: ExtractRecipe) -> None:
     )
     try:
         with writer_for(recipe, info) as writer:
-            tally = record_all(task, todo, writer, failures)
+            try:
+                tally = record_all(task, todo, writer, failures)
+            except ModelError:  # raised between two samples: those that are whole stay
+                writer.seal()
+                raise
             writer.seal()
             say(f"textual: {tally.line(prompt.form)}")
             failures.settle(writer)

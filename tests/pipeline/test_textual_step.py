@@ -365,6 +365,15 @@ def test_a_broken_engine_ends_the_step(bench: Bench) -> None:
     assert bench.run().quarantined == [], "the same command continues"
 
 
+def test_what_succeeded_before_an_engine_broke_is_on_the_tape(bench: Bench) -> None:
+    with pytest.raises(ModelError, match="What succeeded is on the tape"):
+        bench.run(kills=[f"I am {name}." for name in NAMES[2:]], batch_samples=2)
+    assert open_tape(bench.out).recorded("textual") == {"ann", "ben"}
+    asked = len(bench.said("asked"))
+    assert bench.run().recorded("textual") == set(NAMES)
+    assert len(bench.said("asked")) == asked + len(NAMES) - 2
+
+
 def test_an_engine_that_dies_while_scoring(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of the batch is on the tape twice, and nothing is lost."""
     left = [1]
