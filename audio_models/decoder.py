@@ -68,9 +68,6 @@ def decoder_of(model: Any) -> Decoder:
 def lens_logits(model: Any, states_ND: Tensor) -> Tensor:
     """Read states through the model's own final norm and unembedding (the logit lens).
 
-    The unembedding is the class's own code with all it does to logits (scaling, soft caps): the
-    decoder inside is made to return the normed states.
-
     Args:
         model: a transformers causal language model.
         states_ND: states of any layer, before the final norm.
@@ -78,9 +75,20 @@ def lens_logits(model: Any, states_ND: Tensor) -> Tensor:
     Returns:
         Logits [N, V]; for the last layer they are the model's own.
     """
-    normed_1ND = decoder_of(model).norm(states_ND)[None]
-    ids_1N = torch.zeros(normed_1ND.shape[:2], dtype=torch.long, device=states_ND.device)
-    with _answering(model.get_decoder(), normed_1ND):
+    return logits_of(model, decoder_of(model).norm(states_ND))
+
+
+def logits_of(model: Any, normed_ND: Tensor) -> Tensor:
+    """Unembed states that are through the final norm.
+
+    It is the class's own code with all it does to logits (scaling, soft caps): the decoder inside
+    is made to return the states.
+
+    Returns:
+        Logits [N, V].
+    """
+    ids_1N = torch.zeros((1, len(normed_ND)), dtype=torch.long, device=normed_ND.device)
+    with _answering(model.get_decoder(), normed_ND[None]):
         logits_1NV: Tensor = model(input_ids=ids_1N, use_cache=False).logits
     return logits_1NV[0]
 

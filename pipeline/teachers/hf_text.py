@@ -8,7 +8,7 @@ Shapes: B rows, P prompt tokens, T trace tokens, V vocabulary, D width, N positi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from audio_models.decoder import lens_logits
-from audio_models.forward import Forward, forward_with_states
+from audio_models.decoder import lens_logits, logits_of
+from audio_models.forward import forward_with_states
 from cache_schema.types import IntArray
 from pipeline.teachers.base import Generated, Sampling, TokenSignals, Wanted
 from pipeline.teachers.batching import batches_of, check_fits, grouped
@@ -158,62 +158,38 @@ class HfTextTeacher(TextModel):
             "attention_mask": torch.from_numpy(mask_BP).to(self._device),
         }
         layers = sorted({*wanted.layers, *wanted.lens})
-        forward = forward_with_states(self._lm, inputs, layers, predicting)
-        numbers = [uniforms(s, 0, len(t)) for s, t in zip(seeds, targets, strict=True)]
-        records = np.empty(
-            sum(map(len, targets)), record_dtype(wanted, self.shape.width, self.dtype)
-        )
-        for name, tensor in self._fields(
-            forward, predicting, np.concatenate(targets), np.concatenate(numbers), wanted
-        ):
-            bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
-            records[name] = bits.cpu().numpy()
-        return np.split(records, np.cumsum([len(target) for target in targets])[:-1])
-
-    def _fields(
-        self,
-        forward: Forward,
-        predicting: Sequence[Tensor],
-        target_N: IntArray,
-        uniforms_N: np.ndarray[Any, np.dtype[np.float64]],
-        wanted: Wanted,
-    ) -> Iterator[tuple[str, Tensor]]:
-        logits_NV = forward.logits_NV.float()
-        logprobs_NV = logits_NV.log_softmax(dim=-1)
-        target_N1 = torch.from_numpy(target_N).to(self._device)[:, None]
-        yield "target_logprob", logprobs_NV.gather(1, target_N1)[:, 0]
-        if wanted.top_k:
-            names = ("topk_ids", "topk_logprobs", "tail")
-            yield from zip(names, top_entries(logits_NV, wanted.top_k), strict=True)
-        if wanted.draws:
-            numbers_N = torch.from_numpy(uniforms_N).to(self._device)
-            drawn = [
-                draw_tokens(logits, numbers, wanted.draws)
-                for logits, numbers in zip(
-                    logits_NV.split(CHUNK_ROWS), numbers_N.split(CHUNK_ROWS), strict=True
-                )
-            ]
-            yield "drawn_ids", torch.cat(drawn)
+        forward = forward_with_states(self._lm, inputs, layers, predicting, unembed_now=False)
         states = {
             layer: torch.cat([row[at] for row, at in zip(states_BTD, predicting, strict=True)])
             for layer, states_BTD in forward.states.items()
         }
-        if wanted.layers:
-            yield "states", torch.stack([states[layer] for layer in wanted.layers], dim=1)
-        if wanted.lens:
-            yield from self._lens(states, wanted)
+        target_N = torch.from_numpy(np.concatenate(targets)).to(self._device)
+        numbers = [uniforms(s, 0, len(t)) for s, t in zip(seeds, targets, strict=True)]
+        uniforms_N = torch.from_numpy(np.concatenate(numbers)).to(self._device)
+        records = np.empty(len(target_N), record_dtype(wanted, self.shape.width, self.dtype))
+        for start in range(0, len(target_N), CHUNK_ROWS):
+            part = slice(start, start + CHUNK_ROWS)
+            logits_NV = logits_of(self._lm, forward.readout_ND[part]).float()
+            found = _of_logits(logits_NV, target_N[part], uniforms_N[part], wanted)
+            found |= self._of_states({layer: rows[part] for layer, rows in states.items()}, wanted)
+            for name, tensor in found.items():
+                bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
+                records[name][part] = bits.cpu().numpy()
+        return np.split(records, np.cumsum([len(target) for target in targets])[:-1])
 
-    def _lens(self, states: Mapping[int, Tensor], wanted: Wanted) -> Iterator[tuple[str, Tensor]]:
-        found: dict[str, list[Tensor]] = {"lens_ids": [], "lens_logprobs": [], "lens_tail": []}
-        for layer in wanted.lens:
-            parts = [
-                top_entries(lens_logits(self._lm, part), wanted.lens_top_k)
-                for part in states[layer].split(CHUNK_ROWS)
-            ]
-            for name, values in zip(found, zip(*parts, strict=True), strict=True):
-                found[name].append(torch.cat(values))
-        for name, layers in found.items():
-            yield name, torch.stack(layers, dim=1)
+    def _of_states(self, states: Mapping[int, Tensor], wanted: Wanted) -> dict[str, Tensor]:
+        found = {}
+        if wanted.layers:
+            found["states"] = torch.stack([states[layer] for layer in wanted.layers], dim=1)
+        read = [
+            top_entries(lens_logits(self._lm, states[layer]), wanted.lens_top_k)
+            for layer in wanted.lens
+        ]
+        if read:
+            names = ("lens_ids", "lens_logprobs", "lens_tail")
+            stacked = [torch.stack(values, dim=1) for values in zip(*read, strict=True)]
+            found |= dict(zip(names, stacked, strict=True))
+        return found
 
     @torch.inference_mode()
     def _decode_batch(
@@ -277,3 +253,16 @@ class HfTextTeacher(TextModel):
 
 def _trace_seeds(seeds: Sequence[int], num_traces: int) -> list[int]:
     return [seed + index for seed in seeds for index in range(num_traces)]
+
+
+def _of_logits(
+    logits_NV: Tensor, target_N: Tensor, uniforms_N: Tensor, wanted: Wanted
+) -> dict[str, Tensor]:
+    logprobs_NV = logits_NV.log_softmax(dim=-1)
+    found = {"target_logprob": logprobs_NV.gather(1, target_N[:, None])[:, 0]}
+    if wanted.top_k:
+        ids, logprobs, tail = top_entries(logits_NV, wanted.top_k)
+        found |= {"topk_ids": ids, "topk_logprobs": logprobs, "tail": tail}
+    if wanted.draws:
+        found["drawn_ids"] = draw_tokens(logits_NV, uniforms_N, wanted.draws)
+    return found
