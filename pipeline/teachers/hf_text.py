@@ -8,7 +8,8 @@ Shapes: B rows, P prompt tokens, T trace tokens, V vocabulary, D width, N positi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from audio_models.decoder import lens_logits, logits_of
 from audio_models.forward import forward_with_states
 from cache_schema.types import IntArray
-from pipeline.teachers.base import Generated, Sampling, TokenSignals, Wanted
+from pipeline.teachers.base import EngineDiedError, Generated, Sampling, TokenSignals, Wanted
 from pipeline.teachers.batching import batches_of, check_fits, grouped
 from pipeline.teachers.readout import CHUNK_ROWS, draw_tokens, top_entries, uniforms
 from pipeline.teachers.records import Records, record_dtype, signals_of
@@ -39,7 +40,7 @@ class HfTextTeacher(TextModel):
     """A textual teacher run by transformers, see ``pipeline.teachers.base.TextTeacher``."""
 
     def __init__(self, recipe: TextualRecipe, device: str = "auto") -> None:
-        """Load the model.
+        """Read the model's configuration and tokenizer; its weights when they are needed.
 
         Args:
             recipe: names the model.
@@ -52,20 +53,22 @@ class HfTextTeacher(TextModel):
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = torch.device(device)
-        lm: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=getattr(torch, self.dtype))
-        self._lm = lm.to(self._device).eval()
+        self._loaded: Any = None
 
     def describe(self) -> dict[str, Any]:
         """Return what made the signals, see ``TextTeacher.describe``."""
         return self.described("transformers", transformers.__version__, {})
 
     def start(self, wanted: Wanted) -> None:
-        """Check what is wanted; the model is loaded already.
+        """Check what is wanted and load the model.
 
         Raises:
+            EngineDiedError: there is no memory for it.
             UsageError: the model has no such layer, or fewer logits.
         """
         self.check(wanted)
+        with self._one_death():
+            assert self._lm is not None
 
     def generate(
         self, prompts: Sequence[IntArray], seeds: Sequence[int], sampling: Sampling
@@ -73,6 +76,7 @@ class HfTextTeacher(TextModel):
         """Continue each prompt ``sampling.num_traces`` times; the draws differ from vLLM's.
 
         Raises:
+            EngineDiedError: memory ran out.
             ModelError: a prompt + ``max_new_tokens`` is longer than ``max_model_len``.
         """
         check_fits(prompts, sampling.max_new_tokens, self.max_model_len)
@@ -83,7 +87,8 @@ class HfTextTeacher(TextModel):
         generated: list[Generated] = []
         for batch in batches_of([longest] * len(rows), BATCH_TOKENS):
             part = slice(batch.start, batch.stop)
-            generated += self._decode_batch(rows[part], row_seeds[part], sampling)
+            with self._one_death():
+                generated += self._decode_batch(rows[part], row_seeds[part], sampling)
         return grouped(generated, sampling.num_traces)
 
     def trace(
@@ -110,6 +115,7 @@ class HfTextTeacher(TextModel):
         """Read each prompt + target once and report the target's signals.
 
         Raises:
+            EngineDiedError: memory ran out.
             ModelError: a row is longer than ``max_model_len``.
             UsageError: the model has no such layer, or fewer logits.
         """
@@ -121,7 +127,8 @@ class HfTextTeacher(TextModel):
         signals: list[TokenSignals] = []
         for batch in batches_of([longest] * len(rows), most):
             part = slice(batch.start, batch.stop)
-            records = self._read_batch(rows[part], targets[part], seeds[part], wanted)
+            with self._one_death():
+                records = self._read_batch(rows[part], targets[part], seeds[part], wanted)
             signals += [
                 signals_of(found, target, np.ascontiguousarray(found["target_logprob"]), wanted)
                 for found, target in zip(records, targets[part], strict=True)
@@ -130,9 +137,26 @@ class HfTextTeacher(TextModel):
 
     def close(self) -> None:
         """Free the model."""
-        self._lm = None
+        self._loaded = None
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    @property
+    def _lm(self) -> Any:
+        if self._loaded is None:
+            dtype = getattr(torch, self.dtype)
+            lm: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=dtype)
+            self._loaded = lm.to(self._device).eval()
+        return self._loaded
+
+    @contextmanager
+    def _one_death(self) -> Iterator[None]:
+        """Give running out of memory the name the extraction loop knows."""
+        try:
+            yield
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            self.close()
+            raise EngineDiedError(f"no memory for {self.model!r}: {error}") from error
 
     @torch.inference_mode()
     def _read_batch(

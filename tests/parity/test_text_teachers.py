@@ -28,7 +28,7 @@ from tiny_text_teachers import NUM_LAYERS, VOCAB_SIZE, save_teacher
 from transformers import AutoModelForCausalLM
 
 from cache_schema.errors import ModelError, UsageError
-from pipeline.teachers.base import Entries, Sampling, TokenSignals, Wanted
+from pipeline.teachers.base import EngineDiedError, Entries, Sampling, TokenSignals, Wanted
 from pipeline.teachers.hf_text import HfTextTeacher
 from pipeline.teachers.vllm_options import changing_values
 from pipeline.textual_recipe import TextualRecipe
@@ -315,3 +315,20 @@ def test_what_does_not_fit_is_refused(teacher: HfTextTeacher) -> None:
         teacher.score([long[:4]], [long[:4]], [0], Wanted(layers=(5,)))
     with pytest.raises(UsageError, match="layers 0 to 4"):
         teacher.start(Wanted(lens=(5,)))
+
+
+def test_memory_that_runs_out_has_a_name_and_the_model_is_loaded_again(
+    teacher: HfTextTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, targets = prompts_of(teacher)[:1], [np.arange(5, 9)]
+    before = teacher.score(prompts, targets, [1], Wanted(top_k=3))
+
+    def run_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.teachers.hf_text.logits_of", run_out)
+        with pytest.raises(EngineDiedError, match="no memory for"):
+            teacher.score(prompts, targets, [1], Wanted(top_k=3))
+    (again,) = teacher.score(prompts, targets, [1], Wanted(top_k=3))
+    assert np.array_equal(again.target_logprobs, before[0].target_logprobs)
