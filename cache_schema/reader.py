@@ -117,14 +117,20 @@ class Tape:
             for sample_id in index.sample_id.take(index.numbers_in(group, table)).to_pylist()
         }
 
-    def recorded_mask(self, group: str) -> NDArray[np.bool_]:
-        """Return which samples a group has recorded, bool [samples] in the dataset's order."""
+    def recorded_mask(self, group: str, table: str = "") -> NDArray[np.bool_]:
+        """Return which samples a group has recorded, bool [samples] in the dataset's order.
+
+        Args:
+            group: its name.
+            table: count what is in this table only.
+        """
         index = self.catalog.index
         marks = np.zeros(len(index.sample_id), dtype=bool)
         if group == "samples":
             marks[:] = True
-        for table in GROUP_TABLES[self.groups[group].kind] if group in self.groups else ():
-            index.mark(group, table, marks)
+        for name in GROUP_TABLES[self.groups[group].kind] if group in self.groups else ():
+            if table in ("", name):
+                index.mark(group, name, marks)
         return marks[: len(self)]
 
     def quarantined_mask(self, *groups: str) -> NDArray[np.bool_]:

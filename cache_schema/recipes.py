@@ -103,7 +103,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     wrong = hint is int and isinstance(value, bool)
     if hint is not Any and (wrong or not isinstance(value, hint)):
-        quoted = f"; as text it is {where}='\"{value}\"'" if hint is str else ""
+        quoted = f"; as text it is '\"{value}\"'" if hint is str else ""
         raise UsageError(f"{where}: expected {hint.__name__}, got {value!r}{quoted}")
     return value
 

@@ -155,7 +155,8 @@ class Responses:
         waiting = len(rows) - len(rows.among(settled))
         if waiting:
             say(f"acoustic: {waiting} samples wait for their traces (run the textual step)")
-        return rows.among(settled if with_states else traced)
+        # Without states, a sample none of whose traces was kept leaves nothing to record.
+        return rows.among(settled if with_states else tape.recorded_mask(TEXT_SOURCE, "trace"))
 
     def of(self, row: TapeRow) -> list[IntArray]:
         """Return the responses of one sample in this teacher's ids; at least one, maybe empty."""

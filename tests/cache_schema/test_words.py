@@ -91,6 +91,7 @@ def test_resolved_recipe_round_trips(tmp_path: Path) -> None:
         ("inner=3", "expected a section"),
         ("seed", "expected section.key=value"),
         ("inner.names=a", "expected a list"),
+        ("title=4", """expected str, got 4; as text it is '"4"'"""),
     ],
 )
 def test_recipe_mistakes_are_named(override: str, message: str) -> None:
