@@ -126,7 +126,11 @@ def _extraction(
         ] = None,
         seed: Annotated[int | None, _option("--seed", "Seed of everything (default 0)")] = None,
         engine: Annotated[
-            str | None, _option("--engine", "vllm or transformers (default vllm)")
+            str | None,
+            _option(
+                "--engine",
+                "vllm | transformers | encoder: a BERT, states of the description only (default vllm)",
+            ),
         ] = None,
         audio: Annotated[
             str | None,
