@@ -43,12 +43,13 @@ def parse_answer(text: str) -> str:
 def normalize_answer(text: str) -> str:
     """Return the answer for comparison: lower case, inner spaces single, outer punctuation gone.
 
-    The point of ``.5`` stays.
+    A point, comma or colon before a digit stays: ``.5``, ``,5`` and ``:05`` are not the number.
     """
     words = " ".join(text.casefold().split())
     stripped = words.strip(_OUTER)
     start = words.find(stripped)
-    return f".{stripped}" if stripped[:1].isdigit() and words[:start].endswith(".") else stripped
+    part_of_it = stripped[:1].isdigit() and words[:start].endswith((".", ",", ":"))
+    return words[start - 1] + stripped if part_of_it else stripped
 
 
 def is_correct(
@@ -62,7 +63,8 @@ def is_correct(
       decides: no letters are printed beside the choices, so a model may count otherwise. A sentence
       around a choice (``not B``, ``B or C``) names none.
     - ``numeric``: the same number (``cache_schema.quantity``): ``7``, ``7.0`` and ``seven`` are
-      equal, 50% and 0.5 are not; a unit counts only where both name one.
+      equal, 50% and 0.5 are not; a plain unit (``units.PLAIN``) counts only where both name one,
+      any other word behind a number must stand on both sides.
     - ``auto``: ``choice`` where the right answer is one of the choices, ``numeric`` where it is a
       number, otherwise ``exact``.
 
