@@ -56,8 +56,11 @@ def prepare(rows: Rows, hidden: Placed, storage: Storage, signals: Facts) -> Pre
             (``layers``, ``k``), if anything.
 
     Raises:
-        RowError: values out of range or not finite, lengths that differ, text that is not UTF-8.
+        RowError: values out of range or not finite, lengths that differ, text that is not UTF-8; or
+            no row at all, a sample that a shard would count and no reader could find.
     """
+    if not hidden and not any(rows.values()):
+        raise RowError("nothing to record: a sample without a row in any table")
     found: dict[str, list[Row]] = {}
     for table, items in rows.items():
         for number, item in enumerate(items):

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from audio_models.inputs import Request
 from audio_models.load import AudioLM, load_audio_lm
-from cache_schema import Tape, TapeRow
+from cache_schema import TapeRow
 from cache_schema.console import say
 from cache_schema.errors import AudioError, UsageError
 from cache_schema.layers import parse_layers
@@ -24,13 +23,13 @@ from cache_schema.prepare import RowError
 from cache_schema.questions import question_text
 from cache_schema.rows import Row, hidden_row, topk_row
 from cache_schema.signals import AUDIO_ROW
-from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE, IntArray
+from cache_schema.types import AUDIO_SOURCE, SAMPLE_RATE_HZ
 from cache_schema.writer import TapeWriter
 from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
+from pipeline.responses import ORIGINS, Responses, check_origin
 from pipeline.step import (
     Failures,
-    Pending,
     failures_of,
     kept_logits,
     notes,
@@ -58,6 +57,7 @@ def run(recipe: ExtractRecipe) -> None:
     Raises:
         ModelError: the teacher cannot be used.
         ProvenanceError: the tape has signals of another acoustic teacher.
+        TapeError: the textual teacher that the recipe names has yet to run.
         QuarantineError: too many samples failed.
     """
     tape = open_for(recipe)
@@ -68,10 +68,14 @@ def run(recipe: ExtractRecipe) -> None:
     about = describe_model(teacher, tokenizer)
     responses = Responses(tape, tokenizer, about["tokenizer_digest"])
     info = group_info(recipe, about, shape, layers, responses.origin)
-    todo = responses.ready(pending(tape, info, recipe), tape, bool(layers))
+    left = pending(tape, info, recipe)
+    if left:
+        check_origin(recipe, tape)
+    todo = responses.ready(left, tape, bool(layers))
     if not todo:
-        say("acoustic: every sample is recorded")
+        say("acoustic: nothing else to record" if left else "acoustic: every sample is recorded")
         return
+    say(f"acoustic: read on {ORIGINS[responses.origin]}")
     lm = load_audio_lm(teacher, info.identity["dtype"], recipe.acoustic.device)
     top_k = info.signals.get("topk", {"k": 1})["k"]
     failures = failures_of("acoustic", AUDIO_SOURCE, tape, recipe)
@@ -131,50 +135,6 @@ def group_info(
     )
 
 
-class Responses:
-    """The responses the acoustic teacher is read on: the textual traces, else the answers.
-
-    ``origin`` says which: ``trace ids`` (same tokenizer), ``trace text``, ``answers`` or ``none``.
-    """
-
-    def __init__(self, tape: Tape, tokenizer: Any, tokenizer_digest: str) -> None:
-        self._tokenizer = tokenizer
-        textual = tape.sources.get(TEXT_SOURCE)
-        if textual is not None and "trace" in textual["signals"]:  # an encoder writes none
-            same = textual.get("tokenizer_digest") == tokenizer_digest
-            self.origin = "trace ids" if same else "trace text"
-        else:
-            self.origin = "answers" if any(row.answer for row in tape) else "none"
-
-    def ready(self, rows: Pending, tape: Tape, with_states: bool) -> Pending:
-        """Leave out rows whose traces are still to come, and rows that leave nothing to record."""
-        if not self.origin.startswith("trace"):
-            return rows
-        traced = tape.recorded_mask(TEXT_SOURCE)
-        settled = traced | tape.quarantined_mask("descriptions", TEXT_SOURCE)
-        waiting = len(rows) - len(rows.among(settled))
-        if waiting:
-            say(f"acoustic: {waiting} samples wait for their traces (run the textual step)")
-        # Without states, a sample none of whose traces was kept leaves nothing to record.
-        return rows.among(settled if with_states else tape.recorded_mask(TEXT_SOURCE, "trace"))
-
-    def of(self, row: TapeRow) -> list[IntArray]:
-        """Return the responses of one sample in this teacher's ids; at least one, maybe empty."""
-        if self.origin == "trace ids":
-            return [trace.token_ids for trace in row.traces] or [self._encode("")]
-        if self.origin == "trace text":
-            return [self._encode(trace.text) for trace in row.traces] or [self._encode("")]
-        return [self._encode(row.answer if self.origin == "answers" else "")]
-
-    def _encode(self, text: str) -> IntArray:
-        if not text:
-            return np.empty(0, dtype=np.int64)
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        stop = self._tokenizer.eos_token_id
-        ends = [] if stop is None else [stop]
-        return np.asarray([*ids, *ends], dtype=np.int64)
-
-
 def by_length(rows: Sequence[TapeRow], batch_size: int) -> Iterator[list[TapeRow]]:
     """Cut the samples into batches of similar length, window by window of the dataset's order."""
     window = batch_size * WINDOW_BATCHES
@@ -182,6 +142,14 @@ def by_length(rows: Sequence[TapeRow], batch_size: int) -> Iterator[list[TapeRow
         ordered = sorted(rows[start : start + window], key=lambda row: row.num_audio_samples)
         for first in range(0, len(ordered), batch_size):
             yield ordered[first : first + batch_size]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unread:
+    """Why one request could not be read."""
+
+    reason: str
+    detail: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,40 +165,50 @@ class Recorder:
 
     def record(self, rows: Sequence[TapeRow]) -> None:
         """Record a batch; what cannot be read or is not finite counts as failed."""
-        for row, signals in self.read(rows):
-            try:
-                self.writer.add(*rows_of(row.sample_id, signals))
-            except RowError as error:
-                self.failures.add(row.sample_id, row.row_index, "signals", str(error))
-
-    def read(self, rows: Sequence[TapeRow]) -> list[tuple[TapeRow, list[AcousticSignals]]]:
-        """Read a batch, halved where memory runs out or one recording spoils it."""
         responses = [self.responses.of(row) for row in rows]
         requests = [
-            Request(
-                audio=row.audio,
-                text=question_text(row.question, row.choices),
-                response_ids=response_ids,
-            )
+            Request(audio=audio, text=text, response_ids=response_ids)
             for row, many in zip(rows, responses, strict=True)
+            for audio, text in [(row.audio, question_text(row.question, row.choices))]
             for response_ids in many
         ]
+        read = iter(self.read(requests))
+        for row, many in zip(rows, responses, strict=True):
+            self._record_one(row, [next(read) for _ in many])
+
+    def _record_one(self, row: TapeRow, read: Sequence[AcousticSignals | Unread]) -> None:
+        unread = [one for one in read if isinstance(one, Unread)]
+        if unread:
+            self.failures.add(row.sample_id, row.row_index, unread[0].reason, unread[0].detail)
+            return
+        signals = [one for one in read if not isinstance(one, Unread)]
         try:
-            signals = iter(read_batch(self.lm, requests, self.layers, self.top_k))
-        except torch.cuda.OutOfMemoryError:
-            if len(rows) == 1:
-                raise
-            torch.cuda.empty_cache()
-            say(f"acoustic: out of memory with {len(rows)} samples a batch, halving")
+            self.writer.add(*rows_of(row.sample_id, signals))
+        except RowError as error:
+            self.failures.add(row.sample_id, row.row_index, "signals", str(error))
+
+    def read(self, requests: Sequence[Request]) -> list[AcousticSignals | Unread]:
+        """Read requests together, halved where memory runs out or one recording spoils them."""
+        try:
+            return [*read_batch(self.lm, requests, self.layers, self.top_k)]
+        except (torch.OutOfMemoryError, MemoryError):
+            unread = Unread(reason="out of memory", detail=_size_of(requests[0]))
         except AudioError as error:
-            if len(rows) == 1:
-                self.failures.add(rows[0].sample_id, rows[0].row_index, "audio", str(error))
-                return []
-        else:
-            pairs = zip(rows, responses, strict=True)
-            return [(row, [next(signals) for _ in many]) for row, many in pairs]
-        middle = len(rows) // 2
-        return self.read(rows[:middle]) + self.read(rows[middle:])
+            unread = Unread(reason="audio", detail=str(error))
+        if unread.reason == "out of memory":  # the pass's tensors live as long as its error
+            torch.cuda.empty_cache()
+        if len(requests) == 1:
+            return [unread]
+        if unread.reason == "out of memory":
+            say(f"acoustic: out of memory with {len(requests)} responses a batch, halving")
+        middle = len(requests) // 2
+        return self.read(requests[:middle]) + self.read(requests[middle:])
+
+
+def _size_of(request: Request) -> str:
+    tokens = 0 if request.response_ids is None else len(request.response_ids)
+    seconds = len(request.audio) / SAMPLE_RATE_HZ
+    return f"{seconds:.1f} s of audio and {tokens} response tokens do not fit, read alone"
 
 
 def rows_of(

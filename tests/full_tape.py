@@ -119,7 +119,10 @@ def heard_of(index: int) -> Heard:
 
 
 def add(writer: TapeWriter, group: str, index: int) -> None:
-    """Add what a group records of sample ``index``: sample 4 has rejected traces only."""
+    """Add what a group records of sample ``index``: sample 4 has rejected traces only.
+
+    An acoustic teacher, which records no states here, has nothing of it.
+    """
     rng = np.random.default_rng([index, *group.encode()])
     name, targets = f"s{index}", targets_of(index)
     if group in ("samples", "descriptions"):
@@ -141,7 +144,8 @@ def add(writer: TapeWriter, group: str, index: int) -> None:
             rows["lens"] = [lens_row(name, 0, lens_of(rng, targets))]
             if group == "textual":
                 rows["trace"] = [trace_row(name, 0, trace_of(index))]
-        writer.add(rows)
+        if any(rows.values()):
+            writer.add(rows)
 
 
 def make(

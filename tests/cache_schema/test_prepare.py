@@ -193,3 +193,11 @@ def test_another_licence_is_refused(tmp_path: Path) -> None:
     TapeWriter(tmp_path, SAMPLES)
     with pytest.raises(ProvenanceError, match="now 'proprietary'"):
         TapeWriter(tmp_path, SAMPLES, licence="proprietary")
+
+
+@pytest.mark.parametrize("rows", [{}, {"trace": [], "topk": []}])
+def test_a_sample_without_any_row_is_refused(tmp_path: Path, rows: dict[str, list[Row]]) -> None:
+    """A shard would count it as recorded, and no reader could find it."""
+    with TapeWriter(tmp_path, TEXTUAL) as writer, pytest.raises(RowError, match="nothing to rec"):
+        writer.add(rows)
+    assert not (tmp_path / "dataset.json").exists()
