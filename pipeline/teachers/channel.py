@@ -9,10 +9,11 @@ nothing is unpickled.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import secrets
 import threading
 from dataclasses import dataclass
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 
 import numpy as np
@@ -51,12 +52,14 @@ class Receiver:
         self._rows: dict[int, _Row] = {}
         self._next_row = 0
         self._failure = ""
+        self._closed = False
+        self._connections: list[Connection] = []
         threading.Thread(target=self._accept, name="signals-accept", daemon=True).start()
 
     @property
-    def contact(self) -> tuple[str, str, int]:
+    def contact(self) -> tuple[str, str]:
         """What a sender must know: its arguments."""
-        return self._address[1:], self._key.hex(), os.getpid()
+        return self._address[1:], self._key.hex()
 
     def expect(self, first: int, count: int) -> int:
         """Make room for positions ``first`` to ``first + count`` (exclusive); return the row."""
@@ -86,18 +89,29 @@ class Receiver:
                     f"the engine reported signals for {int(seen.sum())} of {count} positions"
                 )
             del self._rows[row]
-        return expected.records[:count]
+        # A short trace must not hold the room of the longest.
+        return (
+            expected.records if count == len(expected.records) else expected.records[:count].copy()
+        )
 
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening, and let the senders go."""
+        self._closed = True
+        with contextlib.suppress(OSError, EOFError, AuthenticationError):
+            Client(self._address, "AF_UNIX", authkey=self._key).close()  # wakes the thread
         self._listener.close()
+        for connection in self._connections:
+            connection.close()
 
     def _accept(self) -> None:
-        while True:
+        while not self._closed:
             try:
                 connection = self._listener.accept()
+            except (EOFError, AuthenticationError, ConnectionError):  # a stranger, who left
+                continue
             except OSError:  # closed
                 return
+            self._connections.append(connection)
             threading.Thread(
                 target=self._receive, args=(connection,), name="signals-receive", daemon=True
             ).start()
@@ -114,6 +128,8 @@ class Receiver:
         except EOFError:
             return
         except (OSError, ValueError) as error:
+            if self._closed:
+                return
             self._fail(f"signals were lost on their way: {type(error).__name__}: {error}")
 
     def _fail(self, why: str) -> None:
@@ -138,21 +154,8 @@ class Receiver:
 class Sender:
     """The worker's end."""
 
-    def __init__(self, address: str, key: str, receiver_pid: int) -> None:
+    def __init__(self, address: str, key: str) -> None:
         self._connection = Client("\0" + address, "AF_UNIX", authkey=bytes.fromhex(key))
-        if os.getpid() != receiver_pid:
-            threading.Thread(target=self._outlive_nobody, name="signals-watch", daemon=True).start()
-
-    def _outlive_nobody(self) -> None:
-        """End this process when the receiver's does.
-
-        vLLM's engine does not notice that the process it serves was killed, and would hold its GPU
-        for ever.
-        """
-        try:
-            self._connection.recv_bytes()  # the receiver never sends: this waits for its end
-        except (EOFError, OSError):
-            os._exit(1)
 
     def send(self, spans: NDArray[np.int64], records: Records) -> None:
         """Send records [sum of counts] of the spans, int64 [n, 3]."""

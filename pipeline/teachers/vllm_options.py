@@ -33,7 +33,25 @@ RESERVED = {
     "pipeline_parallel_size": "states of every layer must be on one worker; use "
     "tensor_parallel_size",
     "data_parallel_size": "start one run a share of the rows instead, with --worker I/N",
+    "prefill_context_parallel_size": "states of a prompt must be on one worker; use "
+    "tensor_parallel_size",
+    "kv_sharing_fast_prefill": "it skips states of the prompt",
     "runner": "the teacher generates",
+    "hf_token": "what is given here stands in the tape; use the environment variable HF_TOKEN",
+    **dict.fromkeys(
+        (
+            "revision",
+            "code_revision",
+            "tokenizer_revision",
+            "tokenizer_mode",
+            "hf_config_path",
+            "model_weights",
+            "generation_config",
+            "override_generation_config",
+        ),
+        "the teacher is described, and its tokens read, as they stand in its directory or at the "
+        "hub's main revision; download another revision and name its directory",
+    ),
     "skip_tokenizer_init": "token ids are sent, the engine's tokenizer only ends sequences",
 }
 """vLLM's engine settings that a recipe cannot give, and why."""
@@ -45,6 +63,10 @@ RESOURCES = frozenset(
         "download_dir", "load_format", "disable_custom_all_reduce", "async_scheduling",
         "compilation_config", "cpu_offload_gb", "disable_log_stats", "use_tqdm_on_load",
         "cudagraph_capture_sizes", "max_parallel_loading_workers", "safetensors_load_strategy",
+        "device_ids", "master_addr", "master_port", "nnodes", "node_rank",
+        "num_gpu_blocks_override", "max_num_scheduled_tokens",
+        "disable_nccl_for_dp_synchronization", "ray_workers_use_nsight", "optimization_level",
+        "numa_bind", "numa_bind_nodes", "numa_bind_cpus", "stream_interval", "scheduling_policy",
     }
 )  # fmt: skip
 """Settings that change what a run takes, not what it records (up to rounding)."""
@@ -175,6 +197,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
     for name in settings:
         if name in RESERVED:
             raise UsageError(f"textual.vllm.{name}: {RESERVED[name]}")
+        if (name, settings[name]) == ("load_format", "dummy"):
+            raise UsageError("textual.vllm.load_format 'dummy': a teacher with random weights")
         if name not in known:
             raise UsageError(
                 f"textual.vllm.{name}: vLLM {vllm_version()} has no such engine setting"

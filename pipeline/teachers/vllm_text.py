@@ -21,6 +21,7 @@ from pipeline.teachers import vllm_options as options
 from pipeline.teachers.base import EngineDiedError, Generated, Sampling, TokenSignals, Wanted
 from pipeline.teachers.batching import batches_of, check_fits, grouped
 from pipeline.teachers.channel import Receiver
+from pipeline.teachers.owner import own_engine
 from pipeline.teachers.records import Records, as_settings, record_dtype, signals_of
 from pipeline.teachers.text_model import TextModel
 from pipeline.teachers.vllm_requests import (
@@ -188,7 +189,6 @@ class VllmTextTeacher(TextModel):
     def _run(self, requests: Sequence[Request]) -> list[Any]:
         """Send token ids to vLLM and compare its echo."""
         from vllm import SamplingParams
-        from vllm.v1.engine.exceptions import EngineDeadError
 
         params = [
             SamplingParams(detokenize=False, flat_logprobs=True, **request.params)
@@ -197,7 +197,7 @@ class VllmTextTeacher(TextModel):
         prompts = [{"prompt_token_ids": request.token_ids} for request in requests]
         try:
             outputs: list[Any] = self._llm.generate(prompts, params, use_tqdm=False)
-        except (RuntimeError, MemoryError, EngineDeadError) as error:
+        except Exception as error:
             self.close()
             raise EngineDiedError(f"vLLM failed on {self.model!r}: {error}") from error
         for request, output in zip(requests, outputs, strict=True):
@@ -232,6 +232,7 @@ class VllmTextTeacher(TextModel):
             from vllm.platforms import current_platform
 
             on_cpu = bool(current_platform.is_cpu())
+            own_engine()
             if on_cpu:
                 options.place_cpu_engine(self._settings)
             settings: dict[str, Any] = {

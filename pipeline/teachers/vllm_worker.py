@@ -35,6 +35,7 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from cache_schema.errors import ModelError
 from pipeline.teachers.channel import Sender
 from pipeline.teachers.outbox import Outbox
+from pipeline.teachers.owner import end_with_owner
 from pipeline.teachers.readout import CHUNK_ROWS, draw_tokens, top_entries, uniforms
 from pipeline.teachers.records import from_settings
 from pipeline.teachers.vllm_taps import Taps
@@ -89,6 +90,7 @@ class SignalsWorker(PlatformWorker):  # type: ignore[misc]
 
     def load_model(self, **options: Any) -> None:
         """Load the model and, before it is compiled, attach to the layers."""
+        end_with_owner()
         super().load_model(**options)
         self._asked: dict[str, Asked] = {}
         self._outbox: Outbox | None = None
@@ -105,26 +107,28 @@ class SignalsWorker(PlatformWorker):  # type: ignore[misc]
     def _attach(self, layers: list[int]) -> None:
         model = self.model_runner.get_model()
         model_config = self.vllm_config.model_config
+        num_layers = int(model_config.hf_text_config.num_hidden_layers)
+        compiled = not model_config.enforce_eager
         try:
-            taps = Taps(model, layers, int(model_config.hf_text_config.num_hidden_layers))
+            taps = Taps(model, layers, num_layers, compiled=compiled)
         except ModelError as error:
             self._refusal = f"{error}; use `--engine transformers`"
             return
-        if taps.through_interface:
+        if taps.has_interface:
             self.model_runner.use_aux_hidden_state_outputs = True
-        elif not model_config.enforce_eager:
+        elif compiled:
             self._refusal = f"compiled {type(model).__name__}"
             return
         self._taps = taps
 
-    def open_signals(self, address: str, key: str, receiver_pid: int) -> str:
+    def open_signals(self, address: str, key: str) -> str:
         """Connect to the receiver; called once over ``LLM.collective_rpc``.
 
         Returns:
             Why the model cannot report its states, if it cannot.
         """
         if get_tensor_model_parallel_rank() == 0 and not self._refusal:
-            sender = Sender(address, key, receiver_pid)
+            sender = Sender(address, key)
             self._outbox = Outbox(sender, self._record, threaded=not current_platform.is_cpu())
         return self._refusal
 
@@ -181,12 +185,16 @@ class SignalsWorker(PlatformWorker):  # type: ignore[misc]
         rows_n = torch.from_numpy(rows).to(device)
         states: Mapping[int, Tensor] = {}
         if self._taps is not None:
-            states = self._taps.states(state.aux_hidden_states)
+            try:
+                states = self._taps.states(state.aux_hidden_states)
+            except ModelError as error:
+                self._fail(str(error))
+                return
             if not self._checked:
                 problem = self._taps.problem(states, output_SD, rows_n)
-                if problem and self._outbox is not None:
-                    self._outbox.fail(problem)
-                self._checked = True
+                self._checked = problem is not None
+                if problem:
+                    self._fail(problem)
         fields: list[dict[str, Tensor]] = []
         layers = {*self._signals.layers, *self._signals.lens}
         kept = {layer: states[layer][rows_n] for layer in layers}
@@ -204,6 +212,10 @@ class SignalsWorker(PlatformWorker):  # type: ignore[misc]
         if self._outbox is not None:
             header = np.array([(s.asked.row, s.position, s.count) for s in spans], np.int64)
             self._outbox.put(header, fields)
+
+    def _fail(self, why: str) -> None:
+        if self._outbox is not None:
+            self._outbox.fail(why)
 
     def _uniforms(self, spans: list[Span], device: torch.device) -> Tensor:
         numbers = [

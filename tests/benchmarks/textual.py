@@ -4,7 +4,7 @@ Each job is an engine in a process of its own, all started before anything is me
 turns, round by round. ``plain`` is vLLM as it comes: its own worker, no log-probabilities. The
 limit is 1: every job runs the same forward passes and draws the same tokens.
 
-Two models: one of 117 M parameters, where arithmetic takes the time, and one of 1 M, where the
+Two models: one of 117 M parameters, where arithmetic takes the time, and one of 2 M, where the
 engine's own steps do. A job that writes commits its shard in every round.
 """
 
@@ -33,8 +33,8 @@ SIZES = {
         "vocab_size": 32_000, "hidden_size": 768, "intermediate_size": 2304,
         "num_attention_heads": 12, "num_key_value_heads": 4,
     },
-    "1 M": {
-        "vocab_size": 1000, "hidden_size": 96, "intermediate_size": 256,
+    "2 M": {
+        "vocab_size": 1000, "hidden_size": 128, "intermediate_size": 256,
         "num_attention_heads": 4, "num_key_value_heads": 2,
     },
 }  # fmt: skip
@@ -226,7 +226,7 @@ def measure_size(folder: Path) -> list[Figure]:
     cpu_s = {name: [r[name][1] for r in rounds] for name in JOBS}
     same = {name: len({r[n][3] for r in rounds for n in ("plain", name)}) == 1 for name in JOBS}
     tokens = rounds[0]["plain"][2]
-    compute_bound = folder.name != "1 M"
+    compute_bound = folder.name != "2 M"
     figures = [
         Figure(
             name=f"plain generation, {folder.name} parameters",

@@ -13,10 +13,12 @@ from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cache_schema.errors import UsageError
 from pipeline.teachers import vllm_options
 from pipeline.teachers.base import EngineDiedError, Entries, Sampling, TokenSignals, Wanted
+from pipeline.teachers.vllm_taps import Taps
 from pipeline.teachers.vllm_text import VllmTextTeacher
 from pipeline.textual_recipe import TextualRecipe
 
@@ -101,8 +103,48 @@ def refusals(folder: Path) -> list[str]:
     return said
 
 
+class InPlace(torch.nn.Module):
+    """A block as vLLM's are on a GPU: it returns what is to be added, and adds in place."""
+
+    def forward(
+        self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        residual = hidden_states if residual is None else residual.add_(hidden_states)
+        half = residual * 0.5
+        residual.add_(half)
+        return half + 1.0, residual
+
+
+class Decoder(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList([InPlace(), InPlace()])
+        self.norm = torch.nn.LayerNorm(4)
+
+
+@torch.inference_mode()
+def taps_hold() -> None:
+    """States taken by hooks survive what blocks do to them; a row of NaN condemns nothing."""
+    decoder = Decoder()
+    taps = Taps(decoder, [0, 1, 2], 2, compiled=False)
+    embedded = torch.arange(12.0).reshape(3, 4)
+    embedded[1] = torch.nan
+    expected, hidden, residual = [embedded.clone()], embedded, None
+    for block in decoder.layers:
+        hidden, residual = block(torch.arange(3), hidden, residual)
+        expected.append(hidden + residual)
+    states = taps.states(None)
+    for layer, values in enumerate(expected):
+        torch.testing.assert_close(states[layer], values, equal_nan=True)
+    rows = torch.arange(3)
+    assert taps.problem(states, decoder.norm(expected[-1]), rows) == ""
+    assert taps.problem(states, decoder.norm(expected[-1]), rows[1:2]) is None
+    assert "cannot be trusted" in taps.problem(states, decoder.norm(expected[1]) * 2, rows)
+
+
 def record_alone(folder: Path) -> None:
     """One process, every case; then nothing but log-probabilities."""
+    taps_hold()
     (folder / "refusals.txt").write_text("\n".join(refusals(folder)), encoding="utf-8")
     # As little as one longest prompt a step: some prompts are read while others are continued.
     vllm_options.PREFILL_TOKENS = 1
