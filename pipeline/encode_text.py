@@ -20,7 +20,7 @@ from cache_schema.writer import TapeWriter
 from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import Failures, failures_of, notes, open_for, pending, writer_for
-from pipeline.teachers.hf_encoder import HfEncoder
+from pipeline.teachers.hf_encoder import HfEncoder, describe_encoder
 
 NOTE_KEYS = ("model", "engine_version")
 """What a teacher says of itself that may differ between runs."""
@@ -39,14 +39,14 @@ def run(recipe: ExtractRecipe) -> None:
     tape = open_for(recipe)
     if "descriptions" not in tape.groups:
         raise TapeError(f"{recipe.tape.out}: no descriptions yet; run the textualize step first")
-    encoder = HfEncoder(recipe.textual)
-    about = encoder.describe()
+    about = describe_encoder(recipe.textual)
     layers = parse_layers(recipe.textual.layers, about["num_layers"])
     info = group_info(recipe, about, layers, tape.groups["descriptions"].fingerprint)
     todo = pending(tape, info, recipe).among(tape.recorded_mask("descriptions"))
     if not todo:
         say("textual: every described sample is recorded")
         return
+    encoder = HfEncoder(recipe.textual)
     failures = failures_of("textual", TEXT_SOURCE, tape, recipe)
     size = recipe.textual.batch_samples
     with writer_for(recipe, info) as writer, Counter("textual", len(todo)) as progress:
@@ -101,10 +101,15 @@ def record_batch(
             failures.add(row.sample_id, row.row_index, "description too long", detail)
         else:
             texts.append((row, ids))
-    read = encoder.read([ids for _, ids in texts], layers)
-    for (row, ids), states in zip(texts, read, strict=True):
+    for number, states in encoder.read([ids for _, ids in texts], layers):
+        row, ids = texts[number]
+        if states is None:
+            detail = f"{len(ids)} tokens do not fit, read alone"
+            failures.add(row.sample_id, row.row_index, "out of memory", detail)
+            continue
         place = hidden_row(row.sample_id, AUDIO_ROW, "text", (0, 0), ids, None)
         try:
             writer.add({}, [(place, states)])
         except RowError as error:
             failures.add(row.sample_id, row.row_index, "signals", str(error))
+        del states  # it holds its forward pass's memory, and the next pass begins

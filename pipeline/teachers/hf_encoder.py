@@ -8,7 +8,7 @@ Shapes: B rows, T tokens, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -62,7 +62,7 @@ class HfEncoder:
                 cannot be read.
             UsageError: a setting is given that an encoder has no use for.
         """
-        self._model_name = recipe.teacher
+        self._recipe, self._model_name = recipe, recipe.teacher
         check_textual(recipe)
         config = load_config(recipe.teacher)
         self.shape: TextShape = text_shape(config)
@@ -89,17 +89,8 @@ class HfEncoder:
         self._may_pad = self._ignores_padding(probe)
 
     def describe(self) -> dict[str, Any]:
-        """Return what made the signals, see ``TextTeacher.describe``."""
-        return {
-            **describe_model(self._model_name, self._tokenizer),
-            "engine": "encoder",
-            "engine_version": transformers.__version__,
-            "engine_settings": {},
-            "dtype": self.dtype,
-            "num_layers": self.shape.num_layers,
-            "width": self.shape.width,
-            "vocab_size": self.shape.vocab_size,
-        }
+        """Return what made the signals, see ``describe_encoder``."""
+        return describe_encoder(self._recipe)
 
     def encode(self, text: str) -> IntArray:
         """Return the ids of a text, the tokenizer's special tokens included.
@@ -111,28 +102,25 @@ class HfEncoder:
         ids = np.asarray(encoded["input_ids"], np.int64)
         return ids[:0] if all(encoded["special_tokens_mask"]) else ids
 
-    def read(self, rows: Sequence[IntArray], layers: Sequence[int]) -> list[States]:
-        """Read texts in batches of similar length, padding masked.
+    def read(
+        self, rows: Sequence[IntArray], layers: Sequence[int]
+    ) -> Iterator[tuple[int, States | None]]:
+        """Read texts in batches of similar length, padding masked; hold one forward pass's states.
 
         Args:
             rows: int64 [T] ids of each text, 1 to ``max_tokens``.
             layers: layers to return, 0 (embedding output) to the number of blocks.
 
         Returns:
-            For each text, in order, layer -> [T, D] in the model's dtype, bfloat16 as uint16 bits.
+            Pass by pass, the place of each text in ``rows`` and layer -> [T, D] in the model's
+            dtype, bfloat16 as uint16 bits; ``None`` where memory runs out on that text alone. The
+            texts of a pass share their memory, so let go of one before asking for the next.
 
         Raises:
             UsageError: the model has no such layer.
         """
         self.shape.check_layers(layers)
-        by_length = sorted(range(len(rows)), key=lambda row: len(rows[row]))
-        read: dict[int, States] = {}
-        while by_length:
-            batch = by_length[: self._batch_size([len(rows[row]) for row in by_length])]
-            by_length = by_length[len(batch) :]
-            states = self._halving([rows[row] for row in batch], layers)
-            read.update(zip(batch, states, strict=True))
-        return [read[row] for row in range(len(rows))]
+        return self._passes(rows, layers)
 
     def close(self) -> None:
         """Free the model."""
@@ -167,17 +155,35 @@ class HfEncoder:
                 return False
         return True
 
-    def _halving(self, rows: Sequence[IntArray], layers: Sequence[int]) -> list[States]:
+    def _passes(
+        self, rows: Sequence[IntArray], layers: Sequence[int]
+    ) -> Iterator[tuple[int, States | None]]:
+        by_length = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        while by_length:
+            size = self._batch_size([len(rows[row]) for row in by_length])
+            yield from self._halving(by_length[:size], rows, layers)
+            by_length = by_length[size:]
+
+    def _halving(
+        self, batch: Sequence[int], rows: Sequence[IntArray], layers: Sequence[int]
+    ) -> Iterator[tuple[int, States | None]]:
         """Read a batch, halved where memory runs out."""
         try:
-            return self._read_batch(rows, layers)
-        except torch.cuda.OutOfMemoryError:
-            if len(rows) == 1:
-                raise
-        torch.cuda.empty_cache()
-        say(f"textual: out of memory with {len(rows)} descriptions a batch, halving")
-        middle = len(rows) // 2
-        return self._halving(rows[:middle], layers) + self._halving(rows[middle:], layers)
+            read: list[States] | None = self._read_batch([rows[row] for row in batch], layers)
+        except (torch.OutOfMemoryError, MemoryError):
+            read = None
+        if read is not None:
+            for row in batch:
+                yield row, read.pop(0)
+            return
+        torch.cuda.empty_cache()  # outside the handler, which holds on to the memory
+        if len(batch) == 1:
+            yield batch[0], None
+            return
+        say(f"textual: out of memory with {len(batch)} descriptions a batch, halving")
+        middle = len(batch) // 2
+        yield from self._halving(batch[:middle], rows, layers)
+        yield from self._halving(batch[middle:], rows, layers)
 
     @torch.inference_mode()
     def _read_batch(self, rows: Sequence[IntArray], layers: Sequence[int]) -> list[States]:
@@ -196,6 +202,27 @@ class HfEncoder:
             {layer: array[index, : len(row)] for layer, array in arrays.items()}
             for index, row in enumerate(rows)
         ]
+
+
+def describe_encoder(recipe: TextualRecipe) -> dict[str, Any]:
+    """Return what makes an encoder's signals, see ``TextTeacher.describe``; loads no weights.
+
+    Raises:
+        ModelError: no such model, no tokenizer, no encoder-only text model or an unknown dtype.
+        UsageError: a setting is given that an encoder has no use for.
+    """
+    check_textual(recipe)
+    shape = text_shape(load_config(recipe.teacher))
+    return {
+        **describe_model(recipe.teacher, load_tokenizer(recipe.teacher)),
+        "engine": "encoder",
+        "engine_version": transformers.__version__,
+        "engine_settings": {},
+        "dtype": resolve_dtype(recipe.dtype, shape),
+        "num_layers": shape.num_layers,
+        "width": shape.width,
+        "vocab_size": shape.vocab_size,
+    }
 
 
 def _load(model: str, dtype: str) -> Any:

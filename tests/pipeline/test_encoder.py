@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,12 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return save
 
 
+def read(encoder: HfEncoder, rows: Sequence[Any], layers: Sequence[int]) -> list[Any]:
+    """Read texts; return their states in the order given."""
+    found = dict(encoder.read(rows, layers))
+    return [found[number] for number in range(len(rows))]
+
+
 def textual(path: Path, dtype: str = "float32", **settings: Any) -> TextualRecipe:
     return TextualRecipe(teacher=str(path), engine="encoder", dtype=dtype, **settings)
 
@@ -64,7 +72,7 @@ def test_states_are_those_of_transformers(saved: Any, family: str, dtype: str) -
     plain = AutoModel.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
     for text in TEXTS:
         ids = encoder.encode(text)
-        (states,) = encoder.read([ids], ALL_LAYERS)
+        (states,) = read(encoder, [ids], ALL_LAYERS)
         with torch.inference_mode():
             output = plain(input_ids=torch.from_numpy(ids[None]), output_hidden_states=True)
         expected = [layer[0].float().numpy() for layer in output.hidden_states]
@@ -92,8 +100,8 @@ def test_states_are_those_of_transformers(saved: Any, family: str, dtype: str) -
 def test_batched_equals_single(saved: Any, family: str, dtype: str, tolerance: float) -> None:
     encoder = HfEncoder(textual(saved(family), dtype))
     rows = [encoder.encode(text) for text in (*TEXTS, "two")]
-    for row, together in zip(rows, encoder.read(rows, ALL_LAYERS), strict=True):
-        (alone,) = encoder.read([row], ALL_LAYERS)
+    for row, together in zip(rows, read(encoder, rows, ALL_LAYERS), strict=True):
+        (alone,) = read(encoder, [row], ALL_LAYERS)
         for layer in ALL_LAYERS:
             one, other = bfloat16.decode(alone[layer]), bfloat16.decode(together[layer])
             # Kernels round otherwise at another shape: a few units in the last place of the
@@ -107,7 +115,7 @@ def test_a_family_that_sees_padding_is_read_at_equal_lengths(
     encoder = HfEncoder(textual(saved("fnet")))
     assert "looks at padding" in capsys.readouterr().err
     sizes = batch_sizes(encoder)
-    encoder.read([encoder.encode(text) for text in ("one", "two", "one two", "three")], [1])
+    read(encoder, [encoder.encode(text) for text in ("one", "two", "one two", "three")], [1])
     assert sizes == [3, 1]
 
 
@@ -123,7 +131,7 @@ def batch_sizes(encoder: HfEncoder, most: int = 1000) -> list[int]:
     def note(_module: Any, _args: Any, kwargs: dict[str, torch.Tensor]) -> None:
         sizes.append(len(kwargs["input_ids"]))
         if sizes[-1] > most:
-            raise torch.cuda.OutOfMemoryError("no memory")
+            raise torch.OutOfMemoryError("no memory")
 
     encoder._model.register_forward_pre_hook(note, with_kwargs=True)
     return sizes
@@ -134,31 +142,70 @@ def test_batches_hold_so_many_tokens(saved: Any, monkeypatch: pytest.MonkeyPatch
     rows = [encoder.encode(text) for text in ("one", "two two two", "one two")]
     monkeypatch.setattr(hf_encoder, "BATCH_TOKENS", 8)
     sizes = batch_sizes(encoder)
-    read = encoder.read(rows, [1])
+    states_of = read(encoder, rows, [1])
     assert sizes == [2, 1]
-    assert [len(states[1]) for states in read] == [3, 5, 4], "in the order given"
+    assert [len(states[1]) for states in states_of] == [3, 5, 4], "in the order given"
 
 
 def test_memory_runs_out(saved: Any, capsys: pytest.CaptureFixture[str]) -> None:
     encoder = HfEncoder(textual(saved("bert")))
     rows = [encoder.encode(text) for text in TEXTS]
-    whole = encoder.read(rows, [2])
+    whole = read(encoder, rows, [2])
     sizes = batch_sizes(encoder, most=1)
-    halved = encoder.read(rows, [2])
+    halved = read(encoder, rows, [2])
     assert sizes == [3, 1, 2, 1, 1]
     assert "out of memory with 3 descriptions a batch, halving" in capsys.readouterr().err
     for one, other in zip(whole, halved, strict=True):
         np.testing.assert_allclose(one[2], other[2], atol=1e-5)
     batch_sizes(encoder, most=0)
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        encoder.read(rows[:1], [2])
+    assert read(encoder, rows[:2], [2]) == [None, None]
+
+
+def test_one_description_that_does_not_fit_is_quarantined(
+    saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_rows(tmp_path, ["one two", "two " * 9, "three"])
+    teacher = textual(saved("bert"), layers="top")
+    recipe = extraction(tmp_path, teacher, failures=FailureRecipe(max_fraction=0.5))
+    run_step("ingest", recipe)
+    run_step("textualize", recipe)
+    whole = HfEncoder._read_batch
+
+    def short_of_memory(self: HfEncoder, rows: Sequence[Any], layers: Sequence[int]) -> Any:
+        if max(map(len, rows)) > 10 and len(layers) == 1:  # the check of padding reads them all
+            raise torch.OutOfMemoryError("no memory")
+        return whole(self, rows, layers)
+
+    monkeypatch.setattr(HfEncoder, "_read_batch", short_of_memory)
+    run_step("textual", recipe)
+    tape = open_tape(tmp_path / "tape")
+    assert tape.recorded("textual") == {"r0", "r2"}
+    ((failed,)) = tape.quarantined
+    told = (failed.sample_id, failed.reason, failed.detail)
+    assert told == ("r1", "out of memory", "13 tokens do not fit, read alone")
+
+
+def test_one_forward_pass_is_held_at_a_time(saved: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a text is read, the states of the pass before are gone."""
+    encoder = HfEncoder(textual(saved("bert")))
+    rows = [encoder.encode(text) for text in TEXTS]
+    monkeypatch.setattr(hf_encoder, "BATCH_TOKENS", 1)
+    sizes = batch_sizes(encoder)
+    held: list[weakref.ref[Any]] = []
+    for passes, (_, states) in enumerate(encoder.read(rows, ALL_LAYERS), 1):
+        assert states is not None
+        assert len(sizes) == passes, "no pass was run ahead"
+        assert [one() for one in held] == [None] * len(held)
+        held = [weakref.ref(array.base) for array in states.values() if array.base is not None]
+        assert len(held) == len(ALL_LAYERS)
+        del states
 
 
 def test_what_it_takes_and_is(saved: Any) -> None:
     bert, roberta = (HfEncoder(textual(saved(name))) for name in ("bert", "roberta"))
     assert bert.max_tokens == MAX_POSITIONS
     assert roberta.max_tokens == MAX_POSITIONS - 1, "positions begin after the one of padding"
-    bert.read([np.full(bert.max_tokens, 7)], [3])
+    read(bert, [np.full(bert.max_tokens, 7)], [3])
     roberta.read([np.full(roberta.max_tokens, 7)], [3])
     assert len(bert.encode(" ")) == 0
     assert bert.encode("one").tolist() == [1, 8, 2]
@@ -168,7 +215,7 @@ def test_what_it_takes_and_is(saved: Any) -> None:
     with pytest.raises(ModelError, match=f"the model takes 1 to {MAX_POSITIONS} tokens"):
         HfEncoder(textual(saved("bert"), max_model_len=MAX_POSITIONS + 1))
     with pytest.raises(UsageError, match="layers 0 to 3"):
-        bert.read([bert.encode("one")], [4])
+        read(bert, [bert.encode("one")], [4])
 
 
 def test_missing_weights_are_not_made_up(saved: Any, tmp_path: Path) -> None:
@@ -218,7 +265,7 @@ def save_rows(folder: Path, transcripts: list[str], **cells: str) -> None:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_a_tape_of_an_encoder(saved: Any, tmp_path: Path) -> None:
+def test_a_tape_of_an_encoder(saved: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     transcripts = ["one two three", "two", "plus four " * 3, "a voice", "slowly " * 30, "two one"]
     save_rows(tmp_path, transcripts)
     teacher = textual(saved("modernbert"), layers="0,2,3", batch_samples=4)
@@ -242,14 +289,15 @@ def test_a_tape_of_an_encoder(saved: Any, tmp_path: Path) -> None:
         ids = encoder.encode(row.description or "")
         np.testing.assert_array_equal(hidden.target_ids, ids)
         assert (hidden.kind, hidden.layers, row.traces) == ("text", (0, 2, 3), [])
-        (alone,) = encoder.read([ids], (0, 2, 3))
+        (alone,) = read(encoder, [ids], (0, 2, 3))
         stacked = np.stack([alone[layer] for layer in (0, 2, 3)], axis=1)
         np.testing.assert_allclose(hidden.states, stacked, atol=1e-4)  # batched, see above
     assert validate(tmp_path / "tape", uncounted, deep=True).problems == []
     assert work_of("textual", tape, range(6)).tolist() == [7, 5, 10, 6, 0, 6], "tokens read"
 
     before = sorted(path.name for path in (tmp_path / "tape/manifest").iterdir())
-    run_step("textual", recipe)  # finished: nothing is added
+    monkeypatch.setattr(hf_encoder, "_load", None)
+    run_step("textual", recipe)  # finished: nothing is added, and no weights are loaded
     assert sorted(path.name for path in (tmp_path / "tape/manifest").iterdir()) == before
 
 
