@@ -7,7 +7,9 @@ float, nothing else is converted.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import json
+import re
 import tomllib
 import types
 import typing
@@ -18,6 +20,10 @@ from typing import Any, TypeVar
 from cache_schema.errors import UsageError, nearest
 
 R = TypeVar("R")
+
+_KEY = re.compile(r"""\"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[^\s.="'\[\]{}#,]+""")
+_KEYS = re.compile(rf"\s*((?:{_KEY.pattern})(?:\s*\.\s*(?:{_KEY.pattern}))*)\s*=")
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def load_recipe(cls: type[R], path: Path | None, overrides: Sequence[str] = ()) -> R:
@@ -38,18 +44,34 @@ def load_recipe(cls: type[R], path: Path | None, overrides: Sequence[str] = ()) 
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UsageError(f"recipe {path}: {error}") from error
     for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals:
-            raise UsageError(f"--set {override!r}: expected section.key=value")
-        _assign(values, key.strip().split("."), _parse_value(text.strip()), override)
+        _assign(values, *_parse_override(override), override)
     return build(cls, values, where="recipe")
 
 
-def _parse_value(text: str) -> Any:
+def _parse_override(override: str) -> tuple[list[str], Any]:
+    """Return the keys and the value of ``section.key=value``; a key may be quoted, as in TOML."""
+    match = _KEYS.match(override)
+    if match is None:
+        raise UsageError(
+            f"--set {override!r}: expected section.key=value; a key with a space, a dot or a sign "
+            """in it is quoted: section."a key"=value"""
+        )
+    text = override[match.end() :].strip()
+    keys = [_unquoted(key, override) for key in _KEY.findall(match[1])]
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        parsed = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
-        return text
+        return keys, text
+    return keys, parsed["value"] if list(parsed) == ["value"] else text
+
+
+def _unquoted(key: str, override: str) -> str:
+    if key[0] not in "\"'":
+        return key
+    try:
+        return next(iter(tomllib.loads(f"{key} = 0")))
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"--set {override!r}: key {key}: {error}") from error
 
 
 def _assign(values: dict[str, Any], keys: list[str], value: Any, override: str) -> None:
@@ -121,30 +143,87 @@ def one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 
 
 def as_toml(recipe: Any) -> str:
-    """Return the resolved recipe as TOML, every default written out (``None`` values left out)."""
+    """Return the resolved recipe as TOML, every default written out; ``load_recipe`` reads it back.
+
+    ``None`` of a field of the recipe is left out: it is the default of every field that may be it.
+
+    Raises:
+        UsageError: a value that TOML cannot hold, such as a ``None`` inside a list or a dict.
+    """
     lines: list[str] = []
-    _emit(recipe if isinstance(recipe, Mapping) else dataclasses.asdict(recipe), (), lines)
+    _emit(recipe, (), lines)
     return "\n".join(lines) + "\n"
 
 
-def _emit(values: Mapping[str, Any], section: tuple[str, ...], lines: list[str]) -> None:
+def _emit(recipe: Any, section: tuple[str, ...], lines: list[str]) -> None:
+    is_recipe = dataclasses.is_dataclass(recipe)
+    where = ".".join(("recipe", *section))
+    names = [field.name for field in dataclasses.fields(recipe)] if is_recipe else list(recipe)
+    values = {name: getattr(recipe, name) if is_recipe else recipe[name] for name in names}
+    for name in names:
+        if is_recipe and values[name] is None:
+            del values[name]
     if section:
-        lines.append(f"\n[{'.'.join(section)}]")
-    nested = {key: value for key, value in values.items() if isinstance(value, Mapping)}
+        lines.append(f"\n[{'.'.join(_toml_key(key, where) for key in section)}]")
+    nested = {name: value for name, value in values.items() if _is_table(value)}
     lines.extend(
-        f"{key} = {_toml_value(value)}"
-        for key, value in values.items()
-        if key not in nested and value is not None
+        f"{_toml_key(name, where)} = {toml_value(value, f'{where}.{name}')}"
+        for name, value in values.items()
+        if name not in nested
     )
-    for key, value in nested.items():
-        _emit(value, (*section, key), lines)
+    for name, value in nested.items():
+        _emit(value, (*section, name), lines)
 
 
-def _toml_value(value: Any) -> str:
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping) or dataclasses.is_dataclass(value)
+
+
+def _toml_key(key: Any, where: str) -> str:
+    if not isinstance(key, str):
+        raise UsageError(f"{where}: key {key!r}: expected text")
+    return key if _BARE.fullmatch(key) else _toml_text(key, where)
+
+
+def _toml_text(text: str, where: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{where}: {text!r} is not UTF-8 ({error})") from error
+    # JSON's escapes are TOML's, which wants DEL escaped besides
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def toml_value(value: Any, where: str) -> str:
+    """Return a value as TOML, on one line.
+
+    Args:
+        value: text, a number, true or false, a date or time, a list or a mapping of such.
+        where: its name in a message.
+
+    Raises:
+        UsageError: TOML has no form for it.
+    """
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, int):
+        return repr(int(value))
+    if isinstance(value, float):
+        return repr(float(value))  # nan and inf are TOML's words too
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)  # JSON's escapes are TOML's
-    return repr(value)
+        return _toml_text(value, where)
+    if isinstance(value, dt.date | dt.time):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, list | tuple):
+        items = [toml_value(item, f"{where}[{at}]") for at, item in enumerate(value)]
+        return f"[{', '.join(items)}]"
+    if isinstance(value, Mapping):
+        pairs = [
+            f"{_toml_key(key, where)} = {toml_value(item, f'{where}.{key}')}"
+            for key, item in value.items()
+        ]
+        return "{" + ", ".join(pairs) + "}"
+    raise UsageError(
+        f"{where}: {value!r} has no form in TOML, in which recipes are kept; "
+        "expected text, a number, true or false, a date, a list or a table"
+    )

@@ -27,8 +27,8 @@ _PLAIN = """
 PLAIN = frozenset(_PLAIN.split())
 """Units one side may leave out.
 
-Scales, ordinals and what may be read as one are not here, and never may be: ``k``, ``m``, ``gross``,
-``pair``, the ``s`` of ``1980s``, the ``g`` of ``5G``.
+Scales, ordinals and what may be read as one are not here, and never may be: ``k``, ``m``,
+``gross``, ``pair``, the ``s`` of ``1980s``, the ``g`` of ``5G``.
 """
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from cache_schema.console import REPORTED, report_error
-from cache_schema.recipes import load_recipe
+from cache_schema.recipes import load_recipe, toml_value
 from pipeline.recipe import ExtractRecipe
 from pipeline.tape_cli import TAPE_COMMANDS, Debug
 
@@ -129,7 +129,8 @@ def _extraction(
             str | None,
             _option(
                 "--engine",
-                "vllm | transformers | encoder: a BERT, states of the description only (default vllm)",
+                "vllm | transformers | encoder: a BERT, states of the description only "
+                "(default vllm)",
             ),
         ] = None,
         audio: Annotated[
@@ -167,7 +168,7 @@ def _overrides(flags: dict[str, Any]) -> list[str]:
     fields = {FLAG_FIELDS[name]: value for name, value in flags.items() if value is not None}
     if top_k is not None:
         fields |= {"textual.top_k": top_k, "acoustic.top_k": top_k}
-    return [f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in fields.items()]
+    return [f"{name}={toml_value(value, name)}" for name, value in fields.items()]
 
 
 app.command(

@@ -35,7 +35,8 @@ SAME: tuple[tuple[str, ...], ...] = (
     ("1/3", "a third", "one third"),
 )
 ALONE = (
-    "5k", "5K", "5G", "20s", "5S", "2\u00b2", "2\u00bd", "2^2", "10^5", "7 or", "7 or 8", "seven or eight",
+    "5k", "5K", "5G", "20s", "5S", "2\u00b2", "2\u00bd", "2^2", "10^5", "7 or", "7 or 8",
+    "seven or eight",
     "not 7", "7 not", "7 to", "5-6", "5 - 6", "5 to 6", "five-six", "5:30", ":5", ",5", "1,5",
     "7th", "2nd", "seventh", "twenty second", "twenty third", "twenty-first", "6/8", "2/4", "4/4",
     "1/2/2020", "2020-01-02", "5 May", "5 pm", "5 lakh", "2 gross", "five fold", "5 bn", "5m",
