@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cache_schema import Tape, open_tape
 from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.console import say
-from cache_schema.errors import AudioError
+from cache_schema.errors import AudioError, TeachertapeError
 from cache_schema.maker import (
     GroupInfo,
     refuse_other_maker,
@@ -26,8 +26,11 @@ from cache_schema.types import Sample
 from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
 from pipeline.row_ids import SeenIds
-from pipeline.rows import Rows, open_rows
+from pipeline.rows import CellError, Rows, open_rows
 from pipeline.step import Failures, notes, writer_for
+
+Outcome = Sample | AudioError | CellError
+"""What becomes of a row."""
 
 DECODE_THREADS = 4
 _AHEAD = 64
@@ -70,9 +73,10 @@ def run(recipe: ExtractRecipe) -> None:
     with writer_for(recipe, info) as writer, Counter("ingest", len(todo)) as progress:
         for row_index, outcome in _decode(rows, todo):
             progress.advance()
-            if isinstance(outcome, AudioError):
+            if isinstance(outcome, TeachertapeError):
                 name = rows.given_id(row_index) or f"row-{row_index}"
-                failures.add(name, row_index, "audio", str(outcome))
+                reason = "audio" if isinstance(outcome, AudioError) else "row"
+                failures.add(name, row_index, reason, str(outcome))
                 continue
             on_tape = tape is not None and outcome.sample_id in tape
             if on_tape or not seen.add(outcome.sample_id, row_index):
@@ -103,13 +107,13 @@ def _settled(tape: Tape | None, num_rows: int) -> tuple[NDArray[np.bool_], set[i
     return settled, failed
 
 
-def _decode(rows: Rows, todo: NDArray[np.int64]) -> Iterator[tuple[int, Sample | AudioError]]:
+def _decode(rows: Rows, todo: NDArray[np.int64]) -> Iterator[tuple[int, Outcome]]:
     """Decode rows in threads, in order, a bounded number ahead."""
 
-    def one(row_index: int) -> tuple[int, Sample | AudioError]:
+    def one(row_index: int) -> tuple[int, Outcome]:
         try:
             return row_index, rows.sample(row_index)
-        except AudioError as error:
+        except (AudioError, CellError) as error:
             return row_index, error
 
     left = map(int, todo)

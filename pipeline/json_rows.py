@@ -118,7 +118,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
 def _parse(content: bytes, where: str) -> Any:
     try:
         return json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where}: {error}") from error
 
 

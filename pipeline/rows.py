@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +12,7 @@ from typing import Any
 from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.errors import AudioError, DatasetError, nearest
 from cache_schema.fingerprint import digest_files, fingerprint
-from cache_schema.types import Sample
+from cache_schema.types import FloatArray, Sample
 from pipeline.audio import load_audio
 from pipeline.json_rows import read_json
 from pipeline.recipe import DatasetRecipe
@@ -28,6 +29,14 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
 
 REQUIRED = ("audio", "question")
 FILE_FORMS = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
+
+
+_HALVES = re.compile("[\\ud800-\\udfff]")
+"""Halves of characters, which JSON can escape and UTF-8 has not."""
+
+
+class CellError(DatasetError):
+    """A cell of one row cannot be used; other rows can."""
 
 
 class FirstRows(Sequence[Mapping[str, Any]]):
@@ -80,24 +89,48 @@ class Rows:
 
         Raises:
             AudioError: its recording cannot be used.
-            DatasetError: a cell has the wrong type.
+            CellError: a cell has the wrong type, or holds what no tape can.
+            DatasetError: the dataset cannot be read any more.
         """
         row = self.rows[row_index]
-        cells = {ours: row.get(theirs) for ours, theirs in self.columns.items()}
-        if cells["audio"] is None:
+        try:
+            return self._sample(row, row_index)
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise CellError(f"{type(error).__name__}: {error}") from error
+
+    def audio(self, row_index: int) -> FloatArray:
+        """Read the recording of one row, float32 [num_samples], mono, 16 kHz.
+
+        Raises:
+            AudioError: it cannot be used.
+            DatasetError: the dataset cannot be read any more.
+        """
+        return self._audio(self.rows[row_index])
+
+    def _audio(self, row: Mapping[str, Any]) -> FloatArray:
+        value = row.get(self.columns["audio"])
+        if value is None:
             raise AudioError(f"column {self.columns['audio']!r} is empty")
-        audio = load_audio(cells["audio"], self.folder)
+        return load_audio(value, self.folder)
+
+    def _sample(self, row: Mapping[str, Any], row_index: int) -> Sample:
+        cells = {ours: row.get(theirs) for ours, theirs in self.columns.items()}
+        audio = self._audio(row)
         choices = cells.get("choices") or ()
         if isinstance(choices, str) or not isinstance(choices, Sequence):
-            raise DatasetError(f"{self.name}, row {row_index}: choices must be a list")
+            column = self.columns["choices"]
+            raise CellError(f"column {column!r}: choices must be a list, got {choices!r:.80}")
         question = str(cells.get("question") or self.question)
         answer = cells.get("answer")
+        given = cells.get("id")
         used = set(self.columns.values())
         content = {"question": question, "choices": _plain(choices), "answer": _plain(answer)}
+        texts = {"id": given, "question": question, "answer": answer}
+        for ours, value in [*texts.items(), *(("choices", choice) for choice in choices)]:
+            self._check_utf8(ours, str(value))
         identity = fingerprint({**content, "audio": audio_sha256(audio)})[:20]
-        given = cells.get("id")
         return Sample(
-            sample_id=identity if given in (None, "") else str(given),
+            sample_id=_id_text(given) or identity,
             row_index=row_index,
             audio=audio,
             question=question,
@@ -106,13 +139,25 @@ class Rows:
             metadata={k: _plain(v) for k, v in row.items() if k not in used and v is not None},
         )
 
+    def _check_utf8(self, ours: str, text: str) -> None:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            column = self.columns.get(ours, ours)
+            raise CellError(f"column {column!r} holds half a character ({error})") from error
+
     def given_id(self, row_index: int) -> str:
-        """Return the row's own id, or an empty string where ids come from the content."""
-        return _id_text(self.rows[row_index].get(self.columns.get("id", "")))
+        """Return the row's own id; empty where ids come from the content, or it cannot be one."""
+        return _usable(_id_text(self.rows[row_index].get(self.columns.get("id", ""))))
 
 
 def _id_text(value: Any) -> str:
     return "" if value is None else str(value)
+
+
+def _usable(given: str) -> str:
+    """Return an id, or an empty text for one that is not UTF-8: its row fails by itself."""
+    return given if given.isascii() or not _HALVES.search(given) else ""
 
 
 def _plain(value: Any) -> Any:
@@ -190,7 +235,8 @@ def _settle_columns(recipe: DatasetRecipe, names: Sequence[str]) -> dict[str, st
 def _refuse_equal_ids(rows: Rows) -> None:
     if "id" not in rows.columns:
         return
-    repeat = first_repeat(map(_id_text, rows.rows.cells(rows.columns["id"])), rows.given_id)
+    ids = (_usable(_id_text(cell)) for cell in rows.rows.cells(rows.columns["id"]))
+    repeat = first_repeat(ids, rows.given_id)
     if repeat is not None:
         first, again = repeat
         raise DatasetError(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from cache_schema import Tape, TapeRow, open_tape
 from cache_schema.console import say
-from cache_schema.errors import QuarantineError, TapeError
+from cache_schema.errors import ModelError, QuarantineError, TapeError
 from cache_schema.maker import (
     GroupInfo,
     refuse_other_maker,
@@ -30,6 +31,10 @@ from pipeline.recipe import ExtractRecipe
 STEPS = ("ingest", "textualize", "textual", "acoustic")
 _SHOWN = 5
 """Failed samples named in a message."""
+
+_ENOUGH = 16
+"""Failures of one run after which it may stop early: a small dataset is gone through and all of its
+failures are known at once, a large one is not worked through in vain."""
 
 _IN_MEMORY = 1 << 20
 """Bytes of failures kept in memory."""
@@ -51,6 +56,7 @@ class Failures:
         self._step, self._max_fraction = step, max_fraction
         self._total, self._before = total, before
         self._count = 0
+        self._reasons: Counter[str] = Counter()
         self._shown: list[str] = []
         self._waiting = SpooledTemporaryFile(  # noqa: SIM115 - closed with this object
             max_size=_IN_MEMORY, mode="w+", encoding="utf-8"
@@ -58,11 +64,20 @@ class Failures:
         weakref.finalize(self, self._waiting.close)
 
     def add(self, sample_id: str, row_index: int, reason: str, detail: str) -> None:
-        """Remember one."""
+        """Remember one.
+
+        Raises:
+            QuarantineError: more than ``max_fraction`` of the samples failed, so that nothing the
+                rest may bring can change it, and ``_ENOUGH`` of them in this run.
+        """
+        sample_id, detail = _in_utf8(sample_id), _in_utf8(detail)
         self._count += 1
+        self._reasons[reason] += 1
         if len(self._shown) < _SHOWN:
             self._shown.append(f"  {sample_id} (row {row_index}): {reason}: {detail}")
         self._waiting.write(json.dumps((sample_id, row_index, reason, detail)) + "\n")
+        if self._count >= _ENOUGH:
+            self._refuse_too_many("The step stopped there. ")
 
     def settle(self, writer: TapeWriter) -> None:
         """Quarantine the failed samples, or fail the step when they are too many.
@@ -72,20 +87,33 @@ class Failures:
         """
         if not self._count:
             return
-        rest = self._count - len(self._shown)
-        shown = "\n".join([*self._shown, *([f"  ... and {rest} more"] if rest else [])])
+        self._refuse_too_many("")
+        self._waiting.seek(0)
+        for line in self._waiting:
+            writer.quarantine(*json.loads(line))
+        say(f"{self._step}: quarantined {self._count} of {self._total} samples:\n{self._told()}")
+
+    def _refuse_too_many(self, stopped: str) -> None:
         failed = self._before + self._count
         if failed > self._max_fraction * self._total:
             raise QuarantineError(
                 f"{self._step}: {failed} of {self._total} samples failed, more than the "
                 f"{self._max_fraction:.1%} allowed (--set failures.max_fraction=...):\n"
-                f"{shown}\n"
-                "What succeeded is on the tape; mend the rest and run the same command again."
+                f"{self._told()}\n"
+                f"{stopped}What succeeded is on the tape; mend the rest and run the same command "
+                "again."
             )
-        self._waiting.seek(0)
-        for line in self._waiting:
-            writer.quarantine(*json.loads(line))
-        say(f"{self._step}: quarantined {self._count} of {self._total} samples:\n{shown}")
+
+    def _told(self) -> str:
+        rest = self._count - len(self._shown)
+        counts = ", ".join(f"{reason}: {count}" for reason, count in self._reasons.most_common())
+        more = f"  ... and {rest} more ({counts})"
+        return "\n".join([*self._shown, *([more] if rest else [])])
+
+
+def _in_utf8(text: str) -> str:
+    """Return text that can be written: half a character becomes its number, escaped."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def failures_of(step: str, group: str, tape: Tape, recipe: ExtractRecipe) -> Failures:
@@ -151,9 +179,14 @@ def open_for(recipe: ExtractRecipe) -> Tape:
     return open_tape(recipe.tape.out)
 
 
-def writer_for(recipe: ExtractRecipe, info: GroupInfo) -> AbstractContextManager[TapeWriter]:
-    """Return the writer of a group under this recipe."""
-    return TapeWriter(
+@contextlib.contextmanager
+def writer_for(recipe: ExtractRecipe, info: GroupInfo) -> Iterator[TapeWriter]:
+    """Give the writer of a group under this recipe.
+
+    A step that ends because too many samples failed, or because its model cannot go on, ends
+    between two samples: those that are whole are committed.
+    """
+    with TapeWriter(
         Path(recipe.tape.out),
         info,
         licence=recipe.tape.licence,
@@ -165,7 +198,12 @@ def writer_for(recipe: ExtractRecipe, info: GroupInfo) -> AbstractContextManager
         ),
         shard_bytes=recipe.tape.shard_mb << 20,
         shard_samples=recipe.tape.shard_samples,
-    )
+    ) as writer:
+        try:
+            yield writer
+        except (ModelError, QuarantineError):
+            writer.seal()
+            raise
 
 
 def kept_logits(step: str, top_k: int, vocab_size: int) -> int:
