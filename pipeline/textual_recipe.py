@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from cache_schema.codecs.sampled import MAX_DRAWS
 from cache_schema.errors import UsageError
+from cache_schema.index import MAX_TRACES
 from cache_schema.questions import JUDGES
 from cache_schema.recipes import one_of
 
 ENGINES = ("vllm", "transformers", "encoder")
 SELECTIONS = ("all", "first-correct", "best-logprob", "majority")
 RATIONALES = ("none", "wrong", "all")
+
+LEAST_TEMPERATURE = 0.01
+"""vLLM takes a lower one for this one, unless it is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +39,8 @@ class TextualRecipe:
         chat: how the prompt becomes text: ``model`` (the tokenizer's own template), ``none`` (as it
             stands, for base models), or the path of a Jinja template.
         template_args: what the chat template is told besides, such as ``enable_thinking``.
+        date: what a template that asks for today's date is told (many do), as ``2026-01-31``; a
+            fixed one, so that prompts stay the same from day to day.
         traces: traces drawn a sample.
         select: which of them are kept: ``all``, ``first-correct``, ``best-logprob``, ``majority``.
         judge: how an answer is compared: ``auto``, ``exact``, ``choice`` or ``numeric``.
@@ -61,6 +70,7 @@ class TextualRecipe:
     prompt: str = "cota.v1"
     chat: str = "model"
     template_args: dict[str, Any] = field(default_factory=dict)
+    date: str = "2026-01-01"
     traces: int = 1
     select: str = "all"
     judge: str = "auto"
@@ -82,19 +92,46 @@ class TextualRecipe:
         one_of("textual.select", self.select, SELECTIONS)
         one_of("textual.judge", self.judge, JUDGES)
         one_of("textual.rationales", self.rationales, RATIONALES)
+        self._check_counts()
+        self._check_sampling()
+        _check_date(self.date)
+        if self.vllm and self.engine != "vllm":
+            raise UsageError(
+                f"textual.vllm ({', '.join(self.vllm)}): means nothing with --engine "
+                f"{self.engine}; leave it out"
+            )
+
+    def _check_counts(self) -> None:
         for name in ("lens_top_k", "traces", "max_new_tokens", "batch_samples"):
             if getattr(self, name) < 1:
                 raise UsageError(f"textual.{name}: expected at least 1, got {getattr(self, name)}")
         for name in ("top_k", "draws", "sample_top_k"):
             if getattr(self, name) < 0:
                 raise UsageError(f"textual.{name}: expected 0 or more, got {getattr(self, name)}")
-        if self.temperature < 0:
-            raise UsageError(f"--temperature: expected 0 or more, got {self.temperature}")
+        if self.max_model_len is not None and self.max_model_len < 1:
+            raise UsageError(
+                f"textual.max_model_len: expected at least 1, got {self.max_model_len}; "
+                "leave it out for the model's own"
+            )
+        if self.draws > MAX_DRAWS:
+            raise UsageError(f"textual.draws: a tape keeps at most {MAX_DRAWS}, got {self.draws}")
+        most = MAX_TRACES // (2 if self.rationales == "wrong" else 1)  # free and told ones
+        if self.traces > most:
+            raise UsageError(f"--traces: a tape keeps at most {most} a sample, got {self.traces}")
+
+    def _check_sampling(self) -> None:
+        if not 0 <= self.temperature < math.inf:
+            raise UsageError(f"--temperature: expected a number, 0 or more, got {self.temperature}")
+        if 0 < self.temperature < LEAST_TEMPERATURE:
+            raise UsageError(
+                f"--temperature: expected 0 (greedy) or {LEAST_TEMPERATURE} and above, got "
+                f"{self.temperature}: vLLM raises what is between"
+            )
         if not 0 < self.top_p <= 1:
             raise UsageError(f"textual.top_p: expected above 0 up to 1, got {self.top_p}")
         if not 0 <= self.min_p <= 1:
             raise UsageError(f"textual.min_p: expected 0 to 1, got {self.min_p}")
-        if self.repetition_penalty <= 0:
+        if not 0 < self.repetition_penalty < math.inf:
             raise UsageError(
                 f"textual.repetition_penalty: expected above 0, got {self.repetition_penalty}"
             )
@@ -102,3 +139,12 @@ class TextualRecipe:
             raise UsageError(
                 "--traces above 1 needs --temperature above 0: greedy traces are equal"
             )
+
+
+def _check_date(text: str) -> None:
+    try:
+        if dt.date.fromisoformat(text).isoformat() == text:
+            return
+    except ValueError:
+        pass
+    raise UsageError(f"textual.date: expected a day such as 2026-01-31, got {text!r}")

@@ -1,7 +1,8 @@
 """Whether the token ids on a tape mean the same to the student.
 
 Equal tokenizer digests: they do. Otherwise the student's tokenizer must read every trace's ids as
-the trace's text and end each finished trace with a stop token of its own; kept tokens whose id is
+the trace's text (special tokens are part of it, but for those that begin, end or pad a text) and
+end each finished trace with a stop token of its own; kept tokens whose id is
 beyond its vocabulary, or one of its special tokens (which may mean something else to the teacher),
 go to the tail bucket.
 """
@@ -9,6 +10,7 @@ go to the tail bucket.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,8 +80,9 @@ def _check_trace(lm: AudioLM, trace: Trace, stops: Sequence[int], sample_id: str
             f"sample {sample_id!r}: the trace has token id {beyond[0]}, and the student's "
             f"tokenizer ends at {len(lm.tokenizer) - 1}. {_REMEDY}"
         )
-    if lm.tokenizer.decode(ids, skip_special_tokens=True) != trace.text:
-        index, theirs, ours = _first_difference(lm, ids, trace.text)
+    unsaid = {*stops, lm.tokenizer.pad_token_id, lm.tokenizer.bos_token_id}
+    if _text_of(lm, ids, unsaid) != trace.text:
+        index, theirs, ours = _first_difference(lm, ids, trace.text, unsaid)
         raise TokenizerMismatchError(
             f"sample {sample_id!r}: token {index} of the trace has id {ids[index]}; the teacher's "
             f"text goes on with {theirs!r}, the student's tokenizer reads {ours!r}. {_REMEDY}"
@@ -92,11 +95,19 @@ def _check_trace(lm: AudioLM, trace: Trace, stops: Sequence[int], sample_id: str
         )
 
 
-def _first_difference(lm: AudioLM, ids: Sequence[int], text: str) -> tuple[int, str, str]:
+def _text_of(lm: AudioLM, ids: Sequence[int], unsaid: AbstractSet[int | None]) -> str:
+    """Return the text of a trace, as textual teachers record it."""
+    said = [index for index in ids if index not in unsaid]
+    return str(lm.tokenizer.decode(said, skip_special_tokens=False))
+
+
+def _first_difference(
+    lm: AudioLM, ids: Sequence[int], text: str, unsaid: AbstractSet[int | None]
+) -> tuple[int, str, str]:
     """Return (token index, the teacher's text from there, the student's token)."""
     read = ""
     for index in range(len(ids)):
-        longer = lm.tokenizer.decode(ids[: index + 1], skip_special_tokens=True)
+        longer = _text_of(lm, ids[: index + 1], unsaid)
         # an incomplete character decodes to U+FFFD until its last byte is there
         if not text.startswith(longer.rstrip("\N{REPLACEMENT CHARACTER}")):
             token = lm.tokenizer.convert_ids_to_tokens(ids[index])

@@ -135,7 +135,7 @@ class TextTeacher(Protocol):
         """Return what made the signals: JSON values.
 
         Keys: ``model`` (as given), ``model_digest``, ``tokenizer_digest``,
-        ``chat_template_digest``, ``template_args``, ``engine``, ``engine_version``,
+        ``chat_template_digest``, ``template_args``, ``stop_ids``, ``engine``, ``engine_version``,
         ``engine_settings`` (those that change values), ``dtype``, ``num_layers``, ``width``,
         ``vocab_size``.
         """
@@ -147,7 +147,7 @@ class TextTeacher(Protocol):
         """Return the ids of a given trace, the token that ends a turn added; int64 [T]."""
 
     def decode(self, token_ids: IntArray) -> str:
-        """Return the text of a trace, special tokens left out."""
+        """Return the text of a trace without the tokens that begin, end or pad a text."""
 
     def start(self, wanted: Wanted) -> None:
         """Make ready to report these signals; saves a restart when ``generate`` comes first.

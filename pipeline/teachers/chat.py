@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import GenerationConfig
 
 from cache_schema.errors import ModelError, UsageError
 from cache_schema.types import IntArray
-from pipeline.teachers.describe import load_tokenizer, require_chat_template
+from pipeline.teachers.describe import load_config, load_tokenizer, require_chat_template
 
 _MARK = "\N{PILCROW SIGN}given trace\N{PILCROW SIGN}"
 """Stands for a trace while the end of a turn is looked for behind it."""
@@ -26,7 +27,7 @@ class ChatTokenizer:
         end_id: the one put behind a given trace: what ends a turn in the chat template.
     """
 
-    def __init__(self, model: str, chat: str, template_args: Mapping[str, Any]) -> None:
+    def __init__(self, model: str, chat: str, template_args: Mapping[str, Any], date: str) -> None:
         """Load the model's tokenizer.
 
         Args:
@@ -34,6 +35,8 @@ class ChatTokenizer:
             chat: ``model`` (its own template), ``none`` (messages as they stand, behind what the
                 tokenizer begins every text with), or the path of a Jinja template.
             template_args: what the template is told besides.
+            date: what a template that asks for today is told, as ``2026-01-31``: prompts of one run
+                would differ after midnight, and between runs.
 
         Raises:
             ModelError: there is no tokenizer, no chat template, or no token that ends a turn.
@@ -41,7 +44,9 @@ class ChatTokenizer:
         """
         self.tokenizer = load_tokenizer(model)
         self._plain = chat == "none"
-        self._template_args = dict(template_args)
+        # What the template is told hides what transformers offers every template by that name.
+        midnight = datetime.fromisoformat(date)
+        self._template_args = {"strftime_now": midnight.strftime, **template_args}
         if self._plain and template_args:
             raise UsageError("textual.template_args: chat 'none' has no template to tell them to")
         if chat not in ("model", "none"):
@@ -50,6 +55,8 @@ class ChatTokenizer:
             require_chat_template(model, self.tokenizer)
         self.stop_ids = _stop_ids(model, self.tokenizer)
         self.end_id = self._end_of_turn(model)
+        ends = {*self.stop_ids, self.tokenizer.pad_token_id, self.tokenizer.bos_token_id}
+        self._unsaid = np.array(sorted(ends - {None}), np.int64)
 
     def encode(self, messages: Sequence[Mapping[str, str]]) -> IntArray:
         """Render chat messages, generation prompt added; int64 [P].
@@ -67,8 +74,13 @@ class ChatTokenizer:
         return np.append(self._ids(text), self.end_id)
 
     def decode(self, token_ids: IntArray) -> str:
-        """Return the text of a trace, special tokens left out."""
-        return str(self.tokenizer.decode(token_ids.tolist(), skip_special_tokens=True))
+        """Return the text of a trace without the tokens that begin, end or pad a text.
+
+        Other special tokens are part of what was said: some models' tags of thoughts and of answers
+        are special tokens.
+        """
+        said = token_ids[~np.isin(token_ids, self._unsaid)]
+        return str(self.tokenizer.decode(said.tolist(), skip_special_tokens=False))
 
     def _ids(self, text: str) -> IntArray:
         # A template has written every special token itself.
@@ -120,10 +132,14 @@ def _read_template(path: str) -> str:
 
 
 def _stop_ids(model: str, tokenizer: Any) -> frozenset[int]:
-    """Return the tokens that end a trace: the tokenizer's and the generation configuration's."""
+    """Return the tokens that end a trace: the tokenizer's and the generation configuration's.
+
+    Without a generation configuration the model's own stands for it, as both engines have it.
+    """
     try:
-        configured = GenerationConfig.from_pretrained(model).eos_token_id
+        generation = GenerationConfig.from_pretrained(model)
     except OSError:  # it has none
-        configured = None
+        generation = GenerationConfig.from_model_config(load_config(model))
+    configured = generation.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     return frozenset(int(i) for i in [*ids, tokenizer.eos_token_id] if i is not None)

@@ -92,19 +92,40 @@ def load_config(model: str) -> Any:
 
 
 def text_shape(config: Any) -> TextShape:
-    """Return the sizes of the language model, the inner one of a multimodal configuration."""
+    """Return the sizes of the language model, the inner one of a multimodal configuration.
+
+    Raises:
+        ModelError: the configuration does not name a size.
+    """
     text = config.get_text_config()
     dtype = str(getattr(text, "dtype", None) or getattr(config, "dtype", None) or "float32")
-    heads = int(text.num_attention_heads)
+    width = _size(text, "hidden_size")
+    heads = _size(text, "num_attention_heads")
     kv_heads = int(getattr(text, "num_key_value_heads", None) or heads)
-    head_width = int(getattr(text, "head_dim", None) or text.hidden_size // heads)
+    head_width = int(getattr(text, "head_dim", None) or width // heads)
     return TextShape(
-        num_layers=int(text.num_hidden_layers),
-        width=int(text.hidden_size),
-        vocab_size=int(text.vocab_size),
-        max_positions=int(text.max_position_embeddings),
-        cached_values=2 * int(text.num_hidden_layers) * kv_heads * head_width,
+        num_layers=_size(text, "num_hidden_layers"),
+        width=width,
+        vocab_size=_size(text, "vocab_size"),
+        max_positions=_size(text, "max_position_embeddings"),
+        cached_values=2 * _size(text, "num_hidden_layers") * kv_heads * head_width,
         dtype=dtype.removeprefix("torch."),
+    )
+
+
+_ALSO_CALLED = {"max_position_embeddings": ("max_seq_len", "n_positions", "seq_length")}
+"""Other names of a size where transformers does not translate them itself."""
+
+
+def _size(config: Any, name: str) -> int:
+    for called in (name, *_ALSO_CALLED.get(name, ())):
+        value = getattr(config, called, None)
+        if isinstance(value, int):
+            return value
+    raise ModelError(
+        f"model {config.name_or_path!r} ({config.model_type}): its configuration has no {name!r}. "
+        "Where the model has such a size, add it to config.json; one that has none (a state-space "
+        "model has no attention heads) cannot be a textual teacher"
     )
 
 

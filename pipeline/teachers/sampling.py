@@ -27,7 +27,8 @@ def choose(
         logits_BV: float32 on the CPU.
         seen_BV: which tokens the row's prompt or trace has, if there is a repetition penalty.
         draws: one random stream a row, so that a row does not depend on its batch.
-        sampling: how; temperature 0 takes the most probable token.
+        sampling: how; temperature 0 takes the most probable token. So does a row whose
+            probabilities are no numbers: its signals are none either, and no other row is held up.
     """
     if seen_BV is not None:
         penalty = sampling.repetition_penalty
@@ -36,12 +37,12 @@ def choose(
     if sampling.temperature == 0.0:
         return logits_BV.argmax(dim=-1)
     probabilities_BV = _narrowed(logits_BV / sampling.temperature, sampling)
-    return torch.cat(
-        [
-            torch.multinomial(row, 1, generator=draw)
-            for row, draw in zip(probabilities_BV, draws, strict=True)
-        ]
-    )
+    usable = probabilities_BV.isfinite().all(dim=-1).tolist()
+    chosen = logits_BV.nan_to_num(nan=-torch.inf).argmax(dim=-1)
+    for index, draw in enumerate(draws):
+        if usable[index]:
+            chosen[index] = torch.multinomial(probabilities_BV[index], 1, generator=draw)[0]
+    return chosen
 
 
 def _narrowed(logits_BV: Tensor, sampling: Sampling) -> Tensor:

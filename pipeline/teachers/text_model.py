@@ -35,7 +35,7 @@ class TextModel:
         """
         self.model = recipe.teacher
         self.shape = text_shape(load_config(self.model))
-        self.chat = ChatTokenizer(self.model, recipe.chat, recipe.template_args)
+        self.chat = ChatTokenizer(self.model, recipe.chat, recipe.template_args, recipe.date)
         self.dtype = resolve_dtype(recipe.dtype, self.shape)
         self.max_model_len = self.shape.max_len(recipe.max_model_len, DEFAULT_MAX_MODEL_LEN)
         self._template_args = dict(recipe.template_args)
@@ -45,6 +45,7 @@ class TextModel:
         return {
             **describe_model(self.model, self.chat.tokenizer),
             "template_args": self._template_args,
+            "stop_ids": sorted(self.chat.stop_ids),
             "engine": engine,
             "engine_version": version,
             "engine_settings": dict(settings),
@@ -63,7 +64,7 @@ class TextModel:
         return self.chat.encode_trace(text)
 
     def decode(self, token_ids: IntArray) -> str:
-        """Return the text of a trace, special tokens left out."""
+        """Return the text of a trace, see ``ChatTokenizer.decode``."""
         return self.chat.decode(token_ids)
 
     def check(self, wanted: Wanted) -> None:

@@ -8,7 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.teachers.base import Sampling
 from pipeline.teachers.readout import draw_tokens, top_entries, uniforms
+from pipeline.teachers.sampling import choose
 
 LARGE = 262_144
 
@@ -86,3 +88,26 @@ def test_a_vocabulary_of_262k_is_drawn_from_to_its_end() -> None:
     drawn = draw_tokens(logits, torch.tensor([0.0, 1 - 1e-12]).double(), 4)
     assert drawn[0].tolist() == [0, LARGE // 4, LARGE // 2, 3 * LARGE // 4]
     assert drawn[1, -1] == LARGE - 1
+
+
+@pytest.mark.parametrize(
+    "narrowed", [{}, {"top_p": 0.5}, {"top_k": 3}, {"min_p": 0.1}, {"repetition_penalty": 1.2}]
+)
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_a_row_that_is_no_number_holds_up_no_other(
+    temperature: float, narrowed: dict[str, float]
+) -> None:
+    logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(0))
+    spoilt = logits.clone()
+    spoilt[1, 4] = torch.nan
+    spoilt[2] = torch.nan
+    sampling = Sampling(temperature=temperature, **narrowed)
+    seen = torch.ones(4, 9, dtype=torch.bool) if "repetition_penalty" in narrowed else None
+
+    def chosen(logits: torch.Tensor) -> list[int]:
+        draws = [torch.Generator().manual_seed(seed) for seed in range(4)]
+        return choose(logits, seen, draws, sampling).tolist()
+
+    whole, found = chosen(logits), chosen(spoilt)
+    assert (found[0], found[3]) == (whole[0], whole[3])
+    assert all(0 <= token < 9 for token in found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_text_teachers import MAX_POSITIONS, VOCAB_SIZE, save_teacher
+from transformers import FalconMambaConfig, GPT2Config, MptConfig
 
 from cache_schema.errors import ModelError, UsageError
 from pipeline.teachers.chat import ChatTokenizer
@@ -42,7 +44,7 @@ def test_prompts_follow_the_template(recipe: TextualRecipe) -> None:
     expected = "<|im_start|>user\nwhat is four?<|im_end|>\n<|im_start|>assistant\n"
     ids = model.encode(MESSAGES)
     assert model.chat.tokenizer.decode(ids.tolist()) == expected
-    assert model.decode(np.append(ids, 2)) == "user\nwhat is four?\nassistant\n"
+    assert model.decode(np.append(ids, 2)) == expected.replace("<|im_end|>", "")
 
 
 def test_given_traces_end_as_a_turn_does(recipe: TextualRecipe, tmp_path: Path) -> None:
@@ -88,6 +90,61 @@ def test_templates_are_told_arguments_and_may_be_given(
         TextModel(replace(recipe, chat=str(tmp_path / "missing.jinja")))
 
 
+def test_the_day_of_the_run_is_in_no_prompt(recipe: TextualRecipe, tmp_path: Path) -> None:
+    """As Llama 3's template has it: a day of its own, or else the clock's."""
+    template = tmp_path / "dated.jinja"
+    template.write_text(
+        "{% if date_string is not defined %}{% set date_string = strftime_now('%d %m %Y %H') %}"
+        "{% endif %}{% macro today() %}{{ strftime_now('%Y') }}{% endmacro %}"
+        "{{ date_string }} in {{ today() }}"
+    )
+    dated = replace(recipe, chat=str(template))
+
+    def prompt(recipe: TextualRecipe) -> str:
+        model = TextModel(recipe)
+        return str(model.chat.tokenizer.decode(model.encode(MESSAGES).tolist()))
+
+    assert prompt(dated) == "01 01 2026 00 in 2026"
+    assert prompt(replace(dated, date="1999-12-31")) == "31 12 1999 00 in 1999"
+    told = replace(dated, template_args={"date_string": "May"})
+    assert prompt(told) == "May in 2026"
+    for wrong in ("today", "2026-1-1", "20260101", ""):
+        with pytest.raises(UsageError, match=r"textual\.date: expected a day such as"):
+            replace(recipe, date=wrong)
+
+
+def test_tags_that_are_special_tokens_are_said(recipe: TextualRecipe, tmp_path: Path) -> None:
+    folder = shutil.copytree(recipe.teacher, tmp_path / "tags")
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<THINK>", "<RESPONSE>"]})
+    tokenizer.bos_token = "<|im_start|>"
+    tokenizer.save_pretrained(folder)
+    model = TextModel(replace(recipe, teacher=str(folder)))
+    text = "<THINK>three\n<RESPONSE>seven"
+    assert model.decode(model.encode_trace(text)) == text
+    assert model.decode(model.encode_trace(f"<|im_start|>{text}<|endoftext|>")) == text
+
+
+def test_stop_tokens_without_a_generation_configuration(
+    recipe: TextualRecipe, tmp_path: Path
+) -> None:
+    """Both engines then stop where the model's configuration says."""
+    folder = Path(shutil.copytree(recipe.teacher, tmp_path / "plain"))
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "eos_token_id": [7, 5]}))
+    model = TextModel(replace(recipe, teacher=str(folder)))
+    assert model.described("vllm", "1", {})["stop_ids"] == [2, 5, 7]
+    assert TextModel(recipe).described("vllm", "1", {})["stop_ids"] == [2]
+
+
+def test_sizes_under_other_names_or_none() -> None:
+    assert text_shape(MptConfig(max_seq_len=77, n_layers=2)).max_positions == 77
+    assert text_shape(GPT2Config(n_positions=88)).max_positions == 88
+    with pytest.raises(ModelError, match="its configuration has no 'num_attention_heads'"):
+        text_shape(FalconMambaConfig())
+
+
 @pytest.fixture
 def copy(models: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(models / "qwen3", tmp_path / "elsewhere"))
@@ -121,7 +178,7 @@ def test_broken_model_directories_are_named(copy: Path) -> None:
         load_config(str(copy / "nothing"))
     (copy / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match=r"elsewhere.*no chat template"):
-        ChatTokenizer(str(copy), "model", {})
+        ChatTokenizer(str(copy), "model", {}, "2026-01-01")
     (copy / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="holds no weights"):
         describe_model(str(copy), load_tokenizer(str(copy)))

@@ -111,6 +111,8 @@ def test_settings_are_checked_before_anything_runs(tmp_path: Path, text_teacher:
         (["lens=0,4"], "layers 0 to 3"),
         (["chat=nowhere.jinja"], "there is no such file"),
         (["prompt=cota"], "did you mean 'cota.v1'"),
+        (["engine=transformers", "vllm.tensor_parallel_size=2"], "textual.vllm .*means nothing"),
+        (["temperature=0.005"], "expected 0 .greedy. or 0.01 and above"),
         (["given=cot", "rationales=all"], "textual.rationales = 'all': means nothing"),
         (["given=cot", "temperature=0.5"], "textual.temperature = 0.5: means nothing"),
     ):
