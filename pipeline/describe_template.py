@@ -17,7 +17,7 @@ from typing import Any
 
 from cache_schema.errors import DatasetError, UsageError, nearest
 from cache_schema.types import Heard
-from pipeline.describe_timed import entry_text, timed_entries, timed_lines
+from pipeline.describe_timed import entry_text, silent_entries, timed_entries, timed_lines
 
 _FIELD = re.compile(r"(?P<head>[^.\[\]]+)(?P<keys>(?:\.[^.\[\]]+|\[[^.\[\]]+\])*)")
 _KEY = re.compile(r"[^.\[\]]+")
@@ -96,6 +96,16 @@ def fill(template: str, columns: Mapping[str, Any]) -> str:
     )
 
 
+def silent_fields(template: str, columns: Mapping[str, Any]) -> int:
+    """Return how many entries of the fields' lists of entries say nothing.
+
+    Raises:
+        DatasetError: as ``fill``.
+    """
+    fields = [piece for piece in parse_template(template) if isinstance(piece, Field)]
+    return sum(silent_entries(_look_up(field, columns), field.name) for field in fields)
+
+
 def _written(field: Field, columns: Mapping[str, Any]) -> str:
     value = _look_up(field, columns)
     if not field.spec:
@@ -103,8 +113,8 @@ def _written(field: Field, columns: Mapping[str, Any]) -> str:
     plain = isinstance(value, str | int | float)
     try:
         return format(value if plain else as_text(value, field.name), field.spec)
-    except ValueError as error:
-        raise DatasetError(f"template field {field.name!r}: {value!r}: {error}") from error
+    except (ValueError, OverflowError) as error:
+        raise DatasetError(f"template field {field.name!r}: {value!r:.80}: {error}") from error
 
 
 def _look_up(field: Field, columns: Mapping[str, Any]) -> Any:
@@ -133,8 +143,8 @@ def as_text(value: Any, column: str) -> str:
     """Return a column's value as the text of a description.
 
     Text and numbers are as they are, plain lists joined by commas, lists of entries a line an
-    entry (with its times where they have times), what was heard is its text, and anything else is
-    JSON.
+    entry that says something (with its times where they have times), what was heard is its text,
+    and anything else is JSON.
 
     Raises:
         DatasetError: an entry of timed metadata is malformed.
@@ -146,8 +156,7 @@ def as_text(value: Any, column: str) -> str:
         return "\n".join(timed_lines(entries, column))
     if isinstance(value, list | tuple):
         if value and all(isinstance(entry, Mapping) for entry in value):
-            numbered = enumerate(value)
-            return "\n".join(entry_text(e, f"column {column!r}, entry {i}") for i, e in numbered)
+            return "\n".join(filter(None, map(entry_text, value)))
         return ", ".join(filter(None, (as_text(entry, column) for entry in value)))
     if isinstance(value, Heard):
         return value.text

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -14,12 +15,28 @@ from cache_schema.errors import DatasetError
 
 START_KEYS = ("start", "start_s", "begin")
 END_KEYS = ("end", "end_s", "stop")
+DURATION_KEYS = ("duration", "duration_s")
 TEXT_KEYS = ("text", "transcript", "sentence", "content")
 LABEL_KEYS = ("label", "event", "event_label", "class", "category", "name")
 """What an entry without a text is called by: events have a label and say nothing."""
 
 FIRST_ATTRIBUTES = ("speaker", "gender", "age", "emotion", "language", "accent")
 """Attributes that come first: metadata on a tape has its keys in the alphabet's order."""
+
+BOOKKEEPING = (
+    "id",
+    "seek",
+    "tokens",
+    "temperature",
+    "avg_logprob",
+    "compression_ratio",
+    "no_speech_prob",
+    "words",
+)
+"""What speech recognisers note of a segment for themselves: it says nothing of the sound."""
+
+MAX_ATTRIBUTE = 100
+"""Characters of the longest attribute: a name, a feeling, a number; a longer text is none."""
 
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)", re.ASCII)
 
@@ -51,51 +68,72 @@ def _has_times(entry: Mapping[str, Any]) -> bool:
 
 
 def timed_lines(entries: Sequence[Any], column: str) -> list[str]:
-    """Return a line for each entry, in the order given.
+    """Return a line for each entry that says something, in the order given.
 
-    Times are rounded to the nearest second; hours are written where the column needs them.
+    Times are rounded to the nearest second; hours are written where the column needs them. An
+    entry with a start alone is at that moment.
 
     Args:
-        entries: mappings with a start and an end (seconds, or text such as ``01:05`` and
-            ``1:02:03.5``), a text or a label, and any other fields, which become attributes.
+        entries: mappings with a start, maybe an end or a duration (seconds, or text such as
+            ``01:05`` and ``1:02:03.5``), a text or a label, and any other fields (``entry_text``).
         column: what errors call it.
 
     Raises:
-        DatasetError: an entry is no mapping, has no time or an impossible one, or says nothing.
+        DatasetError: an entry is no mapping, or says something at no time or an impossible one.
     """
-    spans = []
+    said: list[tuple[float, float | None, str]] = []
     for index, entry in enumerate(entries):
         where = f"column {column!r}, entry {index}"
         if not isinstance(entry, Mapping):
             raise DatasetError(f"{where}: expected fields with a start and an end, got {entry!r}")
-        spans.append(_span_s(entry, where))
-    with_hours = any(_whole(end_s) >= 3600 for _, end_s in spans)
-    return [
-        f"[{_clock(start_s, with_hours)}-{_clock(end_s, with_hours)}] "
-        + entry_text(entry, f"column {column!r}, entry {index}")
-        for index, (entry, (start_s, end_s)) in enumerate(zip(entries, spans, strict=True))
-    ]
+        if text := entry_text(entry):
+            said.append((*_span_s(entry, where), text))
+    last_s = [start_s if end_s is None else end_s for start_s, end_s, _ in said]
+    with_hours = any(_whole(time_s) >= 3600 for time_s in last_s)
+    lines = []
+    for start_s, end_s, text in said:
+        end = "" if end_s is None else f"-{_clock(end_s, with_hours)}"
+        lines.append(f"[{_clock(start_s, with_hours)}{end}] {text}")
+    return lines
 
 
-def entry_text(entry: Mapping[str, Any], where: str) -> str:
-    """Return what an entry says, its other fields in parentheses.
+def silent_entries(value: Any, column: str) -> int:
+    """Return how many entries of a list of entries say nothing, so that they get no line.
 
     Raises:
-        DatasetError: it has neither a text, nor a label, nor any other field with a value.
+        DatasetError: as ``timed_entries``.
+    """
+    entries = timed_entries(value, column)
+    if entries is None:
+        entries = value if isinstance(value, list | tuple) else ()
+    if not all(isinstance(entry, Mapping) for entry in entries):
+        return 0
+    return sum(not entry_text(entry) for entry in entries)
+
+
+def entry_text(entry: Mapping[str, Any]) -> str:
+    """Return what an entry says, its attributes in parentheses; empty if it says nothing.
+
+    Attributes are its other fields that hold a number or short texts, but for times and for what
+    speech recognisers note for themselves (``BOOKKEEPING``).
     """
     said = next((key for key in (*TEXT_KEYS, *LABEL_KEYS) if _plain(entry.get(key))), None)
     ranks = {key: rank for rank, key in enumerate(FIRST_ATTRIBUTES)}
-    others = [key for key in entry if key not in (said, *START_KEYS, *END_KEYS)]
+    told = (said, *START_KEYS, *END_KEYS, *DURATION_KEYS)
+    others = [key for key in entry if key not in told and str(key).lower() not in BOOKKEEPING]
     others.sort(key=lambda key: ranks.get(str(key).lower(), len(ranks)))
-    attributes = [f"{_title(key)}: {_plain(entry[key])}" for key in others if _plain(entry[key])]
+    values = {key: _attribute(entry[key]) for key in others}
+    attributes = [f"{_title(key)}: {value}" for key, value in values.items() if value]
     parts = [_plain(entry[said])] if said is not None else []
     parts += [f"({', '.join(attributes)})"] if attributes else []
-    if not parts:
-        raise DatasetError(
-            f"{where}: it says nothing; expected a text ({', '.join(TEXT_KEYS)}), a label "
-            f"({', '.join(LABEL_KEYS)}) or another field with a value"
-        )
     return " ".join(parts)
+
+
+def _attribute(value: Any) -> str:
+    """Return a value as an attribute; empty for one that is none."""
+    texts = isinstance(value, list | tuple) and all(isinstance(part, str) for part in value)
+    text = _plain(value) if texts or isinstance(value, str | int | float) else ""
+    return text if len(text) <= MAX_ATTRIBUTE else ""
 
 
 def seconds_of(value: Any, where: str) -> float:
@@ -106,12 +144,13 @@ def seconds_of(value: Any, where: str) -> float:
     """
     seconds = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
-        seconds = float(value)
+        with contextlib.suppress(OverflowError):  # an integer that no float holds
+            seconds = float(value)
     elif isinstance(value, str):
         seconds = _seconds_of_text(value.strip())
     if not (math.isfinite(seconds) and seconds >= 0):
         raise DatasetError(
-            f"{where}: expected seconds from 0 on, 'mm:ss' or 'hh:mm:ss', got {value!r}"
+            f"{where}: expected seconds from 0 on, 'mm:ss' or 'hh:mm:ss', got {value!r:.80}"
         )
     return seconds
 
@@ -129,24 +168,29 @@ def _seconds_of_text(text: str) -> float:
     return hours * 3600 + minutes * 60 + seconds
 
 
-def _span_s(entry: Mapping[str, Any], where: str) -> tuple[float, float]:
+def _span_s(entry: Mapping[str, Any], where: str) -> tuple[float, float | None]:
+    """Return start and end; the end ``None`` if neither an end nor a duration tells it."""
     start_s = _time_s(entry, START_KEYS, where)
+    if start_s is None:
+        raise DatasetError(
+            f"{where}: no {START_KEYS[0]} ({', '.join(START_KEYS)}); it has "
+            f"{', '.join(map(str, entry))}"
+        )
     end_s = _time_s(entry, END_KEYS, where)
-    if end_s < start_s:
+    if end_s is None:
+        duration_s = _time_s(entry, DURATION_KEYS, where)
+        end_s = None if duration_s is None else start_s + duration_s
+    if end_s is not None and end_s < start_s:
         raise DatasetError(f"{where}: it ends at {end_s:g} s, before it starts at {start_s:g} s")
     return start_s, end_s
 
 
-def _time_s(entry: Mapping[str, Any], keys: Sequence[str], where: str) -> float:
+def _time_s(entry: Mapping[str, Any], keys: Sequence[str], where: str) -> float | None:
     found = [key for key in keys if entry.get(key) is not None]
-    if not found:
-        raise DatasetError(
-            f"{where}: no {keys[0]} ({', '.join(keys)}); it has {', '.join(map(str, entry))}"
-        )
     times_s = {seconds_of(entry[key], f"{where}, {key}") for key in found}
     if len(times_s) > 1:
         raise DatasetError(f"{where}: {' and '.join(found)} differ")
-    return times_s.pop()
+    return times_s.pop() if times_s else None
 
 
 def _whole(seconds: float) -> int:
@@ -169,4 +213,4 @@ def _plain(value: Any) -> str:
     """Return a field's value on one line; a line is an entry, so none may be within one."""
     if isinstance(value, list | tuple):
         return ", ".join(filter(None, map(_plain, value)))
-    return "" if value is None else " ".join(str(value).split())
+    return "" if value is None or isinstance(value, Mapping) else " ".join(str(value).split())

@@ -40,7 +40,7 @@ def _end_with_parent() -> None:
 def wanted_steps(recipe: ExtractRecipe) -> list[str]:
     """Return the steps this recipe needs, in order."""
     wanted = ["ingest"]
-    if recipe.textual.teacher or recipe.textualize.listen:
+    if recipe.textual.teacher or recipe.textualize.listen or recipe.textualize.template:
         wanted += ["textualize"]
     if recipe.textual.teacher:
         wanted += ["textual"]

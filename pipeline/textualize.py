@@ -15,7 +15,8 @@ from cache_schema.maker import (
 from cache_schema.prepare import RowError
 from cache_schema.signals import HEARD
 from cache_schema.types import Heard
-from pipeline.describe_template import as_text, columns_of, fill
+from pipeline.describe_template import as_text, columns_of, fill, silent_fields
+from pipeline.describe_timed import silent_entries
 from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import failures_of, notes, open_for, pending, writer_for
@@ -37,6 +38,9 @@ KNOWN_COLUMNS: dict[str, str] = {
     "language": "Language",
 }
 """Columns used when no template is given, in this order, and how each line begins."""
+
+_UNDESCRIBED = (DatasetError, ValueError, OverflowError, RecursionError)
+"""Errors of one sample's values; the next sample has others."""
 
 
 def describe(
@@ -73,6 +77,17 @@ def describe(
     return "\n".join(lines)
 
 
+def silent(metadata: Mapping[str, Any], template: str, heard: Mapping[str, Heard]) -> int:
+    """Return how many entries of lists of entries get no line in a description: they say nothing.
+
+    Raises:
+        DatasetError: as ``describe``.
+    """
+    if template:
+        return silent_fields(template, {**metadata, **heard})
+    return sum(silent_entries(metadata.get(column), column) for column in KNOWN_COLUMNS)
+
+
 def _title(column: str) -> str:
     name = column.replace("_", " ").strip()
     return name[:1].upper() + name[1:]
@@ -96,10 +111,10 @@ def run(recipe: ExtractRecipe) -> None:
         if offered.group in tape.groups:
             refuse_other_maker(tape.groups[offered.group], offered)
     _say_unused(recipe.textualize, tape)
-    for one in listenings:
-        from pipeline.listen.record import listen
+    if listenings:
+        from pipeline.listen.record import listen_all
 
-        listen(recipe, one)
+        listen_all(recipe, listenings)
     _describe_all(recipe, info, [one.column for one in used])
 
 
@@ -134,7 +149,7 @@ def group_info(textualize: TextualizeRecipe, used: list[Listening]) -> GroupInfo
         group="descriptions",
         kind="descriptions",
         identity={
-            "method": "columns",
+            "method": "columns.v2",
             "template": textualize.template,
             "columns": [] if textualize.template else list(KNOWN_COLUMNS),
             **({"heard": heard} if heard else {}),
@@ -150,7 +165,9 @@ def _describe_all(recipe: ExtractRecipe, info: GroupInfo, used: list[str]) -> No
         say(f"textualize: all {len(tape)} samples are described")
         return
     unheard = _unheard(tape, used)
+    template = recipe.textualize.template
     failures = failures_of("textualize", "descriptions", tape, recipe)
+    lineless = 0
     with writer_for(recipe, info) as writer, Counter("textualize", len(todo)) as progress:
         for row in todo:
             progress.advance()
@@ -158,8 +175,10 @@ def _describe_all(recipe: ExtractRecipe, info: GroupInfo, used: list[str]) -> No
                 failures.add(row.sample_id, row.row_index, "not heard", unheard[row.sample_id])
                 continue
             try:
-                description = _description(row, recipe.textualize.template, used)
-            except DatasetError as error:
+                metadata, heard = row.metadata, _heard(row, used)
+                description = describe(metadata, template, heard)
+                lineless += silent(metadata, template, heard)
+            except _UNDESCRIBED as error:
                 failures.add(row.sample_id, row.row_index, "description", str(error))
                 continue
             if not description.strip():
@@ -172,13 +191,15 @@ def _describe_all(recipe: ExtractRecipe, info: GroupInfo, used: list[str]) -> No
                 failures.add(row.sample_id, row.row_index, "description", str(error))
         writer.seal()
         failures.settle(writer)
+    if lineless:
+        say(f"textualize: entries of timed metadata that say nothing, so have no line: {lineless}")
 
 
-def _description(row: TapeRow, template: str, used: list[str]) -> str:
+def _heard(row: TapeRow, used: list[str]) -> dict[str, Heard]:
     if not used:
-        return describe(row.metadata, template)
+        return {}
     found = row.heard
-    return describe(row.metadata, template, {column: found[column] for column in used})
+    return {column: found[column] for column in used}
 
 
 def _unheard(tape: Tape, used: list[str]) -> dict[str, str]:

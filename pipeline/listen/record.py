@@ -2,51 +2,66 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from cache_schema import Tape, TapeRow
 from cache_schema.console import say
-from cache_schema.errors import AudioError, DatasetError, TapeError
+from cache_schema.errors import DatasetError
 from cache_schema.prepare import RowError
 from cache_schema.rows import heard_row
 from cache_schema.signals import HEARD
-from pipeline.listen.base import Hearing, Listener
+from pipeline.listen.ears import Ears, release
 from pipeline.listen.plan import Listening, load
+from pipeline.listen.recordings import Recordings
 from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
-from pipeline.step import Failures, failures_of, open_for, pending, writer_for
-
-WINDOW_BATCHES = 16
-"""Batches sorted by length together: little padding, and shards stay near the dataset's order."""
+from pipeline.step import failures_of, open_for, pending, writer_for
 
 
-def listen(recipe: ExtractRecipe, listening: Listening) -> None:
-    """Fill one column for this worker's samples; the model is gone afterwards.
+def listen_all(recipe: ExtractRecipe, listenings: Sequence[Listening]) -> None:
+    """Fill one column after the other for this worker's samples, a model at a time.
 
     Raises:
-        DatasetError: the dataset has that column.
-        ModelError: the model cannot be loaded.
-        ProvenanceError: the tape has this column from another listener.
+        DatasetError: the dataset has one of the columns, or is another than the tape's.
+        ModelError: a model cannot be loaded, or cannot go on.
+        ProvenanceError: the tape has a column from another listener.
         QuarantineError: too many recordings cannot be heard.
-        TapeError: the tape holds no recordings.
     """
     tape = open_for(recipe)
-    todo = pending(tape, listening.info, recipe)
+    left = {one.column: pending(tape, one.info, recipe) for one in listenings}
+    _refuse_taken(tape, {column: todo.numbers for column, todo in left.items()})
+    recordings = Recordings(tape, recipe.dataset) if any(map(len, left.values())) else None
+    for one in listenings:
+        if recordings is None or not left[one.column]:
+            say(f"textualize: {one.column}: every recording is heard")
+        else:
+            _listen(recipe, one, tape, left[one.column], recordings)
+
+
+def _listen(
+    recipe: ExtractRecipe,
+    listening: Listening,
+    tape: Tape,
+    todo: Sequence[TapeRow],
+    recordings: Recordings,
+) -> None:
+    """Fill one column; the model is gone afterwards."""
     title = f"textualize: {listening.column}"
-    if not todo:
-        say(f"{title}: every recording is heard")
-        return
-    _refuse_references(tape)
-    _refuse_taken(todo, listening.column)
     say(f"{title}: {listening.model} listens ({listening.kind}, {listening.dtype})")
     failures = failures_of(title, listening.info.group, tape, recipe)
-    listener = load(listening)
-    silent = cut = 0
+    ears = Ears(
+        listener=load(listening),
+        recordings=recordings,
+        batch_size=listening.batch_size,
+        title=title,
+        failures=failures,
+    )
+    heard = silent = cut = 0
     with writer_for(recipe, listening.info) as writer, Counter(title, len(todo)) as progress:
-        for row, hearing in hear_all(listener, todo, listening.batch_size, title, failures):
+        for row, hearing in ears.hear_all(todo):
             progress.advance()
             if hearing is None:
                 continue
@@ -55,78 +70,26 @@ def listen(recipe: ExtractRecipe, listening: Listening) -> None:
             except RowError as error:
                 failures.add(row.sample_id, row.row_index, "text", str(error))
                 continue
+            heard += 1
             silent += not hearing.heard.text
             cut += hearing.is_cut
         writer.seal()
-        failures.settle(writer)
-    if silent:
-        say(f"{title}: nothing was heard in {silent} of {len(todo)} recordings")
-    if cut:
         tokens = listening.settled["max_new_tokens"]
-        say(f"{title}: {cut} of {len(todo)} texts were cut at max_new_tokens={tokens}")
-    del listener
+        say(
+            f"{title}: {heard} of {len(todo)} recordings are heard; nothing was heard in {silent}, "
+            f"{cut} texts were cut at max_new_tokens={tokens}"
+        )
+        failures.settle(writer)
+    del ears
     release()
 
 
-def release() -> None:
-    """Give back the memory of a model that nobody refers to any more."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def hear_all(
-    listener: Listener,
-    rows: Sequence[TapeRow],
-    batch_size: int,
-    title: str,
-    failures: Failures,
-) -> Iterator[tuple[TapeRow, Hearing | None]]:
-    """Hear recordings in batches of similar length, window by window of the dataset's order.
-
-    Where memory runs out, the batch size is halved for good; where one recording spoils a batch,
-    each of it is heard alone. ``None`` stands for a recording that counts as failed.
-    """
-    window = batch_size * WINDOW_BATCHES
-    for start in range(0, len(rows), window):
-        left = sorted(rows[start : start + window], key=lambda row: row.num_audio_samples)
-        alone = 0
-        while left:
-            batch = left[: 1 if alone else batch_size]
-            heard: Sequence[Hearing | None] | None = None
-            reason = detail = ""
-            try:
-                heard = listener.hear([row.audio for row in batch])
-            except torch.cuda.OutOfMemoryError:
-                reason, detail = "out of memory", f"{batch[-1].num_audio_samples} audio samples"
-                if len(batch) > 1:
-                    batch_size = len(batch) // 2
-                    say(f"{title}: out of memory with {len(batch)} recordings, now {batch_size}")
-            except AudioError as error:
-                reason, detail = "audio", str(error)
-                alone = alone or len(batch)
-            if heard is None:
-                release()  # outside the handlers, which hold on to the memory
-                if len(batch) > 1:
-                    continue
-                failures.add(batch[0].sample_id, batch[0].row_index, reason, detail)
-                heard = [None]
-            alone = max(0, alone - 1)
-            yield from zip(batch, heard, strict=True)
-            left = left[len(batch) :]
-
-
-def _refuse_references(tape: Tape) -> None:
-    if tape.groups["samples"].identity.get("audio") == "reference":
-        raise TapeError(
-            f"{tape.location}: made with --audio reference, so there are no recordings to listen "
-            "to; listen on a tape made with --audio store, and merge the two"
-        )
-
-
-def _refuse_taken(rows: Sequence[TapeRow], column: str) -> None:
-    for row in rows:
-        if column in row.metadata:
+def _refuse_taken(tape: Tape, wanted: Mapping[str, NDArray[np.int64]]) -> None:
+    """Refuse columns that the dataset has; ``wanted`` holds the places [n] each is wanted for."""
+    names = [column for column, numbers in wanted.items() if len(numbers)]
+    for number in np.unique(np.concatenate([*wanted.values(), np.empty(0, np.int64)])).tolist():
+        row = TapeRow(tape, number)
+        for column in row.metadata.keys() & names:
             raise DatasetError(
                 f"textualize.listen.{column}: the dataset has a column {column!r} already (sample "
                 f"{row.sample_id!r}); give what is heard another name, such as {column}_heard"

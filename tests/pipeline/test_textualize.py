@@ -16,8 +16,9 @@ from cache_schema.recipes import as_toml, load_recipe
 from cache_schema.types import Heard, Segment
 from pipeline.cli import app
 from pipeline.describe_timed import seconds_of
+from pipeline.extract import wanted_steps
 from pipeline.recipe import ExtractRecipe
-from pipeline.textualize import describe
+from pipeline.textualize import describe, silent
 
 TURN = {"start": 0, "end": 5, "text": "Hello", "gender": "Female", "emotion": "Happy"}
 NEEDED = ["dataset.path='d'", "tape.out='o'"]
@@ -55,6 +56,46 @@ def test_events_have_a_label_and_no_text() -> None:
     ]
 
 
+def test_segments_of_a_speech_recogniser() -> None:
+    """What Whisper writes of a segment for itself is left out, as is a segment without words."""
+    notes = {
+        "id": 0, "seek": 0, "tokens": [1, 2, 3], "temperature": 0.0, "avg_logprob": -0.2,
+        "compression_ratio": 1.1, "no_speech_prob": 0.01,
+        "words": [{"word": "Hi", "start": 0.0, "end": 0.5}],
+    }  # fmt: skip
+    said = {**notes, "start": 0.0, "end": 2.5, "text": " Hi there."}
+    silence = {**notes, "start": 2.5, "end": 4.0, "text": " "}
+    metadata = columns(segments=[said, silence, {**said, "start": 4.0, "end": 6.0}], caption="c")
+    lines = "[00:00-00:03] Hi there.\n[00:04-00:06] Hi there."
+    assert describe(metadata) == f"Caption: c\nSegments:\n{lines}"
+    assert silent(metadata, "", {}) == 1
+    assert silent(metadata, "{segments} {caption}", {}) == 1
+    assert describe(columns(segments=[silence])) == ""
+    assert describe({"x": [{"text": "a"}, {"text": ""}]}, "{x}") == "a"
+
+
+def test_attributes_are_short() -> None:
+    entry = {"start": 0, "end": 1, "text": "a", "tags": ["calm", "low"], "loud": 3.5}
+    entry |= {"note": "n" * 101, "box": {"x": 1}, "ids": [1, 2]}
+    assert describe({"segments": [entry]}, "{segments}") == (
+        "[00:00-00:01] a (Tags: calm, low, Loud: 3.5)"
+    )
+
+
+def test_a_start_alone_or_with_a_duration() -> None:
+    events = [
+        {"start": 3, "label": "bark"},
+        {"start": 4.2, "duration": 2, "label": "door"},
+        {"start": 5, "end": 8, "duration_s": 99, "label": "rain"},
+    ]
+    assert describe({"events": events}, "{events}").splitlines() == [
+        "[00:03] bark",
+        "[00:04-00:06] door",
+        "[00:05-00:08] rain",
+    ]
+    assert describe({"events": [{"start": 3600, "label": "end"}]}, "{events}") == "[01:00:00] end"
+
+
 def test_a_mapping_of_lists_is_a_list_of_mappings() -> None:
     turned = {"start": [0, 5], "end": [5, 6], "text": ["Hello", "Bye"], "speaker": ["A", None]}
     assert describe({"segments": turned}, "{segments}").splitlines() == [
@@ -80,7 +121,8 @@ def test_hours_where_they_are_needed() -> None:
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"start": 1, "text": "x"}, "entry 1: no end"),
+        ({"start": 1, "duration": "x", "text": "x"}, "entry 1, duration: expected seconds"),
+        ({"start": 10**400, "end": 1, "text": "x"}, "expected seconds from 0 on"),
         ({"end": 1, "text": "x"}, "entry 1: no start"),
         ({"start": 3, "end": 2, "text": "x"}, "ends at 2 s, before it starts at 3 s"),
         ({"start": -1, "end": 2, "text": "x"}, "expected seconds from 0 on"),
@@ -89,7 +131,6 @@ def test_hours_where_they_are_needed() -> None:
         ({"start": 0, "end": "1:75", "text": "x"}, "got '1:75'"),
         ({"start": 0, "end": float("inf"), "text": "x"}, "got inf"),
         ({"start": 0, "start_s": 1, "end": 2, "text": "x"}, "start and start_s differ"),
-        ({"start": 0, "end": 2, "text": " "}, "it says nothing"),
         ("Hello", "expected fields with a start and an end, got 'Hello'"),
     ],
 )
@@ -184,6 +225,38 @@ def test_a_malformed_sample_is_quarantined_with_its_reason(tmp_path: Path) -> No
     assert (failed.sample_id, failed.reason) == ("row-2", "description")
     assert "column 'segments', entry 0, end: expected seconds" in failed.detail
     assert "[00:00-00:05] Hello (Gender: Female, Emotion: Happy)" in str(tape["row-0"].description)
+
+
+def test_odd_values_fail_their_own_samples_only(tmp_path: Path) -> None:
+    dataset = save_dataset(tmp_path, 5)
+    rows = [json.loads(line) for line in dataset.read_text().splitlines()]
+    for row in rows:
+        row["loudness"] = 1.5
+    rows[1]["loudness"] = 10**400
+    rows[2]["segments"] = [{**TURN, "end": 10**400}]
+    rows[3]["segments"] = [{**TURN, "start": 1e308, "end": None, "duration": 1e308}]
+    rows[4]["segments"] = [{**TURN, "text": "", "gender": None, "emotion": None}, TURN]
+    for row in rows:
+        row.setdefault("segments", [])
+    dataset.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    told = ["--dataset", str(dataset), "--out", str(tmp_path / "t")]
+    told += ["--set", "failures.max_fraction=0.6"]
+    told += ["--set", "textualize.template={speaker} {loudness:.1f} {segments}"]
+    for step in ("ingest", "textualize"):
+        done = CliRunner().invoke(app, [step, *told])
+        assert done.exit_code == 0, done.stderr
+    assert "that say nothing, so have no line: 1" in done.stderr
+    tape = open_tape(tmp_path / "t")
+    assert {item.sample_id for item in tape.quarantined} == {"row-1", "row-2", "row-3"}
+    assert {item.reason for item in tape.quarantined} == {"description"}
+    assert tape["row-0"].description == "machine 1.5 "
+    assert tape.groups["descriptions"].identity["method"] == "columns.v2"
+
+
+def test_a_template_alone_asks_for_descriptions() -> None:
+    assert wanted_steps(load_recipe(ExtractRecipe, None, NEEDED)) == ["ingest"]
+    told = [*NEEDED, "textualize.template='{speaker}'"]
+    assert wanted_steps(load_recipe(ExtractRecipe, None, told)) == ["ingest", "textualize"]
 
 
 def test_listeners_in_a_recipe() -> None:

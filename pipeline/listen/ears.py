@@ -1,0 +1,135 @@
+"""Hearing many recordings with one model: batches of like length, and what cannot be heard."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from cache_schema import TapeRow
+from cache_schema.console import say
+from cache_schema.errors import AudioError, ModelError
+from pipeline.listen.base import Hearing, Listener
+from pipeline.listen.recordings import Recordings
+from pipeline.step import Failures
+
+WINDOW_BATCHES = 16
+"""Batches sorted by length together: little padding, and shards stay near the dataset's order."""
+
+BROKE, OUT_OF_MEMORY = "listener broke", "out of memory"
+_NO_MEMORY = (OUT_OF_MEMORY, "not enough memory", "can't allocate memory")
+
+_BROKEN = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
+"""What a model raises on a recording it cannot take, or when it cannot go on at all."""
+
+MAX_BREAKS = 3
+"""Recordings in a row that the model breaks on, each alone, after which it cannot go on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missed:
+    """Why a batch could not be heard."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(kw_only=True)
+class Ears:
+    """A listener that goes over recordings and outlasts those it cannot hear.
+
+    Attributes:
+        listener: the model.
+        recordings: where they are read.
+        batch_size: recordings heard together; halved for good where memory runs out.
+        title: begins what is said.
+        failures: where a recording that cannot be heard counts.
+        breaks: recordings in a row that the model broke on.
+    """
+
+    listener: Listener
+    recordings: Recordings
+    batch_size: int
+    title: str
+    failures: Failures
+    breaks: int = 0
+
+    def hear_all(self, rows: Sequence[TapeRow]) -> Iterator[tuple[TapeRow, Hearing | None]]:
+        """Hear recordings in batches of similar length, window by window of the dataset's order.
+
+        Where one recording spoils a batch, each of it is heard alone. ``None`` stands for a
+        recording that counts as failed.
+
+        Raises:
+            ModelError: the model broke on ``MAX_BREAKS`` recordings in a row.
+            QuarantineError: too many recordings failed.
+        """
+        window = self.batch_size * WINDOW_BATCHES
+        for start in range(0, len(rows), window):
+            left = sorted(rows[start : start + window], key=lambda row: row.num_audio_samples)
+            alone = 0
+            while left:
+                batch = left[: 1 if alone else self.batch_size]
+                heard = self._hear(batch)
+                if isinstance(heard, Missed) and len(batch) > 1:
+                    if heard.reason == OUT_OF_MEMORY:
+                        self.batch_size = len(batch) // 2
+                        now = f"with {len(batch)} recordings, now {self.batch_size}"
+                        say(f"{self.title}: out of memory {now}")
+                    else:
+                        alone = len(batch)
+                    continue
+                if isinstance(heard, Missed):
+                    self._miss(batch[0], heard)
+                    yield batch[0], None
+                else:
+                    self.breaks = 0
+                    yield from zip(batch, heard, strict=True)
+                alone = max(0, alone - 1)
+                left = left[len(batch) :]
+
+    def _hear(self, batch: Sequence[TapeRow]) -> list[Hearing] | Missed:
+        """Hear a batch, or say why not."""
+        try:
+            audios = [self.recordings.read(row) for row in batch]
+        except AudioError as error:
+            return Missed(reason="audio", detail=str(error))
+        try:
+            return self.listener.hear(audios)
+        except AudioError as error:
+            missed = Missed(reason="audio", detail=str(error))
+        except _BROKEN as error:
+            told = (str(error).splitlines() or [""])[0]
+            missed = Missed(reason=BROKE, detail=f"{type(error).__name__}: {told}")
+            if is_out_of_memory(error):
+                length = f"{batch[-1].num_audio_samples} audio samples"
+                missed = Missed(reason=OUT_OF_MEMORY, detail=length)
+        release()  # outside the handlers, which hold on to the memory
+        return missed
+
+    def _miss(self, row: TapeRow, missed: Missed) -> None:
+        self.failures.add(row.sample_id, row.row_index, missed.reason, missed.detail)
+        self.breaks = self.breaks + 1 if missed.reason == BROKE else 0
+        if self.breaks == MAX_BREAKS:
+            raise ModelError(
+                f"{self.title}: the model broke on {MAX_BREAKS} recordings in a row, each alone, "
+                f"last on {row.sample_id!r} (row {row.row_index}): {missed.detail}\n"
+                "What was heard is on the tape; mend the listener (another dtype, device or model) "
+                "and run the same command again."
+            )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocator found no memory: CUDA has an error for it, others only words."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
+        words in str(error).lower() for words in _NO_MEMORY
+    )
+
+
+def release() -> None:
+    """Give back the memory of a model that nobody refers to any more."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
