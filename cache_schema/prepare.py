@@ -70,11 +70,18 @@ def prepare(rows: Rows, hidden: Placed, storage: Storage, signals: Facts) -> Pre
                 _check_lens(row, signals.get("lens", {}))
             stored = table
             if table in ("topk", "lens") and storage.topk == "compact":
-                stored, row = f"{table}_compact", compact_row(row)
+                stored, row = f"{table}_compact", _compact(table, row)
             found.setdefault(stored, []).append(row)
     facts = signals.get("hidden", {})
     placed = [_prepare_states(row, states, storage, facts) for row, states in hidden]
     return Prepared(rows=found, hidden=placed)
+
+
+def _compact(table: str, row: Row) -> Row:
+    try:
+        return compact_row(row)
+    except TapeError as error:
+        raise RowError(f"{table} of sample {row['sample_id']!r}: {error}") from error
 
 
 def _as_stored(table: str, item: Row) -> Row:

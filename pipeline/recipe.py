@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.codecs.bfloat16 import STORED_DTYPES
+from cache_schema.codecs.topk_compact import MAX_K
 from cache_schema.errors import UsageError
 from cache_schema.recipes import one_of
 from cache_schema.signals import STATES_PROFILES, TOPK_CODECS
@@ -101,6 +102,9 @@ class TapeRecipe:
         one_of("--profile", self.profile, STATES_PROFILES)
         one_of("tape.topk", self.topk, ("auto", *TOPK_CODECS))
         one_of("tape.states_dtype", self.states_dtype, tuple(STORED_DTYPES))
+        for name in ("shard_mb", "shard_samples"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"tape.{name}: expected at least 1, got {getattr(self, name)}")
 
     @property
     def topk_codec(self) -> str:
@@ -143,6 +147,22 @@ class ExtractRecipe:
                 raise UsageError(f"{name} is needed; see 'pipeline extract-teachers --help'")
         if "://" in self.tape.out:
             raise UsageError(f"--out {self.tape.out!r}: a tape is written to a local folder")
+        if self.tape.topk_codec == "compact":
+            self._check_compact()
+
+    def _check_compact(self) -> None:
+        """Refuse more logits a token than the compact form can count."""
+        kept = {
+            "textual.top_k": self.textual.top_k,
+            "textual.lens_top_k": self.textual.lens_top_k,
+            "acoustic.top_k": self.acoustic.top_k,
+        }
+        for name, k in kept.items():
+            if k > MAX_K:
+                raise UsageError(
+                    f"{name}: compact top-k keeps at most {MAX_K} logits a token, got {k}; "
+                    "keep fewer, or --set tape.topk=hot"
+                )
 
     @property
     def worker_index(self) -> int:

@@ -41,6 +41,9 @@ from cache_schema.codecs.topk_compact import MAX_ID
 from cache_schema.errors import TapeError
 
 VERSION = 1
+MAX_DRAWS = 0xFFFF
+"""The header has two bytes for n."""
+
 _HEADER = struct.Struct("<BBHI")
 _REST = 0
 _ESCAPE = 15
@@ -91,8 +94,8 @@ def _checked(
     if ids.ndim != 1 or ids.shape != count.shape or starts.ndim != 1 or not starts.size:
         shapes = f"{ids.shape}, {count.shape}, {starts.shape}"
         raise TapeError(f"sampled ids of shapes {shapes}; expected [M], [M], [T + 1]")
-    if not 1 <= num_draws <= 0xFFFF:
-        raise TapeError(f"{num_draws} draws a token; expected 1..65535")
+    if not 1 <= num_draws <= MAX_DRAWS:
+        raise TapeError(f"{num_draws} draws a token; expected 1..{MAX_DRAWS}")
     if starts[0] != 0 or starts[-1] != ids.size or (np.diff(starts) < 1).any():
         raise TapeError(f"offsets do not lead from 0 to {ids.size} with an id for every token")
     if ids.size and not (ids.min() >= 0 and ids.max() <= MAX_ID):

@@ -62,6 +62,9 @@ from cache_schema.signals import MAX_VOCABULARY
 
 VERSION = 1
 MAX_ID = MAX_VOCABULARY - 1
+MAX_K = 0xFFFF
+"""The header has two bytes for k."""
+
 ROOT_STEPS = 512
 LINEAR_STEP = 256
 """Default grid: sqrt(p) in 1/512, then 1/16 nat; KL 1.3e-5 nats mean, 6e-5 on the worst token."""
@@ -142,8 +145,8 @@ def _checked(
     if ids_TK.ndim != 2 or ids_TK.shape != logprobs_TK.shape or tail_T.shape != ids_TK.shape[:1]:
         shapes = f"{ids_TK.shape}, {logprobs_TK.shape}, {tail_T.shape}"
         raise TapeError(f"top-k of shapes {shapes}; expected [T, k], [T, k], [T]")
-    if not 1 <= ids_TK.shape[1] <= 0xFFFF:
-        raise TapeError(f"k is {ids_TK.shape[1]}; expected 1..65535")
+    if not 1 <= ids_TK.shape[1] <= MAX_K:
+        raise TapeError(f"k is {ids_TK.shape[1]}; expected 1..{MAX_K}")
     if ids_TK.size and not (ids_TK.min() >= 0 and ids_TK.max() <= MAX_ID):
         raise TapeError(f"token ids {ids_TK.min()}..{ids_TK.max()}; expected 0..{MAX_ID}")
     if not (logprobs_TK[:, 1:] <= logprobs_TK[:, :-1]).all():

@@ -116,7 +116,7 @@ def test_keys_that_are_none(override: str) -> None:
 
 
 def test_a_bad_escape_in_a_key() -> None:
-    with pytest.raises(UsageError, match="Unescaped|escape"):
+    with pytest.raises(UsageError, match=r"Unescaped|escape"):
         load_recipe(Outer, None, [r'inner.args."\q"=1'])
 
 
