@@ -81,6 +81,8 @@ def _check_trace(lm: AudioLM, trace: Trace, stops: Sequence[int], sample_id: str
             f"tokenizer ends at {len(lm.tokenizer) - 1}. {_REMEDY}"
         )
     unsaid = {*stops, lm.tokenizer.pad_token_id, lm.tokenizer.bos_token_id}
+    if trace.finish_reason == "stop":
+        unsaid |= {*ids[-1:]}  # it ended the teacher's turn, whatever it is to the student
     if _text_of(lm, ids, unsaid) != trace.text:
         index, theirs, ours = _first_difference(lm, ids, trace.text, unsaid)
         raise TokenizerMismatchError(
