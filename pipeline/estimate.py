@@ -10,15 +10,14 @@ import math
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cache_schema import Tape, open_tape
 from cache_schema.errors import UsageError, nearest
-from cache_schema.maker import (
-    refuse_other_maker,
-)
+from cache_schema.maker import GroupInfo, refuse_other_maker
+from cache_schema.signals import HEARD
 from cache_schema.takeover import check_output
 from pipeline.costs import plan as planning
 from pipeline.costs.measure import GROUPS, measure, rows_of, spread
@@ -65,9 +64,8 @@ def estimate(
         timings = measure(recipe, needed, chosen, Path(folder), debug)
         tape = open_tape(Path(folder) / "tape")
         old = open_tape(recipe.tape.out) if there else None
-        for group in [GROUPS[step] for step in reported]:
-            if old is not None and group in old.groups:
-                refuse_other_maker(old.groups[group], tape.groups[group])
+        if old is not None:
+            refuse_other_makers(old, tape, reported)
         plans = {
             step: planning.plan_step(recipe, step, len(rows), chosen, timings[step], tape)
             for step in reported
@@ -102,6 +100,24 @@ def _steps(recipe: ExtractRecipe, only: str | None) -> tuple[list[str], list[str
         raise UsageError(f"--only {only} needs {flag}")
     before = list(GROUPS)[: list(GROUPS).index(only)]
     return [only], [*(step for step in before if step in wanted), only]
+
+
+def refuse_other_makers(old: Tape, measured: Tape, steps: Sequence[str]) -> None:
+    """Refuse what the steps would refuse when they add to a tape that is there.
+
+    Raises:
+        ProvenanceError: naming what differs.
+    """
+    for name, group in measured.groups.items():
+        if name in old.groups and _step_of(group) in steps:
+            refuse_other_maker(old.groups[name], group)
+
+
+def _step_of(group: GroupInfo) -> str:
+    """Return the step that adds to a group; what listeners fill is part of ``textualize``."""
+    if group.kind == HEARD:
+        return "textualize"
+    return next(step for step, name in GROUPS.items() if name == group.group)
 
 
 def _left(

@@ -19,7 +19,7 @@ from cache_schema import Tape
 from cache_schema.signals import HEARD
 from cache_schema.types import TEXT_SOURCE
 from pipeline.costs.measure import GROUPS, Timing
-from pipeline.costs.weigh import Numbers, Signal, signals_of, work_of
+from pipeline.costs.weigh import Numbers, Signal, present, signals_of, work_of
 from pipeline.recipe import ExtractRecipe
 
 INDEX_BYTES_A_SAMPLE = 1500
@@ -96,24 +96,31 @@ def plan_step(
     work = work_of(step, tape, chosen)
     recorded = len(tape.recorded(group))
     growing = sum(float(signal.growing.sum()) for signal in signals.values()) / recorded
-    per_shard = max(1, int(min(recipe.tape.shard_samples, (recipe.tape.shard_mb << 20) / growing)))
+    fitting = (recipe.tape.shard_mb << 20) / max(growing, 1.0)  # padding may hide one short row
+    per_shard = max(1, int(min(recipe.tape.shard_samples, fitting)))
     per_sample_s = timing.timed_s / max(timing.timed, 1)
     if step == "textual" and not timing.cold:  # the timed batch may have had longer traces
-        worked = work[work > 0]
-        per_sample_s *= float(worked.mean() / worked[-timing.timed :].mean())
-    half = half_width(work, population)
+        handled = work[present(tape, tape.recorded("descriptions"), chosen) > 0]
+        per_sample_s *= _share(handled, handled[-timing.timed :])
+    half, mean = half_width(work, population), float(work.mean())
     batches = {"textual": recipe.textual.batch_samples, "acoustic": recipe.acoustic.batch_size}
     return Plan(
         population=population,
         samples=round(population * timing.handled / len(chosen)),
         recorded=round(population * recorded / len(chosen)),
         per_sample_s=per_sample_s,
-        spread=None if half is None else half / float(work.mean()),
+        spread=None if half is None or mean == 0 else half / mean,
         per_shard=per_shard,
         signals=signals,
         timing=timing,
         batch=batches.get(step, 1),
     )
+
+
+def _share(handled: Numbers, timed: Numbers) -> float:
+    """Return how much more work a handled row was than a timed one; failed rows tell nothing."""
+    means = [float(work[work > 0].mean()) for work in (handled, timed) if (work > 0).any()]
+    return means[0] / means[1] if len(means) == 2 else 1.0
 
 
 def half_width(values: Numbers, population: int) -> float | None:

@@ -17,6 +17,9 @@ from cache_schema.types import AUDIO_SOURCE, SAMPLE_RATE_HZ, TEXT_SOURCE, Lens, 
 
 Numbers = NDArray[np.float64]
 
+CHARACTERS_A_TOKEN = 4.0
+"""Taken for a trace's text where no trace with its tokens is there to tell."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
@@ -60,17 +63,17 @@ def signals_of(tape: Tape, group: str, rows: Sequence[int]) -> dict[str, Signal]
             tokens = lengths * positions / lengths.sum()
         elif group in (TEXT_SOURCE, AUDIO_SOURCE) and table != "rejected":
             tokens = lengths
-        weights = lengths if lengths.sum() else _present(tape, recorded, rows)
+        weights = lengths if lengths.sum() else present(tape, recorded, rows)
         found[f"{group}/{table}"] = Signal(
             once=once[table] / len(shards),
             growing=weights * total[table] / weights.sum(),
             tokens=tokens,
         )
     if group == "samples":
-        present = _present(tape, recorded, rows)
+        there = present(tape, recorded, rows)
         size = _folder_bytes(Path(tape.location) / "index")
         found["index"] = Signal(
-            once=0.0, growing=present * size / present.sum(), tokens=np.zeros(len(rows))
+            once=0.0, growing=there * size / there.sum(), tokens=np.zeros(len(rows))
         )
     return found
 
@@ -86,16 +89,36 @@ def bytes_a_shard(tape: Tape) -> float:
 def work_of(step: str, tape: Tape, rows: Sequence[int]) -> Numbers:
     """Return how much work each measured row was for a step, [N]; 0 if it did not get there.
 
-    The textual teacher's work is tokens, an encoder's those it reads; descriptions made from
-    columns are all the same; other work, listening too, is seconds of audio.
+    The textual teacher's work is tokens, those of rejected traces included, an encoder's those it
+    reads; descriptions made from columns are all the same; other work, listening too, is seconds of
+    audio.
     """
     if step == "textual":
-        table = "trace" if "trace" in tape.groups[TEXT_SOURCE].signals else "hidden"
-        return _lengths(tape, TEXT_SOURCE, table, tape.recorded(TEXT_SOURCE), rows)
+        if "trace" in tape.groups[TEXT_SOURCE].signals:
+            return _tokens_written(tape, rows)
+        return _lengths(tape, TEXT_SOURCE, "hidden", tape.recorded(TEXT_SOURCE), rows)
     seconds = _lengths(tape, "samples", "audio", tape.recorded("samples"), rows) / SAMPLE_RATE_HZ
     if step == "textualize" and all(group.kind != HEARD for group in tape.groups.values()):
         return np.where(seconds > 0, 1.0, 0.0)
     return seconds
+
+
+def _tokens_written(tape: Tape, rows: Sequence[int]) -> Numbers:
+    """Return the tokens of each measured row's traces, [N].
+
+    Of a rejected trace there is the text only: its tokens are guessed from its characters.
+    """
+    found = [row for row in _rows_at(tape, rows) if row is not None]
+    kept = [trace for row in found for trace in row.traces]
+    characters, tokens = sum(len(one.text) for one in kept), sum(len(one.token_ids) for one in kept)
+    a_token = characters / tokens if characters and tokens else CHARACTERS_A_TOKEN
+    rejected = {
+        row.row_index: sum(len(one.text) / a_token + 1 for one in row.rejected) for row in found
+    }
+    lengths = _lengths(tape, TEXT_SOURCE, "trace", tape.recorded(TEXT_SOURCE), rows)
+    more: Numbers = np.array([rejected.get(index, 0.0) for index in rows])
+    written: Numbers = lengths + more
+    return written
 
 
 def _rows_at(tape: Tape, rows: Sequence[int]) -> list[TapeRow | None]:
@@ -103,7 +126,8 @@ def _rows_at(tape: Tape, rows: Sequence[int]) -> list[TapeRow | None]:
     return [by_index.get(index) for index in rows]
 
 
-def _present(tape: Tape, recorded: set[str], rows: Sequence[int]) -> Numbers:
+def present(tape: Tape, recorded: set[str], rows: Sequence[int]) -> Numbers:
+    """Return 1 for each measured row among the recorded ids, else 0, [N]."""
     found = _rows_at(tape, rows)
     return np.array([float(row is not None and row.sample_id in recorded) for row in found])
 
