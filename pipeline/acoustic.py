@@ -66,10 +66,11 @@ def run(recipe: ExtractRecipe) -> None:
     tokenizer = load_tokenizer(teacher)
     layers = parse_layers(recipe.acoustic.layers, shape.num_layers)
     about = describe_model(teacher, tokenizer)
-    responses = Responses(tape, tokenizer, about["tokenizer_digest"])
+    keeps_topk = recipe.acoustic.top_k > 0  # nothing else is read on the responses
+    responses = Responses(tape, tokenizer, about["tokenizer_digest"], wanted=keeps_topk)
     info = group_info(recipe, about, shape, layers, responses.origin)
     left = pending(tape, info, recipe)
-    if left:
+    if left and keeps_topk:
         check_origin(recipe, tape)
     todo = responses.ready(left, tape, bool(layers))
     if not todo:
@@ -104,7 +105,10 @@ def group_info(
 ) -> GroupInfo:
     """Return who makes the acoustic signals; ``origin`` says where the responses come from."""
     if not layers and origin == "none":
-        raise UsageError("--acoustic-layers none leaves nothing to record: there are no responses")
+        raise UsageError(
+            "--acoustic-layers none leaves nothing to record: "
+            + ("there are no responses" if recipe.acoustic.top_k else "top-k is 0 as well")
+        )
     signals: dict[str, dict[str, Any]] = {}
     if layers:
         signals["hidden"] = {

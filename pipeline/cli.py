@@ -115,7 +115,8 @@ def _extraction(
             str | None, _option("--acoustic-layers", "The same, for the acoustic teacher.")
         ] = None,
         top_k: Annotated[
-            int | None, _option("--top-k", "Logits kept a token, both teachers (default 64)")
+            int | None,
+            _option("--top-k", "Logits kept a token, both teachers; 0: none (default 64)"),
         ] = None,
         traces: Annotated[int | None, _option("--traces", "Traces a sample (default 1)")] = None,
         max_new_tokens: Annotated[

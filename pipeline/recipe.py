@@ -54,7 +54,7 @@ class AcousticRecipe:
     Attributes:
         teacher: model directory or hub id; empty for none.
         layers: which hidden states to record at audio positions.
-        top_k: logits kept a response token.
+        top_k: logits kept a response token; 0 for none, and then no response is read.
         dtype: ``auto`` (the model's own), ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         batch_size: samples a forward pass, halved when memory runs out.
@@ -69,9 +69,10 @@ class AcousticRecipe:
 
     def __post_init__(self) -> None:
         one_of("acoustic.device", self.device.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
-        for name in ("top_k", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"acoustic.{name}: expected at least 1, got {getattr(self, name)}")
+        if self.batch_size < 1:
+            raise UsageError(f"acoustic.batch_size: expected at least 1, got {self.batch_size}")
+        if self.top_k < 0:
+            raise UsageError(f"acoustic.top_k: expected 0 or more, got {self.top_k}")
 
 
 @dataclass(frozen=True, kw_only=True)

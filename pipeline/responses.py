@@ -17,7 +17,7 @@ ORIGINS = {
     "trace ids": "the textual traces, token by token (the tokenizer is the same)",
     "trace text": "the text of the textual traces (the tokenizer is another)",
     "answers": "the dataset's answers (the tape has no traces)",
-    "none": "no response (the tape has neither traces nor answers): states only",
+    "none": "no response (there are neither traces nor answers, or no top-k is kept): states only",
 }
 """Where the responses may come from, in the words of ``group_info`` -> in people's."""
 
@@ -28,11 +28,16 @@ TRUNCATED = "length"
 class Responses:
     """The responses the acoustic teacher is read on: the textual traces, else the answers.
 
-    ``origin`` says which, a key of ``ORIGINS``.
+    ``origin`` says which, a key of ``ORIGINS``; ``none`` where they are not wanted.
     """
 
-    def __init__(self, tape: Tape, tokenizer: Any, tokenizer_digest: str) -> None:
+    def __init__(
+        self, tape: Tape, tokenizer: Any, tokenizer_digest: str, *, wanted: bool = True
+    ) -> None:
         self._tokenizer = tokenizer
+        if not wanted:
+            self.origin = "none"
+            return
         textual = tape.sources.get(TEXT_SOURCE)
         if textual is not None and "trace" in textual["signals"]:  # an encoder writes none
             same = textual.get("tokenizer_digest") == tokenizer_digest

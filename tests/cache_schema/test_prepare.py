@@ -201,3 +201,26 @@ def test_a_sample_without_any_row_is_refused(tmp_path: Path, rows: dict[str, lis
     with TapeWriter(tmp_path, TEXTUAL) as writer, pytest.raises(RowError, match="nothing to rec"):
         writer.add(rows)
     assert not (tmp_path / "dataset.json").exists()
+
+
+def test_more_logits_than_the_compact_form_counts_fail_one_sample(tmp_path: Path) -> None:
+    k = 1 << 16
+    facts = {"trace": {}, "topk": {"k": 16, "codec": "compact"}, "hidden": {"layers": [0, 7]}}
+
+    def widen(row: Row, states: States) -> None:
+        tokens = len(row["tail"])
+        row["k"] = k
+        row["token_ids"] = np.tile(np.arange(k), tokens)
+        row["logprobs"] = np.full(tokens * k, -np.log(k), np.float32)
+        row["tail"] = np.zeros(tokens, np.float32)
+
+    with TapeWriter(tmp_path, SAMPLES) as writer:
+        for index in (1, 2):
+            sample = Sample(sample_id=f"s{index}", row_index=index, audio=None, question="?")
+            writer.add(sample_rows(sample, "0" * 64, 1))
+    info = replace(TEXTUAL, signals=facts)
+    with TapeWriter(tmp_path, info, storage=Storage(topk="compact")) as writer:
+        with pytest.raises(RowError, match="topk of sample 's1': k is 65536"):
+            add_textual(writer, 1, widen)
+        add_textual(writer, 2)
+    assert open_tape(tmp_path).recorded("textual") == {"s2"}
