@@ -1,7 +1,8 @@
 """Run benchmarks and print their figures against the bars: ``python tests/benchmarks/run.py``.
 
-Every module beside this one with a function ``measure() -> list[Figure]`` is a benchmark. Arguments
-choose some by name; ``--json FILE`` keeps the figures. The exit status is 1 if a bar is missed.
+Every module beside this one with a function ``measure() -> Iterable[Figure]`` is a benchmark.
+Arguments choose some by name; ``--json FILE`` keeps the figures. The exit status is 1 if a bar is
+missed.
 """
 
 from __future__ import annotations
@@ -47,9 +48,10 @@ def main() -> int:
     kept = {}
     for name in arguments.names or NAMES:
         print(f"\n{name}")
-        kept[name] = importlib.import_module(name).measure()
-        for figure in kept[name]:
+        kept[name] = []
+        for figure in importlib.import_module(name).measure():
             print(line(figure), flush=True)
+            kept[name].append(figure)
     if arguments.json:
         found = {name: [asdict(figure) for figure in of] for name, of in kept.items()}
         arguments.json.write_text(json.dumps(found, indent=1) + "\n")

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -251,14 +251,12 @@ def measure_size(folder: Path) -> list[Figure]:
     return figures
 
 
-def measure() -> list[Figure]:
+def measure() -> Iterator[Figure]:
     """Both models."""
-    figures = []
     with tempfile.TemporaryDirectory() as folder:
         for name, sizes in SIZES.items():
             save_model(Path(folder) / name, sizes)
-            figures += measure_size(Path(folder) / name)
-    return figures
+            yield from measure_size(Path(folder) / name)
 
 
 if __name__ == "__main__":
