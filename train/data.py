@@ -58,6 +58,8 @@ def usable(trace: Trace, recipe: DataRecipe, audio_token_id: int) -> str:
         return "empty trace"
     if audio_token_id in trace.token_ids:
         return "trace with an audio placeholder"
+    if trace.origin not in recipe.origins:
+        return f"trace of origin {trace.origin}"
     if trace.correct is False and not recipe.wrong_traces:
         return "wrong answer"
     if trace.finish_reason == "length" and not recipe.truncated_traces:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cache_schema.errors import UsageError, nearest
 from cache_schema.recipes import load_recipe
+from cache_schema.signals import ORIGINS
 
 SHIPPED = Path(__file__).parent / "recipes"
 DISTANCES = ("cosine", "mse", "cosine_mse")
@@ -91,12 +92,20 @@ class DataRecipe:
     Attributes:
         wrong_traces: also use traces judged wrong.
         truncated_traces: also use traces cut at the teacher's length limit.
+        origins: where traces may come from: ``free``, ``label`` (the teacher was told the right
+            answer; so were all its signals, and the student is not) or ``given`` (a column's).
         max_tokens: rows longer than this (prompt, audio and trace) are left out.
     """
 
     wrong_traces: bool = False
     truncated_traces: bool = False
+    origins: tuple[str, ...] = ORIGINS
     max_tokens: int = 4096
+
+    def __post_init__(self) -> None:
+        _require(bool(self.origins), f"origins: expected one or more of {ORIGINS}, got none")
+        for origin in self.origins:
+            _require(origin in ORIGINS, f"origins: {origin!r}: one of {ORIGINS}")
 
 
 @dataclass(frozen=True, kw_only=True)

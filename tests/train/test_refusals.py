@@ -10,8 +10,11 @@ from tiny_tape import MakeTape
 from typer.testing import CliRunner
 
 from audio_models.load import AudioLM
+from cache_schema import open_tape
 from cache_schema.writer import TapeWriter
 from train.cli import app
+from train.data import scan
+from train.recipe import DataRecipe
 
 
 def train(tape: Path, student: Path, out: Path, *more: str) -> click.testing.Result:
@@ -111,6 +114,45 @@ def test_rows_are_left_out_with_a_count(
     )
     report = (tmp_path / "run" / "report.md").read_text()
     assert "8 used; left out: 1 empty trace, 1 trace with an audio placeholder, " in report
+
+
+def test_traces_are_left_out_by_where_they_come_from(
+    make_tape: MakeTape, student: AudioLM, tmp_path: Path
+) -> None:
+    changes = {
+        "s0": {"origin": "label"},
+        "s1": {"origin": "given"},
+        "s2": {"origin": "label", "correct": False},
+    }
+    tape = open_tape(make_tape(changes=changes))
+    left_out = {
+        origins: dict(scan(tape, student, DataRecipe(origins=origins), ())[1])
+        for origins in (("free", "label", "given"), ("free",), ("free", "given"))
+    }
+    assert left_out == {
+        ("free", "label", "given"): {"wrong answer": 1},
+        ("free",): {"trace of origin label": 2, "trace of origin given": 1},
+        ("free", "given"): {"trace of origin label": 2},
+    }
+
+
+def test_the_report_counts_what_origins_leave_out(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    tape = make_tape(changes={"s0": {"origin": "label"}})
+    more = ("--set", 'data.origins=["free"]')
+    result = train(tape, student_dir, tmp_path / "run", *more)
+    assert result.exit_code == 0, result.output
+    report = (tmp_path / "run" / "report.md").read_text()
+    assert "11 used; left out: 1 trace of origin label" in report
+
+
+@pytest.mark.parametrize("origins", ['["labels"]', "[]", '["free", "told"]'])
+def test_an_origin_that_is_none(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path, origins: str
+) -> None:
+    more = ("--set", f"data.origins={origins}")
+    refuse(train(make_tape(), student_dir, tmp_path / "run", *more), "origins: ", status=2)
 
 
 def test_no_usable_row_is_refused(make_tape: MakeTape, student_dir: Path, tmp_path: Path) -> None:
