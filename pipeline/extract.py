@@ -22,7 +22,7 @@ from pipeline.step import STEPS
 from pipeline.teachers.describe import load_config, text_shape
 from pipeline.teachers.encoder_only import check_textual
 from pipeline.textual_recipe import TextualRecipe
-from pipeline.traces.check import check_traces
+from pipeline.traces.check import check_teacher, check_traces
 
 _PR_SET_PDEATHSIG = 1
 
@@ -67,6 +67,8 @@ def check(recipe: ExtractRecipe) -> None:
             parse_layers(teacher.layers, text_shape(load_config(teacher.teacher)).num_layers)
     if recipe.textual.teacher:
         _check_textual(recipe.textual)
+        if recipe.textual.engine != "encoder":
+            check_teacher(recipe.textual)
 
 
 def _check_textual(textual: TextualRecipe) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from cache_schema import TapeRow
 from cache_schema.console import say
-from cache_schema.errors import ModelError, TapeError
+from cache_schema.errors import ModelError, QuarantineError, TapeError
 from cache_schema.prepare import RowError
 from cache_schema.types import TEXT_SOURCE
 from cache_schema.writer import TapeWriter
@@ -15,6 +16,7 @@ from pipeline.prompts import load_prompt
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import Failures, failures_of, open_for, pending, writer_for
 from pipeline.teachers.base import TextTeacher, Wanted
+from pipeline.teachers.records import record_dtype
 from pipeline.textual_recipe import TextualRecipe
 from pipeline.traces.draft import Task
 from pipeline.traces.group import group_info, wanted_signals
@@ -53,15 +55,16 @@ def run(recipe: ExtractRecipe) -> None:
         return
     failures = failures_of("textual", TEXT_SOURCE, tape, recipe)
     task = Task(
-        recipe=recipe.textual, seed=recipe.seed, prompt=prompt, teacher=teacher, wanted=wanted
+        recipe=recipe.textual,
+        seed=recipe.seed,
+        prompt=prompt,
+        teacher=teacher,
+        wanted=wanted,
+        token_bytes=record_dtype(wanted, about["width"], about["dtype"]).itemsize,
     )
     try:
         with writer_for(recipe, info) as writer:
-            try:
-                tally = record_all(task, todo, writer, failures)
-            except ModelError:  # raised between two samples: those that are whole stay
-                writer.seal()
-                raise
+            tally = record_all(task, todo, writer, failures)
             writer.seal()
             say(f"textual: {tally.line(prompt.form)}")
             failures.settle(writer)
@@ -86,19 +89,27 @@ def record_all(
     """Record the samples batch by batch; return the counts of what came of them.
 
     Raises:
-        ModelError: the engine died too often.
+        ModelError: the engine is broken; samples that failed before are quarantined, if few enough,
+            so that the next run does not meet them again.
+        QuarantineError: too many samples failed.
     """
     tally, size = Tally(), task.recipe.batch_samples
     survivor = Survivor(task)
-    with Counter("textual", len(todo)) as progress:
-        for start in range(0, len(todo), size):
-            for outcomes in survivor.each(
-                todo[start : start + size], lambda part: collect(task, part)
-            ):
-                count = len(outcomes)
-                while outcomes:  # let go one by one: two batches of signals may not fit
-                    record_one(outcomes.pop(0), task.wanted, writer, failures, tally)
-                progress.advance(count)
+    try:
+        with Counter("textual", len(todo)) as progress:
+            for start in range(0, len(todo), size):
+                for outcomes in survivor.each(
+                    todo[start : start + size], lambda part: collect(task, part)
+                ):
+                    count = len(outcomes)
+                    while outcomes:  # let go one by one: two batches of signals may not fit
+                        record_one(outcomes.pop(0), task.wanted, writer, failures, tally)
+                    progress.advance(count)
+    except ModelError:  # raised between two samples
+        if survivor.proven:
+            with contextlib.suppress(QuarantineError):  # too many: the engine's error says more
+                failures.settle(writer)
+        raise
     return tally
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cache_schema.forms import opens_thinking
 from pipeline.teachers.base import Generated, TokenSignals
 from pipeline.traces.candidate import judged
 from pipeline.traces.draft import (
@@ -21,6 +22,9 @@ from pipeline.traces.draft import (
 )
 from pipeline.traces.outcome import Failure
 from pipeline.traces.select import is_right
+
+_PROMPT_END = 16
+"""Tokens at a prompt's end that hold ``<thinking>`` and a line end, even letter by letter."""
 
 
 def ask(task: Task, drafts: Sequence[Draft]) -> None:
@@ -79,6 +83,7 @@ def _draw(task: Task, drafts: Sequence[Draft], *, told: bool) -> None:
         drawn = task.teacher.generate(prompts, seeds, task.sampling)
         found = [[(generated, None) for generated in many] for many in drawn]
     for draft, prompt, many in zip(asked, prompts, found, strict=True):
+        opened = opens_thinking(task.teacher.decode(prompt[-_PROMPT_END:]))
         for index, (generated, signals) in enumerate(many):
             candidate = judged(
                 task.teacher.decode(generated.token_ids),
@@ -90,6 +95,7 @@ def _draw(task: Task, drafts: Sequence[Draft], *, told: bool) -> None:
                 draw=index,
                 seed=draft.seed + index,
                 logprob=generated.logprob,
+                opened=opened,
             )
             if signals is not None:
                 candidate = candidate.with_signals(signals)

@@ -95,9 +95,14 @@ def judged(
     draw: int,
     seed: int,
     logprob: float = math.nan,
+    opened: bool = False,
 ) -> Candidate:
-    """Parse and judge a trace; an answer that a cut may have halved is none."""
-    parsed = parse_trace(text, question.form, truncated=finish_reason == TRUNCATED)
+    """Parse and judge a trace; an answer that a cut may have halved is none.
+
+    ``opened`` says that the prompt left the thinking open: what does not end it is no answer.
+    """
+    truncated = finish_reason == TRUNCATED
+    parsed = parse_trace(text, question.form, truncated=truncated, opened=opened)
     return Candidate(
         text=text,
         token_ids=token_ids,

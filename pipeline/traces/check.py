@@ -30,6 +30,24 @@ def check_traces(recipe: TextualRecipe) -> None:
     parse_layers(recipe.lens, text_shape(load_config(recipe.teacher)).num_layers)
 
 
+def check_teacher(recipe: TextualRecipe) -> None:
+    """Refuse what the textual step would, before hours of work that it would waste.
+
+    Raises:
+        ModelError: there is no tokenizer or no chat template, or vLLM is to run it and is missing.
+        UsageError: the template cannot be read, or the engine has no such setting.
+    """
+    from pipeline.teachers.text_model import TextModel
+
+    TextModel(recipe)
+    if recipe.engine == "vllm":
+        from pipeline.teachers import vllm_options as options
+
+        options.vllm_version()
+        if recipe.vllm:
+            options.check_settings(recipe.vllm)
+
+
 def _refuse_writing(recipe: TextualRecipe) -> None:
     """Refuse settings of how traces are written where they are given."""
     default = TextualRecipe()

@@ -29,6 +29,7 @@ class Task:
         prompt: what the teacher is asked.
         teacher: asked and read.
         wanted: signals of every kept trace.
+        token_bytes: memory that the signals of one token take.
     """
 
     recipe: TextualRecipe
@@ -36,6 +37,7 @@ class Task:
     prompt: Prompt
     teacher: TextTeacher
     wanted: Wanted
+    token_bytes: int
 
     @property
     def sampling(self) -> Sampling:

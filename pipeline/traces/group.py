@@ -75,11 +75,12 @@ def group_info(
         signals=_signals(recipe, about, wanted),
         identity={
             **{key: value for key, value in about.items() if key not in NOTE_KEYS},
-            "prompt": prompt.name,
             "prompt_digest": prompt.digest,
             "form": prompt.form,
-            "chat": textual.chat if textual.chat in CHATS else Path(textual.chat).name,
+            # Which template it is says its digest.
+            "chat": "none" if textual.chat == "none" else "template",
             "template_args": dict(textual.template_args),
+            "date": textual.date,
             "descriptions": descriptions,
             "select": textual.select,
             "judge": textual.judge,
@@ -88,8 +89,14 @@ def group_info(
             **({} if textual.given else {name: getattr(textual, name) for name in SAMPLING}),
             "seed": recipe.seed,
         },
-        notes=notes({key: about[key] for key in NOTE_KEYS}),
+        notes=notes({key: about[key] for key in NOTE_KEYS} | _names(textual, prompt)),
     )
+
+
+def _names(textual: TextualRecipe, prompt: Prompt) -> dict[str, str]:
+    """Return what prompt and template are called; their digests say what they are."""
+    chat = textual.chat if textual.chat in CHATS else Path(textual.chat).name
+    return {"prompt": prompt.name, "chat_name": chat}
 
 
 def _signals(

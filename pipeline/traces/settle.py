@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from cache_schema import TapeRow
+from pipeline.teachers.batching import batches_of
 from pipeline.traces.ask import ask
 from pipeline.traces.candidate import Candidate
 from pipeline.traces.draft import Draft, Task, drafts_of
 from pipeline.traces.given import take_given
 from pipeline.traces.outcome import Outcome
 from pipeline.traces.select import KEPT, fault, select
+
+HELD_BYTES = 4 << 30
+"""Signals in memory at a time, about, if one sample's are no more."""
 
 Place = tuple[list[Candidate], int]
 """Where a trace stands: in which list of its draft, at which index."""
@@ -20,25 +24,33 @@ Fates = list[tuple[Place, str]]
 """The traces of a sample, each with the reason why it is not kept."""
 
 
-def collect(task: Task, rows: Sequence[TapeRow]) -> list[Outcome]:
+def collect(task: Task, rows: Sequence[TapeRow]) -> Iterator[list[Outcome]]:
     """Ask, judge, choose and read: everything of a batch but writing it.
 
+    Yields:
+        Outcomes in the samples' order, a part at a time: as many as ``HELD_BYTES`` has room for.
+        The next part's signals are not asked for before they are taken.
+
     Raises:
-        EngineDiedError: the engine failed; nothing came of the batch.
+        EngineDiedError: the engine failed; nothing comes of those not yielded yet.
     """
-    drafts = drafts_of(task, rows)
-    (take_given if task.recipe.given else ask)(task, drafts)
+    for asked in _asked_together(task, drafts_of(task, rows)):
+        (take_given if task.recipe.given else ask)(task, asked)
+        for part in _read_together(task, asked):
+            yield _settled(task, part)
+
+
+def _settled(task: Task, drafts: Sequence[Draft]) -> list[Outcome]:
+    if _compares_unread(task):
+        read(task, [place for draft in drafts for place in _contenders(task, draft)])
+    # Chosen once and for all: reading a trace measures it anew, a hair apart.
+    chosen = [_fates(task, draft) for draft in drafts]
+    read(task, [place for fates in chosen for place, reason in fates if reason == KEPT])
     outcomes = []
-    for part in _parts(task, drafts):
-        if _compares_unread(task):
-            read(task, [place for draft in part for place in _contenders(task, draft)])
-        # Chosen once and for all: reading a trace measures it anew, a hair apart.
-        chosen = [_fates(task, draft) for draft in part]
-        read(task, [place for fates in chosen for place, reason in fates if reason == KEPT])
-        for draft, fates in zip(part, chosen, strict=True):
-            outcomes.append(_outcome(draft, fates))
-            draft.first.clear()  # lets go of the signals that were not chosen
-            draft.label.clear()
+    for draft, fates in zip(drafts, chosen, strict=True):
+        outcomes.append(_outcome(draft, fates))
+        draft.first.clear()  # lets go of the signals that were not chosen
+        draft.label.clear()
     return outcomes
 
 
@@ -63,12 +75,27 @@ def _compares_unread(task: Task) -> bool:
     return task.recipe.select == "best-logprob" and bool(task.recipe.given)
 
 
-def _parts(task: Task, drafts: Sequence[Draft]) -> list[Sequence[Draft]]:
-    """Split a batch where traces are read that are not kept, to hold no more of their signals."""
-    size = len(drafts)
-    if _compares_unread(task):
-        size = max(1, size // max(1, *(len(draft.first) for draft in drafts)))
-    return [drafts[start : start + size] for start in range(0, len(drafts), size)]
+def _asked_together(task: Task, drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
+    """Split a batch where signals come as traces are written: all may be as long as permitted."""
+    recipe = task.recipe
+    if recipe.given or recipe.select != "all":
+        yield drafts
+        return
+    kinds = 2 if recipe.rationales == "wrong" else 1
+    most = kinds * recipe.traces * recipe.max_new_tokens * task.token_bytes
+    for part in batches_of([most] * len(drafts), HELD_BYTES):
+        yield drafts[part.start : part.stop]
+
+
+def _read_together(task: Task, drafts: Sequence[Draft]) -> Iterator[Sequence[Draft]]:
+    """Split a batch whose traces are written and still to be read."""
+    one_of_many = task.recipe.select != "all" and not _compares_unread(task)
+    reading = [
+        task.token_bytes * (max if one_of_many else sum)([len(c.token_ids) for c in traces] or [0])
+        for traces in ([*draft.first, *draft.label] for draft in drafts)
+    ]
+    for part in batches_of(reading, HELD_BYTES):
+        yield drafts[part.start : part.stop]
 
 
 def _contenders(task: Task, draft: Draft) -> list[Place]:
