@@ -47,26 +47,39 @@ class Parsed:
     problems: tuple[str, ...]
 
 
-def parse_trace(text: str, form: str, *, truncated: bool = False) -> Parsed:
+_OPENED = re.compile(r"<think(?:ing)?>\s*\Z", re.IGNORECASE)
+
+
+def opens_thinking(prompt: str) -> bool:
+    """Whether a prompt, or its end, leaves a thinking open: some chat templates do."""
+    return _OPENED.search(prompt) is not None
+
+
+def parse_trace(text: str, form: str, *, truncated: bool = False, opened: bool = False) -> Parsed:
     """Take a trace apart.
 
     The answer is the last ``<RESPONSE>`` if there is one, otherwise what follows the thinking.
     Tags are matched in any case. A ``</think>`` that nothing opened ends a thinking that began with
-    the trace: some chat templates open it in the prompt. A response inside the thinking counts only
-    if it is closed and nothing but tags follows: elsewhere a model talks about the form. A trace
-    that ends inside its thinking has no answer.
+    the trace. A response inside the thinking counts only if it is closed and nothing but tags
+    follows: elsewhere a model talks about the form. A trace that ends inside its thinking has no
+    answer: so does, in every form, one without ``</think>`` whose prompt opened the thinking. From
+    its text alone it cannot be told from one whose thinking was left out, which is answer as a
+    whole: hence ``opened``.
 
     Args:
         text: the decoded trace.
         form: one of ``FORMS``.
         truncated: whether the trace was cut at its length. An answer that reaches the end of the
             text may then be half of one, and is none.
+        opened: whether the prompt left the thinking open, see ``opens_thinking``.
 
     Raises:
         UsageError: no such form.
     """
     one_of("form", form, tuple(FORMS))
     scan = _Scan(text, FORMS[form])
+    if opened:
+        scan.open(THINK, 0, 0)
     for tag in _TAG.finditer(text):
         name = THINK if tag[2].lower() == "thinking" else tag[2].lower()
         if name in scan.order:

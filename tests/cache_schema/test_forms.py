@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cache_schema.errors import UsageError
-from cache_schema.forms import FORMS, parse_trace
+from cache_schema.forms import FORMS, opens_thinking, parse_trace
 
 WHOLE = (
     "<THINK><PLANNING>plan</PLANNING><CAPTION>heard</CAPTION><REASONING>steps</REASONING>"
@@ -103,6 +103,36 @@ def test_thinking_that_the_prompt_opened_and_forms_quoted_while_thinking() -> No
     assert parse_trace(moved, "cota").answer == "yes"
 
 
+@pytest.mark.parametrize("form", sorted(FORMS))
+def test_thinking_that_the_prompt_opened_and_nothing_ended(form: str) -> None:
+    parsed = parse_trace("it may be seven", form, opened=True)
+    assert (parsed.answer, parsed.complete) == ("", False)
+    assert "unclosed THINK" in parsed.problems
+    assert parse_trace("it may be seven", form).answer == "it may be seven", "not opened: no tags"
+    ended = parse_trace("hm</think>seven", form, opened=True)
+    assert (ended.answer, ended.parts.get("think", "hm")) == ("seven", "hm")
+    assert "unopened THINK" not in ended.problems
+    inside = parse_trace("hm <RESPONSE>seven</RESPONSE>", form, opened=True)
+    assert inside.answer == "seven", "a closed response ends it as well"
+    anew = parse_trace("<think>hm</think>seven", form, opened=True)
+    assert anew.answer == "seven"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opened"),
+    [
+        ("<|assistant|>\n<think>\n", True),
+        ("<Thinking>", True),
+        ("<think>\n\n</think>\n\n", False),  # how templates leave thinking out
+        ("write <think>...</think> <|assistant|>", False),
+        ("begin with <think> <|assistant|>", False),
+        ("", False),
+    ],
+)
+def test_prompts_that_open_a_thinking(prompt: str, opened: bool) -> None:
+    assert opens_thinking(prompt) is opened
+
+
 def test_no_such_form() -> None:
     with pytest.raises(UsageError, match="did you mean 'cota'"):
         parse_trace("", "cot")
@@ -112,15 +142,17 @@ pieces = st.lists(st.sampled_from([*TAGS, "a", " b ", "<", ">", "\n"]), max_size
 
 
 @settings(deadline=None)
-@given(text=pieces, form=st.sampled_from(sorted(FORMS)), truncated=st.booleans())
-def test_any_order_of_tags(text: str, form: str, truncated: bool) -> None:
-    parsed = parse_trace(text, form, truncated=truncated)
+@given(
+    text=pieces, form=st.sampled_from(sorted(FORMS)), truncated=st.booleans(), opened=st.booleans()
+)
+def test_any_order_of_tags(text: str, form: str, truncated: bool, opened: bool) -> None:
+    parsed = parse_trace(text, form, truncated=truncated, opened=opened)
     assert parsed.answer in text
     assert parsed.answer == parsed.answer.strip()
     assert all(part in text for part in parsed.parts.values())
     assert len(set(parsed.problems)) == len(parsed.problems)
     assert not parsed.complete or parsed.answer
-    lower = parse_trace(text.lower(), form, truncated=truncated)
+    lower = parse_trace(text.lower(), form, truncated=truncated, opened=opened)
     assert (lower.answer, lower.problems) == (parsed.answer.lower(), parsed.problems)
 
 
