@@ -44,7 +44,8 @@ def check_teacher(recipe: TextualRecipe) -> None:
         from pipeline.teachers import vllm_options as options
 
         options.vllm_version()
-        if recipe.vllm:
+        if recipe.vllm:  # only then is it imported, which takes seconds
+            options.quiet()
             options.check_settings(recipe.vllm)
 
 

@@ -38,8 +38,6 @@ class Survivor:
     a question of one character. A broken engine fails it too; then the step fails, and no sample is
     blamed for it.
 
-    Attributes:
-        proven: whether a sample has succeeded, so that those given up are bad for certain.
     """
 
     def __init__(self, task: Task) -> None:
@@ -52,6 +50,7 @@ class Survivor:
 
     @property
     def proven(self) -> bool:
+        """Whether a sample has succeeded, so that those given up are bad for certain."""
         return self._good is not None
 
     def each(self, rows: Sequence[TapeRow], attempt: Attempt) -> Iterator[list[Outcome]]:

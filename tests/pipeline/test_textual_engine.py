@@ -6,6 +6,7 @@ Tolerance: float32, the same kernels on a padded batch of one; seen equal within
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,27 @@ def test_free_traces_and_told_ones(
             assert told is (trace.origin == "label")
             assert tokenizer.decode(trace.token_ids, skip_special_tokens=True) == trace.text
             check_trace(row, index, model)
+
+
+def test_a_finished_step_loads_no_weights(
+    dataset: Path, text_teacher: Path, described: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    template = tmp_path / "chat.jinja"
+    template.write_text("{{ messages[0]['content'] }}")
+    recipe = recipe_of(
+        dataset, text_teacher, tmp_path / "tape", max_new_tokens=2, chat=str(template)
+    )
+    run(recipe, described)
+
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("weights are loaded")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", load)
+    # The same template by another name is the same template.
+    renamed = template.rename(tmp_path / "renamed.jinja")
+    run_step("textual", replace(recipe, textual=replace(recipe.textual, chat=str(renamed))))
+    assert "textual: every described sample is recorded" in capsys.readouterr().err
 
 
 def test_given_traces_are_read(

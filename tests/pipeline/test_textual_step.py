@@ -393,7 +393,7 @@ def test_an_engine_that_does_not_start_again(
     shutil.rmtree(bench.out)
     shutil.copytree(Path(bench._described.tape.out), bench.out)
     starts = iter([False])
-    with pytest.raises(ModelError, match="^no memory yet$"):
+    with pytest.raises(ModelError, match=r"^no memory yet$"):
         bench.run()
 
 

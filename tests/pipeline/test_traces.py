@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 
-from cache_schema.errors import UsageError
+from cache_schema.errors import ModelError, UsageError
 from cache_schema.forms import FORMS, parse_trace
 from cache_schema.recipes import load_recipe
 from cache_schema.rows import sampled_of, sampled_row
+from pipeline.extract import check as check_extraction
 from pipeline.prompts import load_prompt, shipped_prompts
+from pipeline.recipe import DatasetRecipe, ExtractRecipe, TapeRecipe
 from pipeline.textual_recipe import SELECTIONS, TextualRecipe
 from pipeline.traces.candidate import Candidate
 from pipeline.traces.check import check_traces
@@ -118,6 +122,27 @@ def test_settings_are_checked_before_anything_runs(tmp_path: Path, text_teacher:
     ):
         with pytest.raises(UsageError, match=message):
             check(*overrides)
+
+
+def test_the_teacher_is_checked_before_hours_of_ingesting(
+    tmp_path: Path, text_teacher: Path
+) -> None:
+    def check(**settings: Any) -> None:
+        check_extraction(
+            ExtractRecipe(
+                dataset=DatasetRecipe(path="rows.jsonl"),
+                tape=TapeRecipe(out="tape"),
+                textual=TextualRecipe(teacher=str(folder), **settings),
+            )
+        )
+
+    folder = shutil.copytree(text_teacher, tmp_path / "teacher")
+    check(engine="transformers")
+    with pytest.raises(UsageError, match=r"quantisation: .* did you mean 'quantization'"):
+        check(vllm={"quantisation": "fp8"})
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ModelError, match="no chat template"):
+        check(engine="transformers")
 
 
 def candidate(
