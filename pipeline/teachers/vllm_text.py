@@ -6,8 +6,8 @@ generate first and score in a second pass would nearly be a second generation.
 
 Speed against plain generation, same prompts, seeds and traces (``tests/benchmarks/textual.py``, 2
 CPU cores; 117 M parameters, 32 k tokens | 2 M, 1 k): top-64 0.98 to 1.01 | 0.91; with 4 layers 0.95
-to 0.99 | 0.97; that in two passes 0.57 | 0.74; top-64 with the lens of 4 layers 0.59 to 0.70 | 0.68,
-for its unembeddings are that much arithmetic.
+to 0.99 | 0.97; that in two passes 0.57 | 0.74; top-64 with the lens of 4 layers 0.59 to 0.70 |
+0.68, for its unembeddings are that much arithmetic.
 
 Shapes: P prompt tokens, T trace tokens.
 """
