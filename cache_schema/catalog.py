@@ -165,7 +165,7 @@ class Catalog:
         found = Found() if covered is None else found_in(covered)
         for name, at, line in new:
             self._add(found, name, at, line)
-        index = found.index(functools.partial(self._same_sample, found))
+        index = found.index(functools.partial(self._same_sample, found), last=True)
         hashes = {
             name: covered_hash(self._contents[name], size) for name, size in found.manifests.items()
         }

@@ -263,7 +263,7 @@ def _check(index: Index) -> None:
         raise ValueError("more samples than ids")
     if (index.id_hash[1:] < index.id_hash[:-1]).any():
         raise ValueError("hashes out of order")
-    _within((index.row_key >> np.uint64(TRACE_BITS)).astype(np.int64), num_ids, "row_key")
+    _within(index.row_key, num_ids << TRACE_BITS, "row_key")
     for part in index.tables.values():
         keys = index.row_key[part]
         if not 0 <= part.start <= part.stop <= num_rows or (keys[1:] <= keys[:-1]).any():

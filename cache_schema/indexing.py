@@ -8,7 +8,7 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -28,13 +28,13 @@ from cache_schema.index import (
     to_arrow,
 )
 from cache_schema.signals import SCHEMAS
+from cache_schema.table_rows import Piece, TableRows, cut, leave_out, room_for, sort_rows
 
 LOCK_WAIT_S = 10.0
 """How long a writer waits for its turn to replace the index; an index can be made later."""
 
 _PAUSE_S = 0.02
 Ids = NDArray[np.int64]
-Piece = tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.int32]]
 Same = Callable[[tuple[int, int], tuple[int, int]], bool]
 """Whether two rows of ``samples``, each (line, row), are the same sample."""
 
@@ -49,8 +49,8 @@ class Found:
         lines: (file, offset, length, kind, group) of each manifest line.
         ids: every id and its number, in the order met.
         order: the dataset's row of each id, -1 where it is no sample.
-        rows: (group, table) -> pieces of (key, line, row), a shard each; a key is an id's number
-            and a trace index, as in the index.
+        rows: (group, table) -> its rows; a key is an id's number and a trace index, as in the
+            index.
         duplicates: rows left out.
     """
 
@@ -59,7 +59,7 @@ class Found:
     lines: list[tuple[int, int, int, int, int]] = field(default_factory=list)
     ids: IdNumbers = field(default_factory=IdNumbers)
     order: array[int] = field(default_factory=lambda: array("q"))
-    rows: dict[tuple[str, str], list[Piece]] = field(default_factory=dict)
+    rows: dict[tuple[str, str], TableRows] = field(default_factory=dict)
     duplicates: int = 0
 
     def add_line(self, manifest: str, offset: int, length: int, kind: int, group: str) -> int:
@@ -90,15 +90,14 @@ class Found:
             for number, row in zip(numbers, table.column("row_index").to_pylist(), strict=True):
                 known = self.order[number]
                 self.order[number] = row if known < 0 else min(known, row)
-        lines = np.full(len(keys), line, dtype=np.int32)
-        pieces = self.rows.setdefault((group, name), [])
-        pieces.append((keys, lines, np.arange(len(keys), dtype=np.int32)))
+        self.rows.setdefault((group, name), TableRows()).add(keys, line)
 
-    def index(self, same: Same) -> Index:
+    def index(self, same: Same, *, last: bool = False) -> Index:
         """Return the index of everything found.
 
         Args:
             same: called for samples recorded twice.
+            last: whether this is not used any more, so that it need not keep what is in the index.
 
         Raises:
             TapeError: one id names two different samples.
@@ -112,21 +111,26 @@ class Found:
         place[ranked] = np.arange(len(ranked))
         hashes = self.ids.hashes()[ranked]
         by_hash = np.argsort(hashes, kind="stable")
-        tables: dict[tuple[str, str], slice] = {}
-        keys: list[Any] = []
-        row_lines: list[Any] = []
-        row_numbers: list[Any] = []
-        filled = 0
         lines = self.as_lines()
         age = np.empty(len(lines), dtype=np.int64)
         age[lines.in_order(self.manifests)] = np.arange(len(lines))
-        for name, pieces in self.rows.items():
-            key, line, row = self._sorted(name, pieces, place, age, same, sample_id)
-            tables[name] = slice(filled, filled + len(key))
-            filled += len(key)
-            keys.append(key)
-            row_lines.append(line)
-            row_numbers.append(row)
+        whole = room_for(sum(map(len, self.rows.values())))
+        tables: dict[tuple[str, str], slice] = {}
+        filled = 0
+        for name in list(self.rows):
+            rows = self.rows.pop(name) if last else self.rows[name]
+            part = cut(whole, slice(filled, filled + len(rows)))
+            rows.write(part, place)
+            del rows
+            again = sort_rows(part, age)
+            if len(again):
+                if name == ("samples", "samples"):
+                    _compare(part, again, same, sample_id)
+                self.duplicates += len(again)
+                leave_out(part, again)
+            tables[name] = slice(filled, filled + len(part[0]) - len(again))
+            filled = tables[name].stop
+        keys, row_lines, row_numbers = cut(whole, slice(0, filled))
         return Index(
             manifests=dict(self.manifests),
             groups=list(self.groups),
@@ -137,9 +141,9 @@ class Found:
             id_hash=hashes[by_hash],
             id_number=by_hash.astype(np.int64),
             tables=tables,
-            row_key=_joined(keys, np.uint64),
-            row_line=_joined(row_lines, np.int32),
-            row_number=_joined(row_numbers, np.int32),
+            row_key=keys,
+            row_line=row_lines,
+            row_number=row_numbers,
             duplicates=self.duplicates,
         )
 
@@ -154,33 +158,15 @@ class Found:
             group=columns[4].astype(np.int32),
         )
 
-    def _sorted(
-        self,
-        name: tuple[str, str],
-        pieces: list[Piece],
-        place: Ids,
-        age: Ids,
-        same: Same,
-        sample_id: pa.LargeStringArray,
-    ) -> Piece:
-        """Return keys, lines and rows of one table, by key; of equal keys the first committed."""
-        keys, lines, rows = (np.concatenate(part) for part in zip(*pieces, strict=True))
-        traces = keys & np.uint64((1 << TRACE_BITS) - 1)
-        keys = place[keys >> np.uint64(TRACE_BITS)].astype(np.uint64) << np.uint64(TRACE_BITS)
-        keys |= traces
-        order = np.lexsort((age[lines], keys))
-        keys, lines, rows = keys[order], lines[order], rows[order]
-        again = np.flatnonzero(keys[1:] == keys[:-1]) + 1
-        if len(again) and name == ("samples", "samples"):
-            for at in again:
-                earlier, later = (int(lines[at - 1]), int(rows[at - 1])), (lines[at], rows[at])
-                if not same(earlier, (int(later[0]), int(later[1]))):
-                    repeated = str(sample_id[int(keys[at]) >> TRACE_BITS])
-                    raise TapeError(f"sample id {repeated!r} names two different samples")
-        self.duplicates += len(again)
-        kept = np.ones(len(keys), dtype=bool)
-        kept[again] = False
-        return keys[kept], lines[kept], rows[kept]
+
+def _compare(part: Piece, again: Ids, same: Same, sample_id: pa.LargeStringArray) -> None:
+    """Refuse samples of one id that differ."""
+    keys, lines, rows = part
+    for at in again.tolist():
+        earlier, later = ((int(lines[one]), int(rows[one])) for one in (at - 1, at))
+        if not same(earlier, later):
+            repeated = str(sample_id[int(keys[at]) >> TRACE_BITS])
+            raise TapeError(f"sample id {repeated!r} names two different samples")
 
 
 def _ranked(order: Ids, texts: pa.LargeStringArray) -> Ids:
@@ -191,16 +177,11 @@ def _ranked(order: Ids, texts: pa.LargeStringArray) -> Ids:
     return ranked
 
 
-def _joined(parts: list[NDArray[Any]], kind: type[np.generic]) -> NDArray[Any]:
-    joined: NDArray[Any] = np.concatenate([np.empty(0, kind), *parts]).astype(kind, copy=False)
-    return joined
-
-
 def found_in(index: Index) -> Found:
     """Return what an index knows, to be added to."""
     lines = index.lines
     rows = {
-        name: [(index.row_key[part], index.row_line[part], index.row_number[part])]
+        name: TableRows((index.row_key[part], index.row_line[part], index.row_number[part]))
         for name, part in index.tables.items()
     }
     return Found(

@@ -28,6 +28,7 @@ from cache_schema.manifest import (
     ShardRecord,
 )
 from cache_schema.signals import SCHEMAS
+from cache_schema.table_rows import room_for
 from cache_schema.validate_files import Contents, Line
 
 
@@ -94,8 +95,9 @@ class Rebuilt:
         known = self._found.as_lines()
         age = np.empty(len(known), dtype=np.int64)
         age[known.in_order(self._found.manifests)] = np.arange(len(known))
-        for (_, table), pieces in self._found.rows.items():
-            keys, lines, rows = (np.concatenate(part) for part in zip(*pieces, strict=True))
+        for (_, table), found in self._found.rows.items():
+            keys, lines, rows = whole = room_for(len(found))
+            found.write(whole)
             order = np.lexsort((age[lines], keys))
             first = -1
             for at in np.flatnonzero(keys[order][1:] == keys[order][:-1]) + 1:

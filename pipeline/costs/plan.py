@@ -22,9 +22,10 @@ from pipeline.costs.measure import GROUPS, Timing
 from pipeline.costs.weigh import Numbers, Signal, present, signals_of, work_of
 from pipeline.recipe import ExtractRecipe
 
-INDEX_BYTES_A_SAMPLE = 1500
-"""Memory a step takes for one sample of the tape it reads, whatever its length (``textualize``
-with 21,000 samples against 1,000: 1,560 bytes)."""
+BYTES_A_SAMPLE, INDEX_BYTES_A_ROW = 320, 24
+"""Memory a step takes for one sample of the tape it reads, whatever its length, and for each row of
+its tables when the index is made: the bars, and the figure with traces, of ``benchmarks/run.py
+streaming``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class Plan:
         signals: what it records.
         timing: what its process showed.
         batch: samples it will handle together.
+        table_rows: rows a sample has in the tables that are indexed, on average.
     """
 
     population: int
@@ -52,6 +54,7 @@ class Plan:
     signals: Mapping[str, Signal]
     timing: Timing
     batch: int
+    table_rows: float
 
     def shards(self, samples: int) -> int:
         """Return how many shards so many samples make."""
@@ -114,6 +117,7 @@ def plan_step(
         signals=signals,
         timing=timing,
         batch=batches.get(step, 1),
+        table_rows=len(tape.catalog.index.row_key) / len(tape),
     )
 
 
@@ -176,13 +180,14 @@ def step_values(plan: Plan, total: int) -> dict[str, Any]:
     )
     a_sample = tables / max(int(timing.handled), 1)
     gathered = 2 * a_sample * min(plan.per_shard, plan.recorded)  # rows, and the table made of them
+    index = total * (BYTES_A_SAMPLE + INDEX_BYTES_A_ROW * plan.table_rows)
     return {
         "samples": plan.samples,
         "start_s": timing.start_s,
         "per_sample_s": plan.per_sample_s,
         "commit_s": timing.commit_s,
         "seconds": about(seconds, width),
-        "host_bytes": int(timing.host_bytes + gathered + total * INDEX_BYTES_A_SAMPLE),
+        "host_bytes": int(timing.host_bytes + gathered + index),
         "gpu_bytes": timing.gpu_bytes,
         "batch": {"measured": timing.batch, "run": plan.batch},
     }

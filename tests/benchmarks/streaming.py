@@ -6,6 +6,9 @@ the step's start, read every two milliseconds; pages of mapped files are the sys
 Bytes a row are the growth between two sizes, so that what does not grow drops out. The index, which
 a writer brings up to date now and then and when it ends, is counted apart, made from nothing.
 
+The index of a tape with traces is counted by table rows, also in a process of its own: a sample
+has ``TRACES`` rows in each of ``TRACE_TABLES``; the tables' id columns are made up in memory.
+
 Before rows were streamed, from 5,000 to 40,000 rows: opening 976 bytes a row, ingest
 1,303, textualize 852, samples left 243, the index 622.
 
@@ -36,6 +39,9 @@ INDEX_BAR_BYTES = 256
 """Its content is 50 bytes a row and table; it is sorted in memory."""
 
 INDEX = "the index, made anew"
+TRACED = "the index with traces"
+TRACES, TRACE_TABLES = 8, ("trace", "topk", "hidden", "sampled")
+SHARD_SAMPLES = 512
 _PAUSE_S = 0.002
 
 
@@ -130,6 +136,42 @@ def measure_one(folder: Path, name: str) -> dict[str, float]:
     return {"bytes": peak.bytes, "seconds": seconds}
 
 
+def measure_traced(num_samples: int, folder: Path) -> dict[str, float]:
+    """Make and write the index of a tape with traces in this process."""
+    import numpy as np
+    import pyarrow as pa
+
+    from cache_schema.codecs.arrow_file import write_table
+    from cache_schema.index import to_arrow
+    from cache_schema.indexing import Found
+
+    began_s = time.perf_counter()
+    with Peak() as peak:
+        found = Found()
+        for start in range(0, num_samples, SHARD_SAMPLES):
+            numbers = range(start, min(start + SHARD_SAMPLES, num_samples))
+            ids = pa.array([f"recording-{number:08d}" for number in numbers])
+            table = pa.table({"sample_id": ids, "row_index": pa.array(numbers, pa.int64())})
+            line = found.add_line("manifest/w0.jsonl", start, 1, 0, "samples")
+            found.add_table("samples", "samples", line, table, "here")
+            many = ids.take(pa.array(np.repeat(np.arange(len(ids)), TRACES)))
+            traces = pa.array(np.tile(np.arange(TRACES, dtype=np.int32), len(ids)))
+            table = pa.table({"sample_id": many, "trace_index": traces})
+            line = found.add_line("manifest/w0.jsonl", start + 1, 1, 0, "textual")
+            for name in TRACE_TABLES:
+                found.add_table("textual", name, line, table, "here")
+        index = found.index(lambda *_: True, last=True)
+        del found
+        write_table(folder / "index.arrow", to_arrow(index))
+    assert len(index.row_key) == rows_of(num_samples)
+    return {"bytes": peak.bytes, "seconds": time.perf_counter() - began_s}
+
+
+def rows_of(num_samples: int) -> int:
+    """Return the table rows of a tape with traces."""
+    return num_samples * (1 + TRACES * len(TRACE_TABLES))
+
+
 def measure_all(num_rows: int) -> dict[str, dict[str, float]]:
     """Run every step on a data set of this size, each in its own process."""
     found = {}
@@ -139,6 +181,9 @@ def measure_all(num_rows: int) -> dict[str, dict[str, float]]:
             command = [sys.executable, __file__, "--one", folder, name]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=_quiet())
             found[name] = json.loads(done.stdout.splitlines()[-1])
+        command = [sys.executable, __file__, "--traced", folder, str(num_rows)]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, env=_quiet())
+        found[TRACED] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
@@ -151,6 +196,15 @@ def figures_of(sizes: tuple[int, ...]) -> list[Figure]:
     all_found = {num_rows: measure_all(num_rows) for num_rows in sizes}
     few, many = min(sizes), max(sizes)
     figures = []
+    traced = {num_rows: found.pop(TRACED) for num_rows, found in all_found.items()}
+    figures.append(
+        Figure(
+            name=f"{TRACED}, {rows_of(few):,} to {rows_of(many):,} table rows",
+            value=(traced[many]["bytes"] - traced[few]["bytes"]) / (rows_of(many) - rows_of(few)),
+            unit="bytes a table row",
+            note=f"peak {traced[many]['bytes'] / 2**20:.1f} MiB, {traced[many]['seconds']:.1f} s",
+        )
+    )
     for name, most in all_found[many].items():
         peaks = ", ".join(f"{all_found[n][name]['bytes'] / 2**20:.1f}" for n in sizes)
         figures.append(
@@ -173,6 +227,8 @@ def measure() -> list[Figure]:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
         print(json.dumps(measure_one(Path(sys.argv[2]), sys.argv[3])))
+    elif sys.argv[1:2] == ["--traced"]:
+        print(json.dumps(measure_traced(int(sys.argv[3]), Path(sys.argv[2]))))
     else:
         for figure in figures_of(tuple(map(int, sys.argv[1:])) or SIZES):
             print(f"{figure.name:<44} {figure.value:>8.1f} {figure.unit}  {figure.note}")

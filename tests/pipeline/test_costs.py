@@ -65,9 +65,10 @@ def test_the_timed_rows_are_the_last_ones_handled(tmp_path: Path) -> None:
     """Sample 4 has rejected traces only, and is the last of two timed."""
     root = tape_of(tmp_path / "tape", range(5))
     work = work_of("textual", open_tape(root), range(5))
-    assert planned(root, range(5), timed=2).per_sample_s == pytest.approx(
-        3.0 * work.mean() / work[3:].mean()
-    )
+    plan = planned(root, range(5), timed=2)
+    rows = 5 + 5 + 3 * 4 + 5  # samples, descriptions; trace, topk and lens; rejected
+    assert plan.table_rows == rows / 5
+    assert plan.per_sample_s == pytest.approx(3.0 * work.mean() / work[3:].mean())
 
 
 def test_another_listener_is_refused_as_by_the_step(tmp_path: Path) -> None:
