@@ -70,6 +70,20 @@ def test_another_stop_token_is_refused(
     refuse(train(tape, student_dir, tmp_path / "run"), "'<|im_start|>'", "'<|im_end|>'")
 
 
+def test_special_tokens_that_were_said_are_part_of_a_trace(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    """As where a teacher's tags are special tokens."""
+    tokenizer = tiny_audio_lm.build_tokenizer()
+    text = "<|im_start|>no"
+    ids = tokenizer(text)["input_ids"]
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert tokenizer.convert_tokens_to_ids("<|im_start|>") in ids
+    changes = {"s0": {"text": text, "token_ids": np.asarray([*ids, end], dtype=np.int64)}}
+    result = train(make_tape(changes=changes, digest="other"), student_dir, tmp_path / "run")
+    assert result.exit_code == 0, result.output
+
+
 def test_an_acoustic_teacher_read_on_other_ids_is_refused(
     make_tape: MakeTape, student_dir: Path, tmp_path: Path
 ) -> None:
