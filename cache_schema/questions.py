@@ -107,15 +107,17 @@ def choice_index(text: str, choices: Sequence[str]) -> int | None:
 
 
 def answer_key(answer: str, choices: Sequence[str] = ()) -> Hashable:
-    """Return what two answers share exactly when they say the same.
+    """Return what two answers share when they say the same.
 
-    The choice they name, else the number and unit they are, else their normalised text.
+    The choice they name, else the number and unit they are, else their normalised text; what stands
+    before them (``The answer is``) is no part of it.
     """
     index = choice_index(answer, choices)
     if index is not None:
         return index, "choice"
-    number = parse_number(answer)
-    return normalize_answer(answer) if number is None else (number.value, number.unit)
+    said = _without_lead(answer)
+    number = parse_number(said)
+    return normalize_answer(said) if number is None else (number.value, number.unit)
 
 
 def _equal(answer: str, expected: str) -> bool:

@@ -126,6 +126,8 @@ def test_answers_that_say_the_same_share_a_key() -> None:
     assert answer_key("(B) blue", COLOURS) == answer_key("b", COLOURS)
     assert answer_key("7.0") == answer_key("seven") != answer_key("8")
     assert answer_key("A Dog") == answer_key("a dog.") != answer_key("a cat")
+    assert answer_key("The answer is 7.") == answer_key("7")
+    assert answer_key("So the answer is: a dog") == answer_key("A dog")
 
 
 ONES = (
