@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from audio_models.rows_alone import granite_alone, qwen3_omni_alone
 
 
 def whisper_pooled_tokens(num_frames: int) -> int:
@@ -17,6 +20,25 @@ def whisper_pooled_tokens(num_frames: int) -> int:
     ``A = ((F - 1) // 2 + 1 - 2) // 2 + 1``, 25 tokens a second at 100 frames a second.
     """
     return ((num_frames - 1) // 2 + 1 - 2) // 2 + 1
+
+
+def whisper_merged_tokens(num_frames: int) -> int:
+    """Return the audio tokens for ``num_frames`` mel frames, halved and then merged by four.
+
+    12.5 tokens a second; a rest of fewer than four is left out, as the towers do.
+    """
+    return ((num_frames - 1) // 2 + 1) // 4
+
+
+def qwen3_omni_tokens(num_frames: int) -> int:
+    """Return the audio tokens for ``num_frames`` mel frames: three convolutions of stride 2.
+
+    They run on pieces of 100 frames, 13 tokens each; what is left over is a piece of its own.
+    """
+    left = num_frames % 100
+    for _ in range(3):
+        left = (left + 1) // 2
+    return num_frames // 100 * 13 + left
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +53,19 @@ class Family:
         variable_frames: whether the tower takes mel features cut to the longest valid length
             (a tower that wants a fixed number of frames does not).
         max_audio_s: seconds the front end can hear; ``None`` asks the feature extractor alone.
+        windows: whether the processor cuts a long recording into windows of the feature extractor's
+            length, up to the whole windows in its own ``max_audio_len``.
+        frame_mask: the audio input that masks valid mel frames.
         tokens_of_frames: audio tokens for a number of valid mel frames; ``None`` leaves the check
             to the model.
+        seconds_per_token: seconds an audio token stands for where the last ones stand for silence
+            behind the recording; ``None`` where the tokens end with the recording.
+        rows_alone: makes a network's audio tower hear each row of a batch by itself, as if it were
+            the only one; ``None`` where the tower's own masks do.
+        features_alone: whether the processor is run row by row too, and what it gives for a batch is
+            padded with NaN (``join_rows``).
+        min_audio_s: seconds below which the front end hears nothing.
+        audio_half: the audio half of its processor, by name, for machines without torchvision.
         parts: part name (``audio_tower``, ``projector``, ``language_model``) -> prefixes of
             parameter names; the longest matching prefix decides.
         silent_parts: prefixes of parameters that audio and text never reach.
@@ -43,7 +76,14 @@ class Family:
     audio_token_path: tuple[str, ...] = ("audio_token_id",)
     variable_frames: bool = False
     max_audio_s: float | None = None
+    windows: bool = False
+    frame_mask: str = "feature_attention_mask"
     tokens_of_frames: Callable[[int], int] | None = None
+    seconds_per_token: float | None = None
+    rows_alone: Callable[[Any], None] | None = None
+    features_alone: bool = False
+    min_audio_s: float = 0.0
+    audio_half: str | None = None
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     silent_parts: tuple[str, ...] = ()
 
@@ -56,6 +96,7 @@ _QWEN_OMNI = Family(
     variable_frames=True,
     max_audio_s=300.0,
     tokens_of_frames=whisper_pooled_tokens,
+    audio_half="Qwen2AudioProcessor",
     parts={
         "audio_tower": ("audio_tower.",),
         "projector": ("audio_tower.proj.",),
@@ -75,11 +116,67 @@ _QWEN_AUDIO = Family(
     },
 )
 
+_QWEN3_OMNI = Family(
+    name="Qwen3-Omni",
+    load_class="Qwen3OmniMoeThinkerForConditionalGeneration",
+    variable_frames=True,
+    tokens_of_frames=qwen3_omni_tokens,
+    rows_alone=qwen3_omni_alone,
+    audio_half="Qwen3OmniMoeProcessor",
+    parts={
+        "audio_tower": ("audio_tower.",),
+        "projector": ("audio_tower.proj1.", "audio_tower.proj2."),
+        "language_model": ("model.", "lm_head."),
+    },
+    silent_parts=("visual.",),
+)
+
+_TOWER_AND_PROJECTOR = {
+    "audio_tower": ("model.audio_tower.",),
+    "projector": ("model.multi_modal_projector.",),
+    "language_model": ("model.language_model.", "lm_head."),
+}
+
+_AUDIO_FLAMINGO = Family(
+    name="Audio Flamingo 3",
+    windows=True,
+    frame_mask="input_features_mask",
+    tokens_of_frames=whisper_pooled_tokens,
+    parts=_TOWER_AND_PROJECTOR,
+)
+
+_GLM_ASR = Family(
+    name="GLM-ASR",
+    windows=True,
+    frame_mask="input_features_mask",
+    tokens_of_frames=whisper_merged_tokens,
+    parts=_TOWER_AND_PROJECTOR,
+)
+
+_GRANITE_SPEECH = Family(
+    name="Granite Speech",
+    # 15 encoder frames of 20 ms become 3 tokens; the last 15 are filled up with silence
+    seconds_per_token=0.1,
+    rows_alone=granite_alone,
+    features_alone=True,
+    min_audio_s=0.02,
+    parts={
+        "audio_tower": ("model.encoder.",),
+        "projector": ("model.projector.",),
+        "language_model": ("model.language_model.", "lm_head."),
+    },
+)
+
 FAMILIES: Mapping[str, Family] = {
     "Qwen2_5OmniModel": _QWEN_OMNI,
     "Qwen2_5OmniForConditionalGeneration": _QWEN_OMNI,
     "Qwen2_5OmniThinkerForConditionalGeneration": _QWEN_OMNI,
     "Qwen2AudioForConditionalGeneration": _QWEN_AUDIO,
+    "Qwen3OmniMoeForConditionalGeneration": _QWEN3_OMNI,
+    "Qwen3OmniMoeThinkerForConditionalGeneration": _QWEN3_OMNI,
+    "AudioFlamingo3ForConditionalGeneration": _AUDIO_FLAMINGO,
+    "GlmAsrForConditionalGeneration": _GLM_ASR,
+    "GraniteSpeechForConditionalGeneration": _GRANITE_SPEECH,
 }
 """Architecture named in a config -> family."""
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from audio_models.load import AudioLM
+from audio_models.rows_alone import join_rows
 from cache_schema.errors import AudioError, TokenizerMismatchError
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, IntArray
 
@@ -101,7 +102,7 @@ def build_inputs(
         ids[mask.bool()]
         for ids, mask in zip(encoded["input_ids"], encoded["attention_mask"], strict=True)
     ]
-    features, num_frames = _model_features(lm, encoded)
+    features, num_frames = _model_features(lm, encoded, audios)
     seconds = [len(audio) / lm.sample_rate_hz for audio in audios]
     if num_frames is not None:
         seconds = [n * _hop_s(lm) for n in num_frames]
@@ -119,7 +120,7 @@ def build_inputs(
             for first, prompt, response in zip(firsts, prompts, responses, strict=True)
         ],
         audio_times_s=[
-            audio_position_times_s(duration, len(positions))
+            _times_s(lm.family.seconds_per_token, duration, len(positions))
             for duration, positions in zip(seconds, audio_positions, strict=True)
         ],
     )
@@ -132,6 +133,14 @@ def audio_position_times_s(duration_s: float, num_positions: int) -> FloatArray:
     """
     edges = np.linspace(0.0, duration_s, num_positions + 1, dtype=np.float32)
     return np.stack([edges[:-1], edges[1:]], axis=1)
+
+
+def _times_s(seconds_per_token: float | None, duration_s: float, num_positions: int) -> FloatArray:
+    """Return the times of a row's positions; those behind the recording begin and end with it."""
+    if seconds_per_token is None:
+        return audio_position_times_s(duration_s, num_positions)
+    times_s = audio_position_times_s(seconds_per_token * num_positions, num_positions)
+    return np.minimum(times_s, np.float32(duration_s))
 
 
 def _check_tokens(lm: AudioLM, request: Request, index: int) -> None:
@@ -161,6 +170,8 @@ def _prepare_audio(lm: AudioLM, audio: FloatArray, index: int) -> FloatArray:
             f"row {index}: {duration_s:.1f} s of audio, and {lm.path} hears {lm.max_audio_s:g} s; "
             "cut the recording first"
         )
+    if duration_s < lm.family.min_audio_s:
+        raise AudioError(f"row {index}: {audio.size} samples of audio are too short to be heard")
     if lm.sample_rate_hz == SAMPLE_RATE_HZ:
         return np.ascontiguousarray(audio, dtype=np.float32)
     import torchaudio  # only models at another rate need it
@@ -176,26 +187,34 @@ def _run_processor(lm: AudioLM, prompts: list[str], audios: list[FloatArray]) ->
     One FFT window of silence behind the longest recording makes its last frames equal those of the
     full-length window, at a fraction of the work (10 s of a 300 s window: 28x fewer frames).
     """
-    extractor = lm.processor.feature_extractor
     audio_settings: dict[str, Any] = {"sampling_rate": lm.sample_rate_hz}
     if lm.family.variable_frames:
+        extractor = lm.processor.feature_extractor
         hop = extractor.hop_length
         longest = max(len(audio) for audio in audios) + extractor.n_fft
         audio_settings["max_length"] = min(-(-longest // hop) * hop, extractor.n_samples)
-    return lm.processor(
-        text=prompts,
-        audio=audios,
-        return_tensors="pt",
-        padding=True,
-        audio_kwargs=audio_settings,
-    )
+        audio_settings["padding"] = "max_length"
+
+    def encode(texts: list[str], recordings: list[FloatArray]) -> Any:
+        return lm.processor(
+            text=texts,
+            audio=recordings,
+            return_tensors="pt",
+            text_kwargs={"padding": True},  # the text's alone: towers differ in what they want
+            audio_kwargs=dict(audio_settings),  # processors take settings out of it
+        )
+
+    if lm.family.features_alone:
+        return join_rows([encode([p], [a]) for p, a in zip(prompts, audios, strict=True)])
+    return encode(prompts, audios)
 
 
-def _model_features(lm: AudioLM, encoded: Any) -> tuple[dict[str, Tensor], list[int] | None]:
+def _model_features(
+    lm: AudioLM, encoded: Any, audios: list[FloatArray]
+) -> tuple[dict[str, Tensor], list[int] | None]:
     """Return the audio inputs in the model's dtype and the valid frames of each row, if known."""
     features = {key: value for key, value in encoded.items() if key not in _TOKEN_KEYS}
-    mask_BF = features.get("feature_attention_mask")
-    num_frames = None if mask_BF is None else [int(n) for n in mask_BF.sum(-1)]
+    num_frames = _valid_frames(lm, features, audios)
     if lm.family.variable_frames and num_frames is not None:
         longest = max(num_frames)
         features["input_features"] = features["input_features"][..., :longest].contiguous()
@@ -204,6 +223,20 @@ def _model_features(lm: AudioLM, encoded: Any) -> tuple[dict[str, Tensor], list[
         if value.is_floating_point():
             features[key] = value.to(lm.model.dtype)
     return features, num_frames
+
+
+def _valid_frames(
+    lm: AudioLM, features: dict[str, Tensor], audios: list[FloatArray]
+) -> list[int] | None:
+    """Return the valid frames of each row, those of all its windows together."""
+    if lm.family.frame_mask not in features:
+        return None
+    frames = features[lm.family.frame_mask].sum(-1)
+    if not lm.family.windows:
+        return [int(n) for n in frames]
+    window = lm.processor.feature_extractor.n_samples
+    windows = [-(-len(audio) // window) for audio in audios]
+    return [int(part.sum()) for part in frames.split(windows)]
 
 
 def _hop_s(lm: AudioLM) -> float:

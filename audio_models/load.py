@@ -11,6 +11,7 @@ import transformers
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.import_utils import is_torchvision_available
 
+from audio_models.audio_halves import HALVES, special_tokens
 from audio_models.families import Family, family_of
 from cache_schema.errors import ModelError, UsageError
 from cache_schema.fingerprint import check_model_path
@@ -79,9 +80,11 @@ def load_audio_lm(model: str, dtype: str = "auto", device: str = "auto") -> Audi
     config = _load_config(model)
     architecture = (getattr(config, "architectures", None) or [""])[0]
     family = family_of(architecture)
-    processor = _load_processor(model)
+    processor = _load_processor(model, family)
     network = _load_network(model, family.load_class or architecture, dtype)
     network.eval()
+    if family.rows_alone is not None:
+        family.rows_alone(network)
     network.to(resolve_device(device))
     extractor = _require_audio_processor(processor, model)
     return AudioLM(
@@ -95,7 +98,7 @@ def load_audio_lm(model: str, dtype: str = "auto", device: str = "auto") -> Audi
         vocab_size=network.get_output_embeddings().weight.shape[0],
         audio_token_id=_audio_token_id(network.config, family, model),
         sample_rate_hz=extractor.sampling_rate,
-        max_audio_s=_max_audio_s(extractor, family),
+        max_audio_s=_max_audio_s(processor, extractor, family),
     )
 
 
@@ -157,7 +160,7 @@ def _load_network(model: str, class_name: str, dtype: str) -> Any:
     raise ModelError(f"model {model!r}: no class of transformers loads it: {'; '.join(reasons)}")
 
 
-def _load_processor(model: str) -> Any:
+def _load_processor(model: str, family: Family) -> Any:
     try:
         processor = transformers.AutoProcessor.from_pretrained(model)
     except ImportError as error:
@@ -165,11 +168,18 @@ def _load_processor(model: str) -> Any:
             raise ModelError(
                 f"model {model!r}: its processor needs {_first_line(error)}"
             ) from error
-        processor = _audio_only_processor(model)
+        if family.audio_half is None:
+            raise ModelError(
+                f"model {model!r}: its processor needs torchvision, which is not installed; install "
+                "the build that belongs to the torch here (pip install torchvision)"
+            ) from error
+        processor = _audio_only_processor(model, family.audio_half)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"model {model!r}: no processor could be read: {_first_line(error)}"
-        ) from error
+        if family.audio_half is None or "image processor" not in str(error):
+            raise ModelError(
+                f"model {model!r}: no processor could be read: {_first_line(error)}"
+            ) from error
+        processor = _audio_only_processor(model, family.audio_half)  # what a half of it saved
     if not isinstance(processor, ProcessorMixin) or not hasattr(processor, "tokenizer"):
         raise ModelError(
             f"model {model!r}: AutoProcessor gives a {type(processor).__name__}, which takes no "
@@ -185,33 +195,36 @@ def _load_processor(model: str) -> Any:
     return processor
 
 
-def _audio_only_processor(model: str) -> Any:
+def _audio_only_processor(model: str, half: str) -> Any:
     """Build the audio half of a processor whose image half wants torchvision.
 
-    ``Qwen2AudioProcessor`` computes the same number of audio tokens and the same feature keys.
+    It computes the same number of audio tokens and the same feature keys.
     """
     log.warning(
-        "%s: torchvision is not installed, so the image half of its processor is left out; audio "
-        "and text are processed the same",
+        "%s: %s, so the image half of its processor is left out; audio and text are processed the "
+        "same",
         model,
+        "it has no image processor"
+        if is_torchvision_available()
+        else "torchvision is not installed",
     )
     settings, _ = ProcessorMixin.get_processor_dict(model)
     tokenizer = transformers.AutoTokenizer.from_pretrained(model)
     template = settings.get("chat_template") or tokenizer.chat_template
     if template is None:
         raise ModelError(f"model {model!r}: no chat template; add chat_template.jinja beside it")
-    return transformers.Qwen2AudioProcessor(
+    return HALVES[half](
         feature_extractor=transformers.AutoFeatureExtractor.from_pretrained(model),
         tokenizer=tokenizer,
         chat_template=template,
-        audio_token=getattr(tokenizer, "audio_token", "<|AUDIO|>"),
-        audio_bos_token=getattr(tokenizer, "audio_bos_token", "<|audio_bos|>"),
-        audio_eos_token=getattr(tokenizer, "audio_eos_token", "<|audio_eos|>"),
+        **special_tokens(half, settings, tokenizer),
     )
 
 
 def _require_audio_processor(processor: Any, model: str) -> Any:
     extractor = getattr(processor, "feature_extractor", None)
+    if extractor is None:
+        extractor = getattr(processor, "audio_processor", None)
     if extractor is None or not hasattr(extractor, "sampling_rate"):
         raise ModelError(f"model {model!r}: its processor has no audio feature extractor")
     return extractor
@@ -229,7 +242,9 @@ def _audio_token_id(config: Any, family: Family, model: str) -> int:
     return value
 
 
-def _max_audio_s(extractor: Any, family: Family) -> float:
+def _max_audio_s(processor: Any, extractor: Any, family: Family) -> float:
+    if family.windows:  # beyond whole windows within its limit the processor cuts
+        return float(processor.max_audio_len // extractor.chunk_length * extractor.chunk_length)
     heard = getattr(extractor, "n_samples", None)
     windows = [family.max_audio_s] if family.max_audio_s is not None else []
     windows += [heard / extractor.sampling_rate] if heard else []

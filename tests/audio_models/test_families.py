@@ -1,0 +1,273 @@
+"""Families beside the Qwen2 ones: each tiny, built here, with its real processor class."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_audio_families
+import torch
+import transformers
+from conftest import tone
+
+from audio_models import load
+from audio_models.forward import forward_with_states, unembed
+from audio_models.generate import generate
+from audio_models.inputs import AudioBatch, Request, build_inputs
+from audio_models.load import AudioLM, load_audio_lm
+from audio_models.rows_alone import join_rows
+from cache_schema.errors import AudioError, ModelError
+
+# float32, states of order 1; a padded batch reorders the sums of attention and of matrix products
+ATOL = 5e-5
+
+SECONDS = (0.5, 1.37, 3.3, 0.9)
+"""Of the four requests: below and above one second, where Qwen3-Omni's pieces end."""
+
+FAMILY_NAMES = sorted(tiny_audio_families.SAVE)
+
+
+@pytest.fixture(scope="module", params=FAMILY_NAMES)
+def family_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_audio_families.SAVE[request.param](tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def lm(family_dir: Path) -> AudioLM:
+    return load_audio_lm(str(family_dir), "float32", "cpu")
+
+
+def one_request(lm: AudioLM, seconds: float, answer: str = "three, odd") -> Request:
+    ids = np.asarray(lm.tokenizer(answer)["input_ids"], dtype=np.int64)
+    return Request(audio=tone(seconds, 200.0 * seconds + 90), text="Which?", response_ids=ids)
+
+
+def requests_for(lm: AudioLM) -> list[Request]:
+    answers = ("yes", "no, odd", "three", "nothing at all")
+    return [one_request(lm, s, a) for s, a in zip(SECONDS, answers, strict=True)]
+
+
+def plain(lm: AudioLM, batch: AudioBatch, network: torch.nn.Module | None = None):
+    """Run transformers' own forward pass."""
+    with torch.no_grad():
+        return (network or lm.model)(**batch.inputs, output_hidden_states=True, use_cache=False)
+
+
+def tokens_of(family: str, num_samples: int) -> int:
+    """Return the audio tokens of a recording, written down apart from the table of families."""
+    frames = -(-num_samples // 160)
+    if family == "Audio Flamingo 3":
+        return ((frames + 1) // 2 - 2) // 2 + 1
+    if family == "GLM-ASR":
+        return (frames + 1) // 2 // 4
+    if family == "Qwen3-Omni":
+        return frames // 100 * 13 + -(-(frames % 100) // 8)
+    return -(-((num_samples // 160 + 1) // 2) // 15) * 3
+
+
+def test_every_placeholder_has_its_feature(lm: AudioLM) -> None:
+    requests = requests_for(lm)
+    batch = build_inputs(lm, requests)
+    for ids, positions, times, request in zip(
+        batch.inputs["input_ids"],
+        batch.audio_positions,
+        batch.audio_times_s,
+        requests,
+        strict=True,
+    ):
+        count = tokens_of(lm.family.name, len(request.audio))
+        assert len(positions) == count == int((ids == lm.audio_token_id).sum())
+        assert torch.equal(positions, torch.arange(count) + positions[0])
+        assert times.shape == (count, 2)
+        assert times[0, 0] == 0.0
+        assert times[-1, 1] == pytest.approx(len(request.audio) / 16_000, abs=0.011)
+        assert (np.diff(times) >= 0).all()
+        np.testing.assert_array_equal(times[1:, 0], times[:-1, 1])
+    assert lm.family.name in {"Audio Flamingo 3", "GLM-ASR", "Qwen3-Omni", "Granite Speech"}
+
+
+def test_states_of_one_row_equal_those_of_the_untouched_class(
+    lm: AudioLM, family_dir: Path
+) -> None:
+    network = type(lm.model).from_pretrained(family_dir, dtype=torch.float32).eval()
+    for seconds in SECONDS:
+        batch = build_inputs(lm, [one_request(lm, seconds)])
+        with torch.no_grad():
+            output = forward_with_states(
+                lm.model, batch.inputs, [0, 1, 2], batch.predict_positions
+            )
+        expected = plain(lm, batch, network)
+        for layer in (0, 1):
+            torch.testing.assert_close(
+                output.states[layer], expected.hidden_states[layer], atol=0, rtol=0
+            )
+        normed = lm.model.get_decoder().norm(output.states[2])
+        torch.testing.assert_close(normed, expected.hidden_states[2], atol=0, rtol=0)
+        assert not torch.allclose(output.states[2], expected.hidden_states[2], atol=1e-2)
+        torch.testing.assert_close(
+            output.logits_NV, expected.logits[0, batch.predict_positions[0]], atol=ATOL, rtol=1e-4
+        )
+
+
+def test_states_of_a_batch_equal_those_of_a_plain_pass(lm: AudioLM) -> None:
+    requests = requests_for(lm)
+    batch = build_inputs(lm, requests)
+    with torch.no_grad():
+        output = forward_with_states(lm.model, batch.inputs, [0, 1, 2], batch.predict_positions)
+    expected = plain(lm, batch)
+    normed = lm.model.get_decoder().norm(output.states[2])
+    for index, request in enumerate(requests):
+        columns = batch.predict_positions[index]
+        np.testing.assert_array_equal(
+            batch.inputs["input_ids"][index, columns + 1], request.response_ids
+        )
+        for positions in (batch.audio_positions[index], columns):
+            for layer, ours in ((0, output.states[0]), (1, output.states[1]), (2, normed)):
+                theirs = expected.hidden_states[layer][index, positions]
+                torch.testing.assert_close(ours[index, positions], theirs, atol=0, rtol=0)
+    torch.testing.assert_close(
+        unembed(lm.model, output.readout_ND), output.logits_NV, atol=ATOL, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_batched_rows_equal_single_rows(lm: AudioLM, side: str) -> None:
+    requests = requests_for(lm)
+    batch = build_inputs(lm, requests, padding_side=side)
+    with torch.no_grad():
+        output = forward_with_states(lm.model, batch.inputs, [0, 1, 2], batch.predict_positions)
+    logits = torch.split(output.logits_NV, [len(p) for p in batch.predict_positions])
+    for index, request in enumerate(requests):
+        alone = build_inputs(lm, [request])
+        with torch.no_grad():
+            expected = forward_with_states(
+                lm.model, alone.inputs, [0, 1, 2], alone.predict_positions
+            )
+        torch.testing.assert_close(logits[index], expected.logits_NV, atol=ATOL, rtol=1e-3)
+        for layer in (0, 1, 2):
+            ours = output.states[layer][index, batch.audio_positions[index]]
+            theirs = expected.states[layer][0, alone.audio_positions[0]]
+            torch.testing.assert_close(ours, theirs, atol=ATOL, rtol=1e-3)
+
+
+def test_training_lowers_the_loss_and_reaches_every_part(family_dir: Path) -> None:
+    lm = load_audio_lm(str(family_dir), "float32", "cpu")
+    requests = requests_for(lm)
+    targets = torch.from_numpy(np.concatenate([request.response_ids for request in requests]))
+    batch = build_inputs(lm, requests)
+    optimizer = torch.optim.SGD(lm.model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(3):
+        output = forward_with_states(lm.model, batch.inputs, [], batch.predict_positions)
+        loss = torch.nn.functional.cross_entropy(output.logits_NV, targets)
+        optimizer.zero_grad()
+        loss.backward()
+        for part, prefixes in lm.family.parts.items():
+            grads = [
+                parameter.grad.abs().sum()
+                for name, parameter in lm.model.named_parameters()
+                if name.startswith(prefixes) and parameter.grad is not None
+            ]
+            assert sum(grads) > 0, part
+            assert np.isfinite(sum(grads).item()), part
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[2] < losses[1] < losses[0]
+
+
+def test_answers_do_not_depend_on_the_batch(lm: AudioLM) -> None:
+    requests = [Request(audio=one.audio, text=one.text) for one in requests_for(lm)]
+    together = generate(lm, requests, max_new_tokens=4, batch_size=4)
+    for request, answer in zip(requests, together, strict=True):
+        (alone,) = generate(lm, [request], max_new_tokens=4, batch_size=1)
+        np.testing.assert_array_equal(alone.token_ids, answer.token_ids)
+
+
+def test_a_recording_is_heard_to_its_end_or_refused(lm: AudioLM) -> None:
+    """A change in the last tenth of a second of the longest recording moves the last states."""
+    longest_s = min(lm.max_audio_s, 10.0)
+    request = one_request(lm, longest_s)
+    other = request.audio.copy()
+    other[-1600:] = 0.0
+    changed = Request(audio=other, text=request.text, response_ids=request.response_ids)
+    batch, quiet = build_inputs(lm, [request]), build_inputs(lm, [changed])
+    assert len(batch.audio_positions[0]) == tokens_of(lm.family.name, len(request.audio))
+    with torch.no_grad():
+        states = [
+            forward_with_states(lm.model, b.inputs, [0], b.predict_positions).states[0]
+            for b in (batch, quiet)
+        ]
+    last = batch.audio_positions[0][-1]
+    assert not torch.allclose(states[0][0, last], states[1][0, last], atol=1e-3)
+    if lm.max_audio_s < float("inf"):
+        too_long = Request(audio=tone(longest_s + 0.01, 300.0), text="?")
+        with pytest.raises(AudioError, match=rf"hears {longest_s:g} s"):
+            build_inputs(lm, [too_long])
+
+
+def test_windows_are_the_whole_ones_the_processor_takes(lm: AudioLM) -> None:
+    expected = {"Audio Flamingo 3": 8.0, "GLM-ASR": 8.0, "Qwen3-Omni": 10.0}
+    assert lm.max_audio_s == expected.get(lm.family.name, float("inf"))
+
+
+@pytest.mark.parametrize("samples", [1, 160, 300])
+def test_a_recording_too_short_is_named(lm: AudioLM, samples: int) -> None:
+    request = Request(audio=tone(1.0, 300.0)[:samples], text="?")
+    if tokens_of(lm.family.name, samples) >= 1 and lm.family.min_audio_s == 0:
+        assert len(build_inputs(lm, [request]).audio_positions[0]) >= 1
+        return
+    with pytest.raises(AudioError, match="too short"):
+        build_inputs(lm, [request])
+
+
+def test_a_student_of_any_family_is_saved_and_loaded_again(lm: AudioLM, tmp_path: Path) -> None:
+    lm.model.save_pretrained(tmp_path)
+    lm.processor.save_pretrained(tmp_path)
+    again = load_audio_lm(str(tmp_path), "float32", "cpu")
+    batch, other = (build_inputs(one, requests_for(lm)) for one in (lm, again))
+    for key, value in batch.inputs.items():
+        torch.testing.assert_close(value, other.inputs[key], atol=0, rtol=0, equal_nan=True)
+    assert torch.equal(plain(lm, batch).logits, plain(again, other).logits)
+
+
+def test_padding_of_rows_alone_is_no_number() -> None:
+    rows = [
+        {"input_ids": torch.ones(1, n, dtype=torch.long), "input_features": torch.zeros(1, n, 2)}
+        for n in (2, 3)
+    ]
+    joined = join_rows(rows)
+    assert [len(ids) for ids in joined["input_ids"]] == [2, 3]
+    assert joined["input_features"].isnan().sum() == 2
+
+
+def needing_torchvision(model: str) -> None:
+    raise ImportError("an image processor requires the Torchvision library")
+
+
+def test_the_audio_half_counts_as_the_whole_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_audio_families.save_qwen3_omni(tmp_path)
+    monkeypatch.setattr(load.transformers.AutoProcessor, "from_pretrained", needing_torchvision)
+    monkeypatch.setattr(load, "is_torchvision_available", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        lm = load_audio_lm(str(tmp_path), "float32", "cpu")
+    assert "torchvision is not installed" in caplog.text
+    batch = build_inputs(lm, requests_for(lm))
+    audio_tokens = sum(len(positions) for positions in batch.audio_positions)
+    features = lm.model.get_audio_features(
+        batch.inputs["input_features"], batch.inputs["feature_attention_mask"], return_dict=True
+    )
+    assert features.last_hidden_state.shape[0] == audio_tokens
+
+
+def test_a_processor_without_an_audio_half_names_torchvision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_audio_families.save_glm_asr(tmp_path)
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", needing_torchvision)
+    monkeypatch.setattr(load, "is_torchvision_available", lambda: False)
+    with pytest.raises(ModelError, match="pip install torchvision"):
+        load_audio_lm(str(tmp_path), "float32", "cpu")
