@@ -48,6 +48,7 @@ def save_flamingo(path: Path) -> Path:
         audio_config={
             "num_mel_bins": 16, "hidden_size": 32, "num_hidden_layers": 1,
             "num_attention_heads": 2, "intermediate_size": 64, "max_source_positions": 200,
+            "initializer_range": 0.2,
         },
         text_config={"model_type": "qwen2", **TEXT},
         audio_token_id=AUDIO_ID,
@@ -69,6 +70,7 @@ def save_glm_asr(path: Path) -> Path:
         audio_config={
             "num_mel_bins": 16, "hidden_size": 32, "num_hidden_layers": 1,
             "num_attention_heads": 2, "intermediate_size": 128, "max_position_embeddings": 200,
+            "initializer_range": 0.2,
         },
         text_config={"model_type": "llama", **TEXT},
         audio_token_id=AUDIO_ID,
@@ -91,6 +93,7 @@ def save_qwen3_omni(path: Path) -> Path:
         audio_config={
             "num_mel_bins": 16, "d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 2,
             "encoder_ffn_dim": 64, "output_dim": 32, "downsample_hidden_size": 8,
+            "initializer_range": 0.2,
         },
         vision_config={
             "depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2,

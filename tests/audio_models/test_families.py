@@ -10,7 +10,6 @@ import pytest
 import tiny_audio_families
 import torch
 import transformers
-from conftest import tone
 
 from audio_models import load
 from audio_models.forward import forward_with_states, unembed
@@ -37,6 +36,11 @@ def family_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def lm(family_dir: Path) -> AudioLM:
     return load_audio_lm(str(family_dir), "float32", "cpu")
+
+
+def tone(seconds: float, frequency_hz: float) -> np.ndarray:
+    times_s = np.arange(round(seconds * 16_000)) / 16_000
+    return (0.3 * np.sin(2 * np.pi * frequency_hz * times_s)).astype(np.float32)
 
 
 def one_request(lm: AudioLM, seconds: float, answer: str = "three, odd") -> Request:
@@ -95,9 +99,7 @@ def test_states_of_one_row_equal_those_of_the_untouched_class(
     for seconds in SECONDS:
         batch = build_inputs(lm, [one_request(lm, seconds)])
         with torch.no_grad():
-            output = forward_with_states(
-                lm.model, batch.inputs, [0, 1, 2], batch.predict_positions
-            )
+            output = forward_with_states(lm.model, batch.inputs, [0, 1, 2], batch.predict_positions)
         expected = plain(lm, batch, network)
         for layer in (0, 1):
             torch.testing.assert_close(
