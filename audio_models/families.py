@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from audio_models.rows_alone import granite_alone, qwen3_omni_alone
+from audio_models.rows_alone import granite_alone, phi_alone, qwen3_omni_alone
 
 
 def whisper_pooled_tokens(num_frames: int) -> int:
@@ -62,12 +62,15 @@ class Family:
             behind the recording; ``None`` where the tokens end with the recording.
         rows_alone: makes a network's audio tower hear each row of a batch by itself, as if it were
             the only one; ``None`` where the tower's own masks do.
-        features_alone: whether the processor is run row by row too, and what it gives for a batch is
-            padded with NaN (``join_rows``).
+        features_alone: whether the processor is run row by row too, and what it gives for a batch
+            is padded with NaN (``join_rows``).
         min_audio_s: seconds below which the front end hears nothing.
         audio_half: the audio half of its processor, by name, for machines without torchvision.
         parts: part name (``audio_tower``, ``projector``, ``language_model``) -> prefixes of
             parameter names; the longest matching prefix decides.
+        adapter: folder beside the weights with the LoRA adapter that makes the model hear; it is
+            merged into the weights where it is there.
+        refused: why a family cannot be used here, and what to do; ``None`` if it can.
         silent_parts: prefixes of parameters that audio and text never reach.
     """
 
@@ -84,6 +87,8 @@ class Family:
     features_alone: bool = False
     min_audio_s: float = 0.0
     audio_half: str | None = None
+    adapter: str | None = None
+    refused: str | None = None
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     silent_parts: tuple[str, ...] = ()
 
@@ -167,6 +172,34 @@ _GRANITE_SPEECH = Family(
     },
 )
 
+_PHI = Family(
+    name="Phi-4-multimodal",
+    audio_token_path=("audio_config", "audio_token_id"),
+    rows_alone=phi_alone,
+    features_alone=True,
+    min_audio_s=0.025,
+    audio_half="Phi4MultimodalProcessor",
+    adapter="speech-lora",
+    parts={
+        "audio_tower": ("model.embed_tokens_extend.audio_embed.encoder.",),
+        "projector": ("model.embed_tokens_extend.audio_embed.",),
+        "language_model": ("model.", "lm_head."),
+    },
+    silent_parts=(
+        "model.embed_tokens_extend.image_embed.",
+        "model.embed_tokens_extend.audio_embed.up_proj_for_vision_speech.",
+        "model.embed_tokens_extend.audio_embed.down_proj_for_vision_speech.",
+    ),
+)
+
+_VOXTRAL = Family(
+    name="Voxtral",
+    refused=(
+        "its processor makes token ids from a chat request inside mistral-common and renders no "
+        "prompt as text, so responses cannot be put behind one here; use a model of another family"
+    ),
+)
+
 FAMILIES: Mapping[str, Family] = {
     "Qwen2_5OmniModel": _QWEN_OMNI,
     "Qwen2_5OmniForConditionalGeneration": _QWEN_OMNI,
@@ -177,6 +210,8 @@ FAMILIES: Mapping[str, Family] = {
     "AudioFlamingo3ForConditionalGeneration": _AUDIO_FLAMINGO,
     "GlmAsrForConditionalGeneration": _GLM_ASR,
     "GraniteSpeechForConditionalGeneration": _GRANITE_SPEECH,
+    "Phi4MultimodalForCausalLM": _PHI,
+    "VoxtralForConditionalGeneration": _VOXTRAL,
 }
 """Architecture named in a config -> family."""
 

@@ -12,6 +12,7 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils.import_utils import is_torchvision_available
 
 from audio_models.audio_halves import HALVES, special_tokens
+from audio_models.adapters import merge_adapter
 from audio_models.families import Family, family_of
 from cache_schema.errors import ModelError, UsageError
 from cache_schema.fingerprint import check_model_path
@@ -80,8 +81,12 @@ def load_audio_lm(model: str, dtype: str = "auto", device: str = "auto") -> Audi
     config = _load_config(model)
     architecture = (getattr(config, "architectures", None) or [""])[0]
     family = family_of(architecture)
+    if family.refused is not None:
+        raise ModelError(f"model {model!r}: {family.name} cannot be used: {family.refused}")
     processor = _load_processor(model, family)
     network = _load_network(model, family.load_class or architecture, dtype)
+    if family.adapter is not None:
+        network = merge_adapter(network, model, family.adapter)
     network.eval()
     if family.rows_alone is not None:
         family.rows_alone(network)
@@ -170,8 +175,8 @@ def _load_processor(model: str, family: Family) -> Any:
             ) from error
         if family.audio_half is None:
             raise ModelError(
-                f"model {model!r}: its processor needs torchvision, which is not installed; install "
-                "the build that belongs to the torch here (pip install torchvision)"
+                f"model {model!r}: its processor needs torchvision, which is not installed; "
+                "install the build that belongs to the torch here (pip install torchvision)"
             ) from error
         processor = _audio_only_processor(model, family.audio_half)
     except (OSError, ValueError, KeyError, TypeError) as error:

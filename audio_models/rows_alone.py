@@ -86,3 +86,19 @@ def qwen3_omni_alone(network: Any) -> None:
         return output
 
     network.get_audio_features = alone
+
+
+def phi_alone(network: Any) -> None:
+    """Let Phi-4-multimodal encode rows alone; its convolutions run before its mask.
+
+    Features come padded with NaN (``join_rows``), without a mask.
+    """
+    encoder = network.model.embed_tokens_extend.audio_embed.encoder
+    together = encoder.forward
+
+    def alone(hidden_states: Tensor, mask: Tensor | None = None, **settings: Any) -> Any:
+        rows = [row[~row.isnan().any(-1)] for row in hidden_states]
+        outputs = [together(row[None], None, **settings)[0] for row in rows]
+        return pad_sequence(outputs, batch_first=True)
+
+    encoder.forward = alone

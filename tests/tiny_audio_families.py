@@ -13,7 +13,7 @@ import transformers
 from tiny_audio_lm import CHAT_TEMPLATE, SPECIALS, build_tokenizer
 from transformers import WhisperFeatureExtractor
 
-from audio_models.audio_halves import Qwen3OmniAudioProcessor
+from audio_models.audio_halves import PhiAudioProcessor, Qwen3OmniAudioProcessor
 
 AUDIO_ID = 256 + SPECIALS.index("<|AUDIO|>")
 END_ID = 256 + SPECIALS.index("<|im_end|>")
@@ -154,7 +154,36 @@ def save_granite(path: Path) -> Path:
     return save(transformers.GraniteSpeechForConditionalGeneration(config), processor, path)
 
 
+def save_phi(path: Path) -> Path:
+    """Save a Phi-4-multimodal without an adapter."""
+    torch.manual_seed(0)
+    config = transformers.Phi4MultimodalConfig(
+        audio_config={
+            "hidden_size": 32, "intermediate_size": 64, "num_blocks": 2,
+            "num_attention_heads": 2, "ext_pw_out_channel": 32,
+            "depthwise_separable_out_channel": 32, "nemo_conv_channels": 8,
+            "initializer_range": 0.2, "audio_token_id": AUDIO_ID,
+        },
+        vision_config={
+            "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "image_size": 28, "crop_size": 28, "image_token_id": 262,
+        },
+        **{**TEXT, "pad_token_id": 256, "eos_token_id": END_ID},
+        max_position_embeddings=4096,
+    )  # fmt: skip
+    processor = PhiAudioProcessor(
+        feature_extractor=transformers.Phi4MultimodalFeatureExtractor(),
+        tokenizer=build_tokenizer(),
+        chat_template=CHAT_TEMPLATE,
+        audio_token="<|AUDIO|>",
+        audio_bos_token="",
+        audio_eos_token="",
+    )
+    return save(transformers.Phi4MultimodalForCausalLM(config), processor, path)
+
+
 SAVE = {
+    "phi": save_phi,
     "flamingo": save_flamingo,
     "qwen3_omni": save_qwen3_omni,
     "glm_asr": save_glm_asr,
