@@ -65,6 +65,8 @@ class Family:
         features_alone: whether the processor is run row by row too, and what it gives for a batch
             is padded with NaN (``join_rows``).
         min_audio_s: seconds below which the front end hears nothing.
+        inline_audio: whether its chat template takes a turn as one text with the placeholder in it,
+            rather than as parts.
         audio_half: the audio half of its processor, by name, for machines without torchvision.
         parts: part name (``audio_tower``, ``projector``, ``language_model``) -> prefixes of
             parameter names; the longest matching prefix decides.
@@ -86,6 +88,7 @@ class Family:
     rows_alone: Callable[[Any], None] | None = None
     features_alone: bool = False
     min_audio_s: float = 0.0
+    inline_audio: bool = False
     audio_half: str | None = None
     adapter: str | None = None
     refused: str | None = None
@@ -165,6 +168,7 @@ _GRANITE_SPEECH = Family(
     rows_alone=granite_alone,
     features_alone=True,
     min_audio_s=0.02,
+    inline_audio=True,
     parts={
         "audio_tower": ("model.encoder.",),
         "projector": ("model.projector.",),
@@ -178,6 +182,7 @@ _PHI = Family(
     rows_alone=phi_alone,
     features_alone=True,
     min_audio_s=0.025,
+    inline_audio=True,
     audio_half="Phi4MultimodalProcessor",
     adapter="speech-lora",
     parts={

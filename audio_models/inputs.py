@@ -69,11 +69,18 @@ def chat_messages(text: str) -> list[dict[str, Any]]:
     ]
 
 
+def _chat_messages(lm: AudioLM, text: str) -> list[dict[str, Any]]:
+    if not lm.family.inline_audio:
+        return chat_messages(text)
+    placeholder = lm.tokenizer.convert_ids_to_tokens(lm.audio_token_id)
+    return [{"role": "user", "content": f"{placeholder}{text}"}]
+
+
 def render_prompt(lm: AudioLM, text: str) -> str:
     """Return the chat prompt: one audio placeholder, generation prompt added."""
     return str(
         lm.processor.apply_chat_template(
-            chat_messages(text), tokenize=False, add_generation_prompt=True
+            _chat_messages(lm, text), tokenize=False, add_generation_prompt=True
         )
     )
 

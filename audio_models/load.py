@@ -11,8 +11,8 @@ import transformers
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.import_utils import is_torchvision_available
 
-from audio_models.audio_halves import HALVES, special_tokens
 from audio_models.adapters import merge_adapter
+from audio_models.audio_halves import HALVES, special_tokens
 from audio_models.families import Family, family_of
 from cache_schema.errors import ModelError, UsageError
 from cache_schema.fingerprint import check_model_path
@@ -190,7 +190,9 @@ def _load_processor(model: str, family: Family) -> Any:
             f"model {model!r}: AutoProcessor gives a {type(processor).__name__}, which takes no "
             "audio beside text; an audio language model's processor is needed"
         )
-    if getattr(processor, "chat_template", None) is None:
+    if getattr(processor, "chat_template", None) is None:  # some keep it with the tokenizer
+        processor.chat_template = processor.tokenizer.chat_template
+    if processor.chat_template is None:
         raise ModelError(
             f"model {model!r}: the processor has no chat template; add chat_template.jinja beside "
             "it (an instruction-tuned checkpoint has one)"

@@ -15,6 +15,13 @@ from transformers import WhisperFeatureExtractor
 
 from audio_models.audio_halves import PhiAudioProcessor, Qwen3OmniAudioProcessor
 
+TEXT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' "
+    "+ message['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""A chat template that adds a turn's content up as text: it fails on a list of parts."""
+
 AUDIO_ID = 256 + SPECIALS.index("<|AUDIO|>")
 END_ID = 256 + SPECIALS.index("<|im_end|>")
 WINDOW_S = 4
@@ -145,11 +152,10 @@ def save_granite(path: Path) -> Path:
         tie_word_embeddings=False,
         initializer_range=0.2,
     )  # fmt: skip
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = TEXT_TEMPLATE  # there, not with the processor
     processor = transformers.GraniteSpeechProcessor(
-        transformers.GraniteSpeechFeatureExtractor(),
-        build_tokenizer(),
-        audio_token="<|AUDIO|>",
-        chat_template=CHAT_TEMPLATE,
+        transformers.GraniteSpeechFeatureExtractor(), tokenizer, audio_token="<|AUDIO|>"
     )
     return save(transformers.GraniteSpeechForConditionalGeneration(config), processor, path)
 
@@ -174,7 +180,7 @@ def save_phi(path: Path) -> Path:
     processor = PhiAudioProcessor(
         feature_extractor=transformers.Phi4MultimodalFeatureExtractor(),
         tokenizer=build_tokenizer(),
-        chat_template=CHAT_TEMPLATE,
+        chat_template=TEXT_TEMPLATE,
         audio_token="<|AUDIO|>",
         audio_bos_token="",
         audio_eos_token="",

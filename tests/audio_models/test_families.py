@@ -299,8 +299,25 @@ def test_an_adapter_beside_the_weights_is_merged(tmp_path: Path) -> None:
     assert not torch.allclose(plain(heard, batch).logits, without, atol=1e-2)
 
 
+def test_rows_alone_are_needed_where_the_table_says_so(lm: AudioLM, family_dir: Path) -> None:
+    """The class as it comes lets a row of 0.5 s hear the padding that longer ones bring."""
+    network = type(lm.model).from_pretrained(family_dir, dtype=torch.float32).eval()
+    requests = requests_for(lm)
+    if lm.family.features_alone:
+        name = "audio_input_features" if lm.family.name.startswith("Phi") else "input_features"
+        batch = build_inputs(lm, requests)
+        batch.inputs[name] = batch.inputs[name].nan_to_num()
+    else:
+        batch = build_inputs(lm, requests)
+    alone = build_inputs(lm, requests[:1])
+    together = plain(lm, batch, network).hidden_states[0][0, batch.audio_positions[0]]
+    single = plain(lm, alone, network).hidden_states[0][0, alone.audio_positions[0]]
+    hears_padding = not torch.allclose(together, single, atol=ATOL, rtol=1e-3)
+    assert hears_padding == (lm.family.rows_alone is not None)
+
+
 def test_voxtral_is_refused_by_name(tmp_path: Path) -> None:
     config = transformers.VoxtralConfig(architectures=["VoxtralForConditionalGeneration"])
     config.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="Voxtral cannot be used.*mistral-common.*another family"):
+    with pytest.raises(ModelError, match=r"Voxtral cannot be used.*mistral-common.*another family"):
         load_audio_lm(str(tmp_path), "float32", "cpu")
