@@ -14,7 +14,7 @@ from transformers import Qwen2AudioProcessor
 from audio_models.families import qwen3_omni_tokens
 
 
-class Qwen3OmniAudioProcessor(Qwen2AudioProcessor):  # type: ignore[misc]
+class Qwen3OmniAudioProcessor(Qwen2AudioProcessor):
     """The audio half of ``Qwen3OmniMoeProcessor``: the same features, its own number of tokens."""
 
     def _process_audio(self, audio: Any, **settings: Any) -> tuple[Any, list[str]]:
@@ -29,7 +29,7 @@ class Qwen3OmniAudioProcessor(Qwen2AudioProcessor):  # type: ignore[misc]
         return {**super().to_dict(), "processor_class": "Qwen3OmniMoeProcessor"}
 
 
-class PhiAudioProcessor(Qwen2AudioProcessor):  # type: ignore[misc]
+class PhiAudioProcessor(Qwen2AudioProcessor):
     """The audio half of ``Phi4MultimodalProcessor``: its front end says the number of tokens."""
 
     def _process_audio(self, audio: Any, **settings: Any) -> tuple[Any, list[str]]:
@@ -60,6 +60,6 @@ def special_tokens(half: str, settings: Mapping[str, Any], tokenizer: Any) -> di
     """Return the audio tokens: as saved, else as the tokenizer names them, else the family's."""
     names = ("audio_token", "audio_bos_token", "audio_eos_token")
     return {
-        name: settings.get(name) or getattr(tokenizer, name, token)
+        name: str(settings.get(name) or getattr(tokenizer, name, token))
         for name, token in zip(names, _TOKENS[half], strict=True)
     }

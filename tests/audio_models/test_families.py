@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny_audio_families
 import torch
-import transformers
+from family_requests import SECONDS, one_request, plain, requests_for, tone
 
-from audio_models import load
 from audio_models.forward import forward_with_states, unembed
 from audio_models.generate import generate
-from audio_models.inputs import AudioBatch, Request, build_inputs
+from audio_models.inputs import Request, build_inputs
 from audio_models.load import AudioLM, load_audio_lm
 from audio_models.rows_alone import join_rows
-from cache_schema.errors import AudioError, ModelError
+from cache_schema.errors import AudioError
 
 # float32, states of order 1; a padded batch reorders the sums of attention and of matrix products
 ATOL = 5e-5
-
-SECONDS = (0.5, 1.37, 3.3, 0.9)
-"""Of the four requests: below and above one second, where Qwen3-Omni's pieces end."""
 
 FAMILY_NAMES = sorted(tiny_audio_families.SAVE)
 
@@ -36,27 +31,6 @@ def family_dir(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 @pytest.fixture(scope="module")
 def lm(family_dir: Path) -> AudioLM:
     return load_audio_lm(str(family_dir), "float32", "cpu")
-
-
-def tone(seconds: float, frequency_hz: float) -> np.ndarray:
-    times_s = np.arange(round(seconds * 16_000)) / 16_000
-    return (0.3 * np.sin(2 * np.pi * frequency_hz * times_s)).astype(np.float32)
-
-
-def one_request(lm: AudioLM, seconds: float, answer: str = "three, odd") -> Request:
-    ids = np.asarray(lm.tokenizer(answer)["input_ids"], dtype=np.int64)
-    return Request(audio=tone(seconds, 200.0 * seconds + 90), text="Which?", response_ids=ids)
-
-
-def requests_for(lm: AudioLM) -> list[Request]:
-    answers = ("yes", "no, odd", "three", "nothing at all")
-    return [one_request(lm, s, a) for s, a in zip(SECONDS, answers, strict=True)]
-
-
-def plain(lm: AudioLM, batch: AudioBatch, network: torch.nn.Module | None = None):
-    """Run transformers' own forward pass."""
-    with torch.no_grad():
-        return (network or lm.model)(**batch.inputs, output_hidden_states=True, use_cache=False)
 
 
 def tokens_of(family: str, num_samples: int) -> int:
@@ -245,60 +219,6 @@ def test_padding_of_rows_alone_is_no_number() -> None:
     assert joined["input_features"].isnan().sum() == 2
 
 
-def needing_torchvision(model: str) -> None:
-    raise ImportError("an image processor requires the Torchvision library")
-
-
-def test_the_audio_half_counts_as_the_whole_processor(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    tiny_audio_families.save_qwen3_omni(tmp_path)
-    monkeypatch.setattr(load.transformers.AutoProcessor, "from_pretrained", needing_torchvision)
-    monkeypatch.setattr(load, "is_torchvision_available", lambda: False)
-    with caplog.at_level(logging.WARNING):
-        lm = load_audio_lm(str(tmp_path), "float32", "cpu")
-    assert "torchvision is not installed" in caplog.text
-    batch = build_inputs(lm, requests_for(lm))
-    audio_tokens = sum(len(positions) for positions in batch.audio_positions)
-    features = lm.model.get_audio_features(
-        batch.inputs["input_features"], batch.inputs["feature_attention_mask"], return_dict=True
-    )
-    assert features.last_hidden_state.shape[0] == audio_tokens
-
-
-def test_a_processor_without_an_audio_half_names_torchvision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tiny_audio_families.save_glm_asr(tmp_path)
-    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", needing_torchvision)
-    monkeypatch.setattr(load, "is_torchvision_available", lambda: False)
-    with pytest.raises(ModelError, match="pip install torchvision"):
-        load_audio_lm(str(tmp_path), "float32", "cpu")
-
-
-def test_an_adapter_beside_the_weights_is_merged(tmp_path: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    tiny_audio_families.save_phi(tmp_path)
-    bare = load_audio_lm(str(tmp_path), "float32", "cpu")
-    batch = build_inputs(bare, requests_for(bare))
-    without = plain(bare, batch).logits
-    network = type(bare.model).from_pretrained(tmp_path, dtype=torch.float32).eval()
-    adapted = get_peft_model(
-        network,
-        LoraConfig(r=2, target_modules=["o_proj", "down_proj"], init_lora_weights=False),
-    )
-    adapted.save_pretrained(tmp_path / "speech-lora")
-    heard = load_audio_lm(str(tmp_path), "float32", "cpu")
-    assert [name for name, _ in heard.model.named_parameters()] == [
-        name for name, _ in bare.model.named_parameters()
-    ]
-    single = build_inputs(bare, requests_for(bare)[:1])
-    expected = plain(bare, single, adapted.eval()).logits
-    torch.testing.assert_close(plain(heard, single).logits, expected, atol=1e-4, rtol=1e-3)
-    assert not torch.allclose(plain(heard, batch).logits, without, atol=1e-2)
-
-
 def test_rows_alone_are_needed_where_the_table_says_so(lm: AudioLM, family_dir: Path) -> None:
     """The class as it comes lets a row of 0.5 s hear the padding that longer ones bring."""
     network = type(lm.model).from_pretrained(family_dir, dtype=torch.float32).eval()
@@ -314,10 +234,3 @@ def test_rows_alone_are_needed_where_the_table_says_so(lm: AudioLM, family_dir: 
     single = plain(lm, alone, network).hidden_states[0][0, alone.audio_positions[0]]
     hears_padding = not torch.allclose(together, single, atol=ATOL, rtol=1e-3)
     assert hears_padding == (lm.family.rows_alone is not None)
-
-
-def test_voxtral_is_refused_by_name(tmp_path: Path) -> None:
-    config = transformers.VoxtralConfig(architectures=["VoxtralForConditionalGeneration"])
-    config.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"Voxtral cannot be used.*mistral-common.*another family"):
-        load_audio_lm(str(tmp_path), "float32", "cpu")

@@ -1,0 +1,94 @@
+"""What loading a family takes: halves of processors, adapters, composites, refusals."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import tiny_audio_families
+import tiny_audio_lm
+import torch
+import transformers
+from family_requests import plain, requests_for
+
+from audio_models import load
+from audio_models.inputs import build_inputs
+from audio_models.load import load_audio_lm
+from cache_schema.errors import ModelError
+
+
+def needing_torchvision(model: str) -> None:
+    raise ImportError("an image processor requires the Torchvision library")
+
+
+def test_the_audio_half_counts_as_the_whole_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_audio_families.save_qwen3_omni(tmp_path)
+    monkeypatch.setattr(load.transformers.AutoProcessor, "from_pretrained", needing_torchvision)
+    monkeypatch.setattr(load, "is_torchvision_available", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        lm = load_audio_lm(str(tmp_path), "float32", "cpu")
+    assert "torchvision is not installed" in caplog.text
+    batch = build_inputs(lm, requests_for(lm))
+    audio_tokens = sum(len(positions) for positions in batch.audio_positions)
+    features = lm.model.get_audio_features(
+        batch.inputs["input_features"], batch.inputs["feature_attention_mask"], return_dict=True
+    )
+    assert features.last_hidden_state.shape[0] == audio_tokens
+
+
+def test_a_composite_qwen3_omni_gives_its_thinker(tmp_path: Path) -> None:
+    thinker = tiny_audio_families.save_qwen3_omni(tmp_path / "thinker")
+    composite = tiny_audio_lm.save_composite_omni(thinker, tmp_path / "composite")
+    config = json.loads((composite / "config.json").read_text())
+    config["architectures"] = ["Qwen3OmniMoeForConditionalGeneration"]
+    config["model_type"] = "qwen3_omni_moe"
+    (composite / "config.json").write_text(json.dumps(config))
+    alone, inner = (load_audio_lm(str(path), "float32", "cpu") for path in (thinker, composite))
+    assert inner.family.name == "Qwen3-Omni"
+    assert inner.audio_token_id == alone.audio_token_id
+    for name, parameter in alone.model.named_parameters():
+        assert torch.equal(parameter, inner.model.get_parameter(name)), name
+
+
+def test_a_processor_without_an_audio_half_names_torchvision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_audio_families.save_glm_asr(tmp_path)
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", needing_torchvision)
+    monkeypatch.setattr(load, "is_torchvision_available", lambda: False)
+    with pytest.raises(ModelError, match="pip install torchvision"):
+        load_audio_lm(str(tmp_path), "float32", "cpu")
+
+
+def test_an_adapter_beside_the_weights_is_merged(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    tiny_audio_families.save_phi(tmp_path)
+    bare = load_audio_lm(str(tmp_path), "float32", "cpu")
+    batch = build_inputs(bare, requests_for(bare))
+    without = plain(bare, batch).logits
+    network = type(bare.model).from_pretrained(tmp_path, dtype=torch.float32).eval()
+    adapted = get_peft_model(
+        network,
+        LoraConfig(r=2, target_modules=["o_proj", "down_proj"], init_lora_weights=False),
+    )
+    adapted.save_pretrained(tmp_path / "speech-lora")
+    heard = load_audio_lm(str(tmp_path), "float32", "cpu")
+    assert [name for name, _ in heard.model.named_parameters()] == [
+        name for name, _ in bare.model.named_parameters()
+    ]
+    single = build_inputs(bare, requests_for(bare)[:1])
+    expected = plain(bare, single, adapted.eval()).logits
+    torch.testing.assert_close(plain(heard, single).logits, expected, atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(plain(heard, batch).logits, without, atol=1e-2)
+
+
+def test_voxtral_is_refused_by_name(tmp_path: Path) -> None:
+    config = transformers.VoxtralConfig(architectures=["VoxtralForConditionalGeneration"])
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"Voxtral cannot be used.*mistral-common.*another family"):
+        load_audio_lm(str(tmp_path), "float32", "cpu")
