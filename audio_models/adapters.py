@@ -29,3 +29,24 @@ def merge_adapter(network: Any, model: str, folder: str) -> Any:
     from peft import PeftModel  # slow to import, and few checkpoints have adapters
 
     return PeftModel.from_pretrained(network, model, subfolder=folder).merge_and_unload()
+
+
+def merge_loaded(network: Any) -> None:
+    """Merge adapters that ``from_pretrained`` found among the weights and put in place itself.
+
+    What is left is the class as it is without adapters, so that it is trained and saved like one.
+    """
+    if not getattr(network, "_hf_peft_config_loaded", False):
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from transformers.conversion_mapping import get_model_conversion_mapping
+
+    for name, module in list(network.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge(safe_merge=True)
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, module.get_base_layer())
+    network._hf_peft_config_loaded = False
+    del network.peft_config
+    # loading the adapter left its own renamings there; saving would write names nobody can read
+    network._weight_conversions = get_model_conversion_mapping(network)

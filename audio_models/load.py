@@ -11,7 +11,7 @@ import transformers
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils.import_utils import is_torchvision_available
 
-from audio_models.adapters import merge_adapter
+from audio_models.adapters import merge_adapter, merge_loaded
 from audio_models.audio_halves import HALVES, special_tokens
 from audio_models.families import Family, family_of
 from cache_schema.errors import ModelError, UsageError
@@ -85,6 +85,7 @@ def load_audio_lm(model: str, dtype: str = "auto", device: str = "auto") -> Audi
         raise ModelError(f"model {model!r}: {family.name} cannot be used: {family.refused}")
     processor = _load_processor(model, family)
     network = _load_network(model, family.load_class or architecture, dtype)
+    merge_loaded(network)
     if family.adapter is not None:
         network = merge_adapter(network, model, family.adapter)
     network.eval()

@@ -87,6 +87,28 @@ def test_an_adapter_beside_the_weights_is_merged(tmp_path: Path) -> None:
     assert not torch.allclose(plain(heard, batch).logits, without, atol=1e-2)
 
 
+def test_an_adapter_among_the_weights_is_merged_and_the_model_saved_whole(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    tiny_audio_families.save_granite(tmp_path / "granite")
+    bare = load_audio_lm(str(tmp_path / "granite"), "float32", "cpu")
+    batch = build_inputs(bare, requests_for(bare)[:1])
+    network = type(bare.model).from_pretrained(tmp_path / "granite", dtype=torch.float32).eval()
+    adapted = get_peft_model(
+        network, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    )
+    adapted.save_pretrained(tmp_path / "granite")
+    expected = plain(bare, batch, adapted.eval()).logits
+    heard = load_audio_lm(str(tmp_path / "granite"), "float32", "cpu")
+    assert not [name for name, _ in heard.model.named_parameters() if "lora" in name]
+    heard.model.save_pretrained(tmp_path / "saved")
+    heard.processor.save_pretrained(tmp_path / "saved")
+    again = load_audio_lm(str(tmp_path / "saved"), "float32", "cpu")
+    for lm in (heard, again):
+        torch.testing.assert_close(plain(lm, batch).logits, expected, atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(plain(bare, batch).logits, expected, atol=1e-2)
+
+
 def test_voxtral_is_refused_by_name(tmp_path: Path) -> None:
     config = transformers.VoxtralConfig(architectures=["VoxtralForConditionalGeneration"])
     config.save_pretrained(tmp_path)
