@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from transformers.utils.hub import cached_file
+
+log = logging.getLogger(__name__)
 
 
 def merge_adapter(network: Any, model: str, folder: str) -> Any:
@@ -25,6 +28,7 @@ def merge_adapter(network: Any, model: str, folder: str) -> Any:
         _raise_exceptions_for_missing_entries=False,
     )
     if described is None:
+        log.warning("%s: no adapter in %s/, so its weights are taken as they are", model, folder)
         return network
     from peft import PeftModel  # slow to import, and few checkpoints have adapters
 

@@ -18,6 +18,13 @@ from pipeline.teachers.base import Entries, TokenSignals, Wanted
 
 Records = NDArray[np.void]
 
+SETTINGS_KEY = "teachertape"
+"""Key of vLLM's ``additional_config`` with what to report; being part of vLLM's configuration, it
+also keeps compiled graphs of other layers apart."""
+
+REQUEST_KEY = "signals"
+"""Key of a request's ``extra_args`` with which positions to report."""
+
 
 def record_dtype(wanted: Wanted, width: int, states_dtype: str) -> np.dtype[np.void]:
     """Return the type of one position's record.

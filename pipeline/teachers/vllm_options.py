@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from cache_schema.errors import ModelError, UsageError, nearest
+from pipeline.teachers.records import SETTINGS_KEY
 
 PREFILL_TOKENS = 4096
 """Prompt tokens of one step, at least one whole prompt; their logits are held when scoring."""
@@ -178,7 +179,7 @@ def worker_options(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     return {
         "worker_cls": "pipeline.teachers.vllm_worker.SignalsWorker",
-        "additional_config": {"teachertape": dict(settings)},
+        "additional_config": {SETTINGS_KEY: dict(settings)},
     }
 
 

@@ -15,6 +15,7 @@ from cache_schema.errors import ModelError
 from cache_schema.types import FloatArray, IntArray
 from pipeline.teachers.base import Generated, Sampling
 from pipeline.teachers.channel import Receiver
+from pipeline.teachers.records import REQUEST_KEY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,4 +113,4 @@ def _ask(
     if receiver is None:
         return None, {}
     row = receiver.expect(first, count)
-    return row, {"signals": {"row": row, "first": first, "end": first + count, "seed": seed}}
+    return row, {REQUEST_KEY: {"row": row, "first": first, "end": first + count, "seed": seed}}

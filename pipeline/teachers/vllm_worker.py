@@ -37,7 +37,7 @@ from pipeline.teachers.channel import Sender
 from pipeline.teachers.outbox import Outbox
 from pipeline.teachers.owner import end_with_owner
 from pipeline.teachers.readout import CHUNK_ROWS, draw_tokens, top_entries, uniforms
-from pipeline.teachers.records import from_settings
+from pipeline.teachers.records import REQUEST_KEY, SETTINGS_KEY, from_settings
 from pipeline.teachers.vllm_taps import Taps
 
 PlatformWorker: Any
@@ -45,13 +45,6 @@ if current_platform.is_cpu():
     from vllm.v1.worker.cpu_worker import CPUWorker as PlatformWorker
 else:
     from vllm.v1.worker.gpu_worker import Worker as PlatformWorker
-
-SETTINGS_KEY = "teachertape"
-"""Key of ``additional_config`` with what to report; being part of vLLM's configuration, it also
-keeps compiled graphs of other layers apart."""
-
-REQUEST_KEY = "signals"
-"""Key of a request's ``extra_args``."""
 
 
 @dataclass(frozen=True)
