@@ -18,8 +18,9 @@ from torch import Tensor
 
 from audio_models.load import AudioLM
 from audio_models.rows_alone import join_rows
+from audio_models.waveforms import audio_position_times_s, prepare_waveforms
 from cache_schema.errors import AudioError, TokenizerMismatchError
-from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, IntArray
+from cache_schema.types import FloatArray, IntArray
 
 _TOKEN_KEYS = ("input_ids", "attention_mask")
 
@@ -103,7 +104,13 @@ def build_inputs(
     """
     for index, request in enumerate(requests):
         _check_tokens(lm, request, index)
-    audios = [_prepare_audio(lm, request.audio, index) for index, request in enumerate(requests)]
+    audios = prepare_waveforms(
+        [request.audio for request in requests],
+        model=lm.path,
+        sample_rate_hz=lm.sample_rate_hz,
+        max_audio_s=lm.max_audio_s,
+        min_audio_s=lm.family.min_audio_s,
+    )
     encoded = _run_processor(lm, [render_prompt(lm, request.text) for request in requests], audios)
     prompts = [
         ids[mask.bool()]
@@ -133,15 +140,6 @@ def build_inputs(
     )
 
 
-def audio_position_times_s(duration_s: float, num_positions: int) -> FloatArray:
-    """Return float32 [A, 2]: position a covers ``[a, a + 1] * duration_s / A`` seconds.
-
-    ``duration_s`` is that of the valid features (frames x hop); the last position ends there.
-    """
-    edges = np.linspace(0.0, duration_s, num_positions + 1, dtype=np.float32)
-    return np.stack([edges[:-1], edges[1:]], axis=1)
-
-
 def _times_s(seconds_per_token: float | None, duration_s: float, num_positions: int) -> FloatArray:
     """Return the times of a row's positions; those behind the recording begin and end with it."""
     if seconds_per_token is None:
@@ -164,28 +162,6 @@ def _check_tokens(lm: AudioLM, request: Request, index: int) -> None:
             f"row {index}: its response has token id {largest}, and {lm.path} has {lm.vocab_size} "
             "ids; responses must be in its own tokenizer"
         )
-
-
-def _prepare_audio(lm: AudioLM, audio: FloatArray, index: int) -> FloatArray:
-    if audio.ndim != 1 or audio.size == 0:
-        raise AudioError(f"row {index}: expected mono samples, got an array of shape {audio.shape}")
-    if not np.isfinite(audio).all():
-        raise AudioError(f"row {index}: the recording holds NaN or infinite samples")
-    duration_s = audio.size / SAMPLE_RATE_HZ
-    if duration_s > lm.max_audio_s:
-        raise AudioError(
-            f"row {index}: {duration_s:.1f} s of audio, and {lm.path} hears {lm.max_audio_s:g} s; "
-            "cut the recording first"
-        )
-    if duration_s < lm.family.min_audio_s:
-        raise AudioError(f"row {index}: {audio.size} samples of audio are too short to be heard")
-    if lm.sample_rate_hz == SAMPLE_RATE_HZ:
-        return np.ascontiguousarray(audio, dtype=np.float32)
-    import torchaudio  # only models at another rate need it
-
-    samples = torch.from_numpy(np.ascontiguousarray(audio, dtype=np.float32))
-    resampled = torchaudio.functional.resample(samples, SAMPLE_RATE_HZ, lm.sample_rate_hz)
-    return np.asarray(resampled.numpy(), dtype=np.float32)
 
 
 def _run_processor(lm: AudioLM, prompts: list[str], audios: list[FloatArray]) -> Any:

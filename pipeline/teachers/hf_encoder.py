@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from transformers import AutoModel
 from transformers.utils import logging
 
+from audio_models.blocks import Blocks
 from cache_schema.codecs import bfloat16
 from cache_schema.console import say
 from cache_schema.errors import ModelError
 from cache_schema.types import IntArray
-from pipeline.teachers.blocks import Blocks
 from pipeline.teachers.describe import (
     TextShape,
     describe_model,
