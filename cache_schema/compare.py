@@ -17,11 +17,10 @@ from cache_schema.committed import Shard
 from cache_schema.compare_makers import Change, Changes, maker_changes, note_changes
 from cache_schema.findings import Counting
 from cache_schema.hidden import HiddenPlace
-from cache_schema.index import TRACE_BITS
 from cache_schema.reader import Tape
 from cache_schema.row import TapeRow
-from cache_schema.rows import DECODERS
-from cache_schema.signals import HEARD, SIGNAL_TABLES
+from cache_schema.rows import DECODERS, decode
+from cache_schema.signals import CLASS_SIGNALS, HEARD, SIGNAL_TABLES
 
 SHOWN = 5
 """Sample ids that are named; the rest are counted."""
@@ -181,14 +180,7 @@ def _rows(tape: Tape, name: str, number: int | None) -> dict[int, tuple[Tape, in
     if not signal:
         tables = () if info is None else _ROWS_OF[info.kind]
     for table in tables:
-        part = index.tables.get((group, table))
-        if part is None:
-            continue
-        keys = index.row_key[part]
-        limits = np.array([number, number + 1], dtype=np.uint64) << np.uint64(TRACE_BITS)
-        first, last = np.searchsorted(keys, limits).tolist()
-        for key in keys[first:last].tolist():
-            trace = (key & ((1 << TRACE_BITS) - 1)) - 1
+        for trace in index.traces_of(group, table, number):
             place = tape.place(group, table, number, trace)
             assert place is not None
             found.setdefault(trace, (tape, number, (table, *place)))
@@ -220,9 +212,10 @@ def _values(tape: Tape, number: int, place: Place) -> dict[str, Any]:
     if table == "samples":
         return _sample(TapeRow(tape, number), "audio" in shard.record.rows)
     row = shard.row(table, index)
-    if table in DECODERS:
-        return dict(vars(DECODERS[table](row, f"{shard.record.path}: row {index} of {table}")))
-    return row
+    if table not in DECODERS and table not in CLASS_SIGNALS:
+        return row
+    where = f"{shard.record.path}: row {index} of {table}"
+    return dict(vars(decode(table, row, tape.groups[shard.record.group].signals, where)))
 
 
 def _sample(row: TapeRow, has_audio: bool) -> dict[str, Any]:

@@ -7,9 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cache_schema.apart import apart
 from cache_schema.maker import (
     GroupInfo,
 )
+
+_SHOWN = 60
+"""Characters of a value on a page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,8 @@ class Change:
     def __str__(self) -> str:
         """Return it as a line of a page."""
         name = f"{self.group}: {self.field}" if self.group else self.field
-        return f"{name}: {_short(self.a)} | {_short(self.b)}"
+        one, two = apart(self.a, self.b, _SHOWN, _text)
+        return f"{name}: {one} | {two}"
 
 
 Changes = list[Change]
@@ -78,6 +83,5 @@ def _changes(
             yield Change(group=group, field=f"{prefix}{name}", a=one, b=two)
 
 
-def _short(value: Any) -> str:
-    text = "-" if value is None else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _text(value: Any) -> str:
+    return "-" if value is None else json.dumps(value, ensure_ascii=False)

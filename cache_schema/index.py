@@ -144,6 +144,15 @@ class Index:
             return None
         return int(self.row_line[at]), int(self.row_number[at])
 
+    def traces_of(self, group: str, table: str, number: int) -> list[int]:
+        """Return the traces that an id has rows of in a table, ascending."""
+        part = self.tables.get((group, table), slice(0, 0))
+        keys = self.row_key[part]
+        limits = np.array([number, number + 1], dtype=np.uint64) << np.uint64(TRACE_BITS)
+        first, last = np.searchsorted(keys, limits).tolist()
+        mask = (1 << TRACE_BITS) - 1
+        return [(key & mask) - 1 for key in keys[first:last].tolist()]
+
     def numbers_in(self, group: str, table: str) -> NDArray[np.int64]:
         """Return the numbers of the ids that have a row in a table, ascending."""
         part = self.tables.get((group, table), slice(0, 0))

@@ -8,12 +8,20 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cache_schema import layout
+from cache_schema.apart import apart
 from cache_schema.codecs.sealed_json import seal, unseal
 from cache_schema.errors import ProvenanceError, TapeError
+from cache_schema.facts import check_facts
 from cache_schema.fingerprint import fingerprint
 from cache_schema.signals import FORMAT_NAME, FORMAT_VERSION, GROUP_TABLES, HEARD
+from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
 
 MAX_DATASET_BYTES = 1 << 20
+MAX_TOLD = 200
+"""Characters of a value that is told: of names of classes there are up to 4 MiB."""
+
+_FIXED = {kind: kind for kind in ("samples", "descriptions", TEXT_SOURCE, AUDIO_SOURCE)}
+"""Names of groups that say their kind; every other source may be called anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,17 +74,18 @@ def group_from_json(content: bytes, where: str) -> GroupInfo:
             f"{where}: group {info.group!r} is of kind {info.kind!r}, this software knows "
             f"{', '.join(GROUP_TABLES)}"
         )
-    check_name(info, where)
+    check_group(info, where)
     if not where.endswith(f"/{info.group}.json"):
         raise TapeError(f"{where} is the file of group {info.group!r}")
     return info
 
 
-def check_name(info: GroupInfo, where: str) -> None:
-    """Refuse a group that cannot be called so.
+def check_group(info: GroupInfo, where: str) -> None:
+    """Refuse a group that cannot be called so, or whose signals nobody could read.
 
     Raises:
-        TapeError: it is no name, or says nothing of the column that a listening model fills.
+        TapeError: it is no name, says nothing of the column that a listening model fills, or is
+            that of a group of another kind; or facts of a signal are missing.
     """
     if not layout.GROUP_NAME.fullmatch(info.group):
         raise TapeError(f"{where}: group {info.group!r}, expected letters, digits and _ only")
@@ -84,6 +93,27 @@ def check_name(info: GroupInfo, where: str) -> None:
         raise TapeError(
             f"{where}: group {info.group!r} of kind {HEARD!r}, expected the name "
             f"{layout.HEARD_PREFIX}<column>"
+        )
+    _refuse_other_kinds_name(info, where)
+    check_facts(info.kind, info.signals, f"{where}: group {info.group!r}")
+
+
+def _refuse_other_kinds_name(info: GroupInfo, where: str) -> None:
+    """Refuse a source that is called as a group of another kind is; case does not count.
+
+    Raises:
+        TapeError: naming both.
+    """
+    if info.kind not in (TEXT_SOURCE, AUDIO_SOURCE):
+        return
+    name = info.group.lower()  # a file system may not tell "Samples" from "samples"
+    other = _FIXED.get(name, info.kind)
+    if name == HEARD or name.startswith(layout.HEARD_PREFIX):
+        other = HEARD
+    if other != info.kind:
+        raise TapeError(
+            f"{where}: group {info.group!r} of kind {info.kind!r} is called as groups of kind "
+            f"{other!r} are; give the source another name, such as that of its model"
         )
 
 
@@ -98,7 +128,8 @@ def refuse_other_maker(recorded: GroupInfo, offered: GroupInfo) -> None:
     new = json.loads(json.dumps(new))
     differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if differing:
-        lines = "\n".join(f"  {k}: tape {old.get(k)!r}, now {new.get(k)!r}" for k in differing)
+        told = [(key, *apart(old.get(key), new.get(key), MAX_TOLD)) for key in differing]
+        lines = "\n".join(f"  {key}: tape {one}, now {two}" for key, one, two in told)
         raise ProvenanceError(
             f"{recorded.group!r} was recorded differently:\n{lines}\n"
             "Use the same settings to continue, or another --out."

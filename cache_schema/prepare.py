@@ -18,9 +18,9 @@ from cache_schema.codecs import bfloat16
 from cache_schema.codecs.sealed_json import refuse_constant
 from cache_schema.errors import TapeError
 from cache_schema.index import MAX_TRACES
-from cache_schema.rows import DECODERS, Row, audio_of, compact_row, place_of
+from cache_schema.rows import DECODERS, Row, audio_of, compact_row, decode, place_of
 from cache_schema.shard import Storage
-from cache_schema.signals import AUDIO_ROW, SCHEMAS
+from cache_schema.signals import AUDIO_ROW, CLASS_SIGNALS, SCHEMAS
 
 Rows = Mapping[str, list[Row]]
 Facts = Mapping[str, Mapping[str, Any]]
@@ -53,7 +53,7 @@ def prepare(rows: Rows, hidden: Placed, storage: Storage, signals: Facts) -> Pre
             of bfloat16 as uint16.
         storage: how signals are stored.
         signals: what the group says of its signals ``hidden`` (``layers``, ``width``) and ``lens``
-            (``layers``, ``k``), if anything.
+            (``layers``, ``k``), if anything; of classifiers and embeddings everything there is.
 
     Raises:
         RowError: values out of range or not finite, lengths that differ, text that is not UTF-8; or
@@ -65,7 +65,7 @@ def prepare(rows: Rows, hidden: Placed, storage: Storage, signals: Facts) -> Pre
     for table, items in rows.items():
         for number, item in enumerate(items):
             row = _as_stored(table, item)
-            _check(table, row, rows, number)
+            _check(table, row, rows, number, signals)
             if table == "lens":
                 _check_lens(row, signals.get("lens", {}))
             stored = table
@@ -107,13 +107,13 @@ def _as_stored(table: str, item: Row) -> Row:
     return row
 
 
-def _check(table: str, row: Row, rows: Rows, number: int) -> None:
+def _check(table: str, row: Row, rows: Rows, number: int, signals: Facts) -> None:
     where = f"{table} of sample {row['sample_id']!r}"
     if not AUDIO_ROW <= row.get("trace_index", 0) <= MAX_TRACES:
         raise RowError(f"{where}: trace index {row['trace_index']}")
     try:
-        if table in DECODERS:
-            DECODERS[table](row, where)
+        if table in DECODERS or table in CLASS_SIGNALS:
+            decode(table, row, signals, where)
         elif table == "audio":
             audio_of(row, rows["samples"][number]["num_audio_samples"], where)
         elif table == "samples":
@@ -157,7 +157,7 @@ def _prepare_states(
     if told != {"layers": layers, "width": width}:
         raise RowError(f"{where}: layers {layers} of width {width}, the group says {told}")
     placed = _as_stored("hidden", {**row, "offset": 0, "count": count})
-    _check("hidden", placed, {}, 0)
+    _check("hidden", placed, {}, 0, {})
     try:
         place_of(placed, count, where)
     except TapeError as error:

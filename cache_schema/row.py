@@ -11,11 +11,14 @@ from cache_schema import layout
 from cache_schema.committed import Shard
 from cache_schema.errors import MissingSignalError, TapeError, nearest
 from cache_schema.hidden import HiddenPlace
-from cache_schema.rows import DECODERS, audio_of
+from cache_schema.rows import audio_of, decode
 from cache_schema.signals import AUDIO_ROW, HEARD, SIGNAL_TABLES
 from cache_schema.types import (
+    AUDIO_SOURCE,
     TEXT_SOURCE,
+    Embedding,
     FloatArray,
+    FrameLogits,
     Heard,
     Hidden,
     Lens,
@@ -23,10 +26,13 @@ from cache_schema.types import (
     Sampled,
     TopK,
     Trace,
+    UtteranceLogits,
 )
 
 if TYPE_CHECKING:
     from cache_schema.reader import Tape
+
+Signal = TopK | Lens | Sampled | Hidden | Trace | UtteranceLogits | FrameLogits | Embedding
 
 
 class TapeRow:
@@ -145,7 +151,7 @@ class TapeRow:
         """Return the rows of a table of the textual teacher that are numbered from 0."""
         found: list[Any] = []
         while place := self._tape.place(TEXT_SOURCE, table, self._number, len(found)):
-            found.append(_read(place, table))
+            found.append(self._read(TEXT_SOURCE, table, *place))
         return found
 
     @property
@@ -154,7 +160,7 @@ class TapeRow:
         found: dict[str, Heard] = {}
         for name, group in self._tape.groups.items():
             if group.kind == HEARD and (place := self._tape.place(name, HEARD, self._number, 0)):
-                found[layout.heard_column(name)] = _read(place, HEARD)
+                found[layout.heard_column(name)] = self._read(name, HEARD, *place)
         return found
 
     @property
@@ -163,37 +169,48 @@ class TapeRow:
         return tuple(name for name in self._tape.signals if name in self)
 
     def __contains__(self, name: str) -> bool:
-        """Whether this sample has the signal (of its first trace)."""
-        return self._place(name, 0) is not None
+        """Whether this sample has the signal, in the row that ``signal`` returns by default."""
+        return self._place(name, None) is not None
 
-    def __getitem__(self, name: str) -> TopK | Lens | Sampled | Hidden | Trace:
-        """Return a signal, of the first trace where it belongs to traces; see ``signal``."""
+    def __getitem__(self, name: str) -> Signal:
+        """Return a signal, of its default row; see ``signal``."""
         return self.signal(name)
 
     def signal(
-        self, name: str, trace: int = 0, layers: tuple[int, ...] | None = None
-    ) -> TopK | Lens | Sampled | Hidden | Trace:
-        """Return ``source/topk``, ``/lens``, ``/sampled``, ``/hidden`` or ``/trace``.
+        self, name: str, trace: int | None = None, layers: tuple[int, ...] | None = None
+    ) -> Signal:
+        """Return one signal of one source, such as ``textual/topk`` or ``wavlm/hidden``.
+
+        A source of kind ``acoustic`` may have rows of the recording and rows of traces side by
+        side: states of the audio positions and of the tokens of a response.
 
         Args:
-            name: such as ``"textual/topk"``.
-            trace: which trace, where the signal belongs to traces.
+            name: ``source/signal``.
+            trace: that trace's row, ``AUDIO_ROW`` (-1) the row of the recording or description.
+                By default (``None``) the row of the recording where an acoustic source has one,
+                else that of the first trace; of a textual source the first trace's, else the
+                description's.
             layers: layers of a ``hidden`` signal to read; all recorded ones by default.
 
         Raises:
-            MissingSignalError: the tape has no such signal, or not for this sample or layer.
+            MissingSignalError: the tape has no such signal, or not for this sample, trace or layer.
             TapeError: what is recorded is damaged or contradicts itself.
         """
         table, shard, index = self._find(name, trace)
         if table == "hidden":
             return shard.hidden(index, layers).read()
-        signal: TopK | Lens | Sampled | Trace = _read((shard, index), table)
+        signal: Signal = self._read(name.partition("/")[0], table, shard, index)
         return signal
 
     def hidden_place(
-        self, name: str, trace: int = 0, layers: tuple[int, ...] | None = None
+        self, name: str, trace: int | None = None, layers: tuple[int, ...] | None = None
     ) -> HiddenPlace:
         """Return where a ``hidden`` signal lies, to be read into memory of your own.
+
+        Args:
+            name: as for ``signal``.
+            trace: as for ``signal``.
+            layers: as for ``signal``.
 
         Raises:
             MissingSignalError: as for ``signal``.
@@ -203,29 +220,47 @@ class TapeRow:
             raise ValueError(f"{name!r} holds no states")
         return shard.hidden(index, layers)
 
-    def _find(self, name: str, trace: int) -> tuple[str, Shard, int]:
+    def traces_of(self, name: str) -> tuple[int, ...]:
+        """Return the traces a signal has rows of, ascending; -1 is the recording's, or its text's.
+
+        Args:
+            name: as for ``signal``; empty if the sample, or the tape, has no such signal.
+        """
+        group, _, signal = name.partition("/")
+        index = self._tape.catalog.index
+        found = {
+            trace
+            for table in SIGNAL_TABLES.get(signal, ())
+            for trace in index.traces_of(group, table, self._number)
+        }
+        return tuple(sorted(found)) if name in self._tape.signals else ()
+
+    def _find(self, name: str, trace: int | None) -> tuple[str, Shard, int]:
         place = self._place(name, trace)
         if place is None:
             has = ", ".join(self._tape.signals) or "no signals"
             if name in self._tape.signals:
                 has = f"{name} of other samples or traces"
+            of_trace = "" if trace is None else f" (trace {trace})"
             raise MissingSignalError(
-                f"sample {self.sample_id!r} has no {name!r} (trace {trace}) on "
+                f"sample {self.sample_id!r} has no {name!r}{of_trace} on "
                 f"{self._tape.location}, which has {has}{nearest(name, self._tape.signals)}"
             )
         return place
 
-    def _place(self, name: str, trace: int) -> tuple[str, Shard, int] | None:
+    def _place(self, name: str, trace: int | None) -> tuple[str, Shard, int] | None:
         if name not in self._tape.signals:
             return None
         group, _, signal = name.partition("/")
-        for table in SIGNAL_TABLES.get(signal, ()):
-            for index in (trace, AUDIO_ROW):
+        traces: tuple[int, ...] = (0, AUDIO_ROW) if trace is None else (trace,)
+        if trace is None and self._tape.groups[group].kind == AUDIO_SOURCE:
+            traces = (AUDIO_ROW, 0)
+        for index in traces:
+            for table in SIGNAL_TABLES.get(signal, ()):
                 if place := self._tape.place(group, table, self._number, index):
                     return table, *place
         return None
 
-
-def _read(place: tuple[Shard, int], table: str) -> Any:
-    shard, index = place
-    return DECODERS[table](shard.row(table, index), f"{shard.record.path}: row {index} of {table}")
+    def _read(self, group: str, table: str, shard: Shard, index: int) -> Any:
+        where = f"{shard.record.path}: row {index} of {table}"
+        return decode(table, shard.row(table, index), self._tape.groups[group].signals, where)

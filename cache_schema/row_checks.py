@@ -67,3 +67,22 @@ def check_mass(logprobs: FloatArray, tail: FloatArray) -> None:
         raise ValueError("log-probabilities that ascend: the most probable comes first")
     if not (np.abs(mass - 1) <= MASS_TOLERANCE).all() or (tail < 0).any():
         raise ValueError("log-probabilities and tail that are not finite or do not sum to 1")
+
+
+def check_times(times_s: FloatArray, count: int) -> FloatArray:
+    """Return the times of positions as float32 [count, 2]: where each begins and ends, in seconds.
+
+    Raises:
+        ValueError: another number of times; one that is negative or not finite; a position that
+            ends before it begins, or that begins or ends before the one before it.
+    """
+    if len(times_s) != 2 * count:
+        raise ValueError(f"{len(times_s)} times for {count} positions, expected a start and an end")
+    times = times_s.reshape(-1, 2)
+    if not count:
+        return times
+    if not (times.min() >= 0 and times.max() < np.inf):  # a NaN is its array's least
+        raise ValueError("times that are negative or not finite")
+    if (times[:, 0] > times[:, 1]).any() or (times[1:] < times[:-1]).any():
+        raise ValueError("times do not ascend")
+    return times

@@ -12,17 +12,30 @@ from numpy.typing import NDArray
 
 from cache_schema.codecs import sampled, topk_compact
 from cache_schema.codecs.pcm import decode_audio, encode_audio
-from cache_schema.row_checks import Row, check_entries, check_mass, checked, token_ids_of
+from cache_schema.errors import TapeError
+from cache_schema.row_checks import (
+    Row,
+    check_entries,
+    check_mass,
+    check_times,
+    checked,
+    token_ids_of,
+)
+from cache_schema.rows_classes import CLASS_DECODERS
 from cache_schema.rows_lens import compact_lens_of, lens_of, lens_row
 from cache_schema.rows_texts import check_origin, heard_of, heard_row, rejected_of, rejected_row
 from cache_schema.signals import AUDIO_ROW, HEARD, HIDDEN_KINDS, LATER_COLUMNS
 from cache_schema.types import FloatArray, IntArray, Sample, Sampled, TopK, Trace
+
+Facts = Mapping[str, Mapping[str, Any]]
+"""Signal -> what a group says of it."""
 
 __all__ = [
     "DECODERS",
     "Row",
     "audio_of",
     "compact_row",
+    "decode",
     "heard_row",
     "hidden_row",
     "lens_row",
@@ -223,8 +236,8 @@ def place_of(row: Mapping[str, Any], positions: int) -> dict[str, Any]:
         raise ValueError(f"kind {kind!r} {'without' if target_ids is None else 'with'} target_ids")
     if target_ids is not None and len(target_ids) != count:
         raise ValueError(f"{len(target_ids)} target ids for {count} states")
-    if times_s is not None and len(times_s) != 2 * count:
-        raise ValueError(f"{len(times_s)} times for {count} states")
+    if times_s is not None:
+        times_s = check_times(times_s, count)
     if kind == "text" and (times_s is not None or row["trace_index"] != AUDIO_ROW):
         raise ValueError("states of a text with times, or of a trace: expected neither")
     return {
@@ -232,7 +245,7 @@ def place_of(row: Mapping[str, Any], positions: int) -> dict[str, Any]:
         "count": count,
         "kind": kind,
         "target_ids": None if target_ids is None else token_ids_of(target_ids, "target_ids"),
-        "times_s": None if times_s is None else times_s.reshape(-1, 2),
+        "times_s": times_s,
     }
 
 
@@ -246,4 +259,23 @@ DECODERS: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
     "rejected": rejected_of,
     HEARD: heard_of,
 }
-"""Table -> what reads its rows; states are read through ``place_of``."""
+"""Table -> what reads its rows, of those that say everything themselves; ``decode`` reads any."""
+
+
+def decode(table: str, row: Mapping[str, Any], signals: Facts, where: str) -> Any:
+    """Return the value of a row of any signal but states, which are read through ``place_of``.
+
+    Args:
+        table: its table.
+        row: the row, number lists as arrays.
+        signals: what its group says of its signals: names of classes are there, not in the rows.
+        where: what to call the row in an error.
+
+    Raises:
+        TapeError: the row breaks the format, or is not as its group says.
+    """
+    if table not in CLASS_DECODERS:
+        return DECODERS[table](row, where)
+    if table not in signals:
+        raise TapeError(f"{where}: its group records no signal {table!r}")
+    return CLASS_DECODERS[table](row, signals[table], where)

@@ -41,11 +41,20 @@ TOPK_CODECS = ("hot", "compact")
 MAX_ENTRIES = 1 << 24
 """Most kept or drawn entries of one trace: a packed row cannot unfold into more."""
 
+MAX_CLASSES = 1 << 16
+"""Most classes of a classifier."""
+
+MAX_FRAME_LOGITS = 1 << 26
+"""Most logits of one recording's frames, F * C: 256 MiB."""
+
+CLASS_SIGNALS = ("utterance_logits", "frame_logits", "embedding")
+"""Signals of classifiers and pooled embeddings; each has one table, of its own name."""
+
 _STRING = pa.string()
 _IDS = pa.list_(pa.field("item", pa.int32(), nullable=False))
 _FLOATS = pa.list_(pa.field("item", pa.float32(), nullable=False))
 _LAYERS = pa.list_(pa.field("item", pa.int32(), nullable=False))
-_NULLABLE = {"correct", "target_ids of hidden", "times_s"}
+_NULLABLE = {"correct", "target_ids of hidden", "times_s of hidden"}
 
 
 def _schema(table: str, columns: dict[str, pa.DataType]) -> pa.Schema:
@@ -141,11 +150,15 @@ _COLUMNS: dict[str, dict[str, pa.DataType]] = {
         "target_ids": _IDS,
         "times_s": _FLOATS,
     },
+    "utterance_logits": {**_TRACE_KEY, "logits": _FLOATS},
+    "frame_logits": {**_TRACE_KEY, "logits": _FLOATS, "times_s": _FLOATS},
+    "embedding": {**_TRACE_KEY, "embedding": _FLOATS},
     HEARD: {"sample_id": _STRING, "text": _STRING, "segments": _STRING},
 }
 SCHEMAS = {table: _schema(table, columns) for table, columns in _COLUMNS.items()}
 """Table name -> columns as they are written. Lists are flattened: those of ``topk`` are [T, k],
-those of ``lens`` [T, M, k] and [T, M], ``times_s`` is [A, 2]."""
+those of ``lens`` [T, M, k] and [T, M], of ``frame_logits`` [F, C], ``times_s`` is [A, 2] or
+[F, 2]."""
 
 LATER_COLUMNS = {"trace": ("origin", "draw", "seed")}
 """Table -> trailing columns that tapes of the first release lack, all together."""
@@ -164,7 +177,15 @@ GROUP_TABLES: dict[str, tuple[str, ...]] = {
         "sampled",
         "hidden",
     ),
-    AUDIO_SOURCE: ("topk", "topk_compact", "lens", "lens_compact", "sampled", "hidden"),
+    AUDIO_SOURCE: (
+        "topk",
+        "topk_compact",
+        "lens",
+        "lens_compact",
+        "sampled",
+        "hidden",
+        *CLASS_SIGNALS,
+    ),
 }
 """Kind of group -> the tables its shards may hold."""
 
@@ -174,6 +195,7 @@ SIGNAL_TABLES: dict[str, tuple[str, ...]] = {
     "lens": ("lens", "lens_compact"),
     "sampled": ("sampled",),
     "hidden": ("hidden",),
+    **{signal: (signal,) for signal in CLASS_SIGNALS},
 }
 """Signal -> the tables that may hold it, of which a source uses one."""
 
@@ -214,6 +236,8 @@ def totals_of(table: str, row: dict[str, Any]) -> dict[str, int]:
         return {"sampled_tokens": len(row["target_ids"])}
     if table == "hidden":
         return {f"hidden_{row['kind']}_positions": row["count"]}
+    if table == "frame_logits":
+        return {"frame_logits_frames": len(row["times_s"]) // 2}
     return {}
 
 

@@ -16,7 +16,7 @@ from cache_schema.errors import OutputError, ProvenanceError, TapeError
 from cache_schema.maker import (
     GroupInfo,
     check_format,
-    check_name,
+    check_group,
     group_from_json,
     refuse_other_maker,
 )
@@ -82,9 +82,9 @@ def refuse_others(root: Path, info: GroupInfo, licence: str) -> None:
 
     Raises:
         ProvenanceError: naming what differs.
-        TapeError: the group's name is none.
+        TapeError: the group's name is none, or nobody could read its signals.
     """
-    check_name(info, str(root))
+    check_group(info, str(root))
     file = root / layout.DATASET_FILE
     if licence != DEFAULT_LICENCE and file.exists():
         recorded = check_format(file.read_bytes(), str(root))["licence"]

@@ -1,7 +1,7 @@
 """What a tape holds, as plain values: one sample, its traces and its signals.
 
 Shapes: T trace tokens, P prompt tokens, k kept logits, L layers of states, M layers of the lens, D
-width, A audio positions, N text positions.
+width, A audio positions, N text positions, F frames, C classes, E width of a pooled embedding.
 """
 
 from __future__ import annotations
@@ -213,3 +213,50 @@ class Hidden:
     kind: str
     target_ids: IntArray | None = None
     times_s: FloatArray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class UtteranceLogits:
+    """What an audio classifier says of a whole recording: one raw logit a class.
+
+    Attributes:
+        logits: float32 [C], before any softmax or sigmoid.
+        labels: the C classes' names, in the order of ``logits``; no two are equal.
+        multi_label: whether each class is judged for itself (sigmoid); otherwise exactly one class
+            holds (softmax over all).
+    """
+
+    logits: FloatArray
+    labels: tuple[str, ...]
+    multi_label: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameLogits:
+    """What an audio classifier says of each frame: one raw logit a class.
+
+    Attributes:
+        logits: float32 [F, C], before any softmax or sigmoid.
+        times_s: float32 [F, 2], start and end of each frame in seconds of the recording.
+        labels: the C classes' names, in the order of ``logits``; no two are equal.
+        multi_label: whether each class is judged for itself (sigmoid); otherwise exactly one class
+            holds in a frame (softmax over all).
+    """
+
+    logits: FloatArray
+    times_s: FloatArray
+    labels: tuple[str, ...]
+    multi_label: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """One vector of a whole recording, such as a speaker embedding.
+
+    Attributes:
+        values: float32 [E].
+        pooling: how it came about, such as ``"x-vector"`` or ``"mean of layer 12"``.
+    """
+
+    values: FloatArray
+    pooling: str

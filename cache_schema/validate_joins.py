@@ -15,13 +15,16 @@ from cache_schema.index import TRACE_BITS, Index
 from cache_schema.maker import (
     GroupInfo,
 )
-from cache_schema.signals import CODEC_OF, SIGNAL_TABLES
+from cache_schema.signals import CLASS_SIGNALS, CODEC_OF, SIGNAL_TABLES
 from cache_schema.types import SAMPLE_RATE_HZ, TEXT_SOURCE
 from cache_schema.validate_files import Contents
 from cache_schema.validate_index import Rebuilt
 from cache_schema.validate_rows import TableFacts
 
 _TRACE_MASK = np.uint64((1 << TRACE_BITS) - 1)
+_TIMED = ("hidden", "frame_logits")
+"""Tables whose rows may say where their positions lie in the recording."""
+
 Keys = NDArray[np.uint64]
 
 
@@ -71,10 +74,12 @@ class Joins:
             if info.kind == TEXT_SOURCE:
                 self._check_contiguous(group, "trace")
                 self._check_contiguous(group, "rejected")
-            tables = {table: self._joined(group, table) for _, table in self._signal_tables(group)}
+            of_group = self._signal_tables(group)
+            of_tokens = [table for signal, table in of_group if signal not in CLASS_SIGNALS]
+            tables = {table: self._joined(group, table) for table in of_tokens}
             base = tables.pop("trace", None)
             if base is not None:
-                for signal, table in self._signal_tables(group):
+                for signal, table in of_group:
                     if table in tables:
                         self._check_tokens(tables[table], base, every=signal in info.signals)
             else:
@@ -84,8 +89,7 @@ class Joins:
                 traces = self._joined(TEXT_SOURCE, "trace")
                 for joined in tables.values():
                     self._check_tokens(joined, traces)
-            if "hidden" in tables:
-                self._check_times(tables["hidden"])
+            self._check_times(group)
 
     def _signal_tables(self, group: str) -> list[tuple[str, str]]:
         """(signal, table) of what a group has, in the order of the format."""
@@ -184,20 +188,25 @@ class Joins:
         other_ids = known & (length == other) & (hashes != others)
         self._tell(table.name, "tokens", keys[here][other_ids], f"other token ids than {base.name}")
 
-    def _check_times(self, hidden: Joined) -> None:
+    def _check_times(self, group: str) -> None:
         """Positions in time end with their audio."""
+        for table in _TIMED:
+            if (group, table) in self._index.tables:
+                self._check_ends(self._joined(group, table))
+
+    def _check_ends(self, timed: Joined) -> None:
         samples = self._joined("samples", "samples")
-        timed = np.flatnonzero(~np.isnan(hidden.facts.end_s))
-        numbers = hidden.keys[timed] >> np.uint64(TRACE_BITS)
+        rows = np.flatnonzero(~np.isnan(timed.facts.end_s))
+        numbers = timed.keys[rows] >> np.uint64(TRACE_BITS)
         of_sample = (numbers << np.uint64(TRACE_BITS)) | np.uint64(1)
         at = np.searchsorted(samples.keys, of_sample)
         there = at < len(samples.keys)
         there[there] = samples.keys[at[there]] == of_sample[there]
-        timed, at = timed[there], at[there]
+        rows, at = rows[there], at[there]
         length = samples.facts.length[at]
-        late = hidden.facts.end_s[timed] > length / SAMPLE_RATE_HZ + hidden.facts.slack_s[timed]
+        late = timed.facts.end_s[rows] > length / SAMPLE_RATE_HZ + timed.facts.slack_s[rows]
         self._tell(
-            hidden.name, "times", hidden.keys[timed][late & (length >= 0)], "ends after its audio"
+            timed.name, "times", timed.keys[rows][late & (length >= 0)], "ends after its audio"
         )
 
     def _tell(self, name: str, kind: str, keys: Keys, message: str) -> None:

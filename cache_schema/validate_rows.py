@@ -26,8 +26,9 @@ from cache_schema.maker import (
 from cache_schema.manifest import (
     ShardRecord,
 )
-from cache_schema.rows import DECODERS, Row, audio_of, place_of
+from cache_schema.rows import DECODERS, Row, audio_of, decode, place_of
 from cache_schema.signals import (
+    CLASS_SIGNALS,
     CODEC_OF,
     HEARD,
     HIDDEN_KINDS,
@@ -41,7 +42,7 @@ from cache_schema.signals import (
 _TOTALS = re.compile(
     r"audio_samples|trace_tokens|traces_(right|judged|truncated|rejected)|(topk|lens|sampled)_tokens"
     rf"|traces_({'|'.join(ORIGINS[1:])})|rejected: ({'|'.join(REJECT_REASONS)})"
-    rf"|hidden_({'|'.join(HIDDEN_KINDS)})_positions"
+    rf"|hidden_({'|'.join(HIDDEN_KINDS)})_positions|frame_logits_frames"
 )
 """Totals this release can add up; others may be there, and any may be left out. What a release sums
 up as rejected for other reasons depends on the reasons it knows, so that is not among them."""
@@ -204,15 +205,15 @@ class ShardCheck:
         facts.length[index] = place["count"]
         if place["target_ids"] is not None:
             facts.target_hash[index] = _hash(place["target_ids"])
-        times_s = place["times_s"]
-        if times_s is None or not len(times_s):
-            return
-        if not np.isfinite(times_s).all() or times_s.min() < 0:
-            raise TapeError("times that are negative or not finite")
-        if (times_s[:, 0] > times_s[:, 1]).any() or (np.diff(times_s, axis=0) < 0).any():
-            raise TapeError("times do not ascend")
-        facts.end_s[index] = times_s[-1, 1]
-        facts.slack_s[index] = max(0.1, float(times_s[-1, 1] - times_s[-1, 0]))
+        _note_times(place["times_s"], index, facts)
+
+    def _check_classes(self, table: str, index: int, row: Row, facts: TableFacts) -> None:
+        if self._info is None or table not in self._info.signals:
+            return  # told already: there is nothing to read the row with
+        value = decode(table, row, self._info.signals, table)
+        if table == "frame_logits":
+            facts.length[index] = len(value.logits)
+            _note_times(value.times_s, index, facts)
 
     def _check_sums(self) -> None:
         """Compare counts with the manifest line; see that spans cover the arrays exactly."""
@@ -269,6 +270,13 @@ class ShardCheck:
         )
 
 
+def _note_times(times_s: NDArray[np.float32] | None, index: int, facts: TableFacts) -> None:
+    """Note where a row's last position ends; its times were checked when it was decoded."""
+    if times_s is not None and len(times_s):
+        facts.end_s[index] = times_s[-1, 1]
+        facts.slack_s[index] = max(0.1, float(times_s[-1, 1] - times_s[-1, 0]))
+
+
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
@@ -282,5 +290,6 @@ _CHECKS: dict[str, Callable[[ShardCheck, str, int, Row, TableFacts], None]] = {
     "samples": ShardCheck._check_sample,
     "audio": ShardCheck._check_audio,
     "hidden": ShardCheck._check_hidden,
+    **dict.fromkeys(CLASS_SIGNALS, ShardCheck._check_classes),
 }
 """Table -> its row's check; the others are signals, decoded."""

@@ -286,8 +286,7 @@ def _values(row: Any) -> dict[str, Any]:
     if row.heard:
         values["heard"] = {column: dataclasses.asdict(one) for column, one in row.heard.items()}
     for name in row.signals:
-        many = max(len(row.traces), 1) if name.startswith("textual/") else 1
-        values[name] = [_plain(vars(row.signal(name, number))) for number in range(many)]
+        values[name] = [_plain(vars(row.signal(name, number))) for number in row.traces_of(name)]
     return values
 
 
