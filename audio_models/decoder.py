@@ -93,13 +93,20 @@ def logits_of(model: Any, normed_ND: Tensor) -> Tensor:
     return logits_1NV[0]
 
 
+@dataclass
+class _Answer(BaseModelOutputWithPastAndCrossAttentions):
+    """What any class reads of its decoder's output; mixtures of experts look for their routers."""
+
+    router_logits: tuple[Tensor, ...] | None = None
+
+
 @contextmanager
 def _answering(decoder: Any, states: Tensor) -> Iterator[None]:
     """Let a decoder return these states, whatever it is given."""
     answer: Any = states
 
-    def forward(*_args: Any, **_settings: Any) -> BaseModelOutputWithPastAndCrossAttentions:
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=answer)
+    def forward(*_args: Any, **_settings: Any) -> _Answer:
+        return _Answer(last_hidden_state=answer)
 
     decoder.forward = forward
     try:

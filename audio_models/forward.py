@@ -26,7 +26,7 @@ class Forward:
 
     Attributes:
         states: layer number -> [B, T, D], in the model's dtype, part of the autograd graph if one
-            is recorded.
+            is recorded; [M, D] at the M ``state_positions``, row after row, where they were given.
         readout_ND: the unembedding's input (after the final norm) at the asked positions.
         logits_NV: the model's own logits there; no rows if ``unembed_now`` was false.
     """
@@ -48,6 +48,7 @@ def forward_with_states(
     layers: Sequence[int],
     logit_positions: Sequence[Tensor],
     unembed_now: bool = True,
+    state_positions: Sequence[Tensor] | None = None,
 ) -> Forward:
     """Run the model once.
 
@@ -57,13 +58,16 @@ def forward_with_states(
         layers: layer numbers to keep.
         logit_positions: for each row the input positions to unembed (any length, zero too).
         unembed_now: ``False`` leaves the unembedding to ``unembed``, chunk by chunk.
+        state_positions: for each row the input positions whose states are kept, taken from a layer
+            as it is computed, so that the rest of it is freed at once; all by default.
     """
     rows, columns = flatten_positions(logit_positions)
     blocks = decoder_of(model).blocks
     states: dict[int, Tensor] = {}
     readouts: list[Tensor] = []
+    kept_at = None if state_positions is None else flatten_positions(state_positions)
     with (
-        _keep_states(blocks, layers, states),
+        _keep_states(blocks, layers, states, kept_at),
         _cut_readout(model.get_output_embeddings(), rows, columns, readouts, unembed_now),
     ):
         output = model(**inputs, use_cache=False)
@@ -79,16 +83,29 @@ def unembed(model: Any, readout_ND: Tensor) -> Tensor:
 
 @contextmanager
 def _keep_states(
-    blocks: Sequence[Any], layers: Sequence[int], states: dict[int, Tensor]
+    blocks: Sequence[Any],
+    layers: Sequence[int],
+    states: dict[int, Tensor],
+    kept_at: tuple[Tensor, Tensor] | None,
 ) -> Iterator[None]:
-    """Hook the chosen blocks; hooks hold the output itself and add nothing to the graph."""
+    """Hook the chosen blocks.
+
+    Hooks hold the output itself and add nothing to the graph, or the rows and columns of it that
+    are kept.
+    """
+
+    def keep(layer: int, states_BTD: Tensor) -> None:
+        if kept_at is not None:
+            rows, columns = (index.to(states_BTD.device) for index in kept_at)
+            states_BTD = states_BTD[rows, columns]
+        states[layer] = states_BTD
 
     def keep_input(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        states[0] = args[0] if args else kwargs["hidden_states"]
+        keep(0, args[0] if args else kwargs["hidden_states"])
 
     def keep_output(layer: int) -> Any:
         def hook(_module: Any, _args: tuple[Any, ...], output: Any) -> None:
-            states[layer] = output[0] if isinstance(output, tuple) else output
+            keep(layer, output[0] if isinstance(output, tuple) else output)
 
         return hook
 

@@ -62,10 +62,13 @@ def check(recipe: ExtractRecipe) -> None:
 
         for column, listener in recipe.textualize.listen.items():
             settle(column, listener)
-    for teacher in (recipe.textual, recipe.acoustic):
-        if teacher.teacher:
-            parse_layers(teacher.layers, text_shape(load_config(teacher.teacher)).num_layers)
+    if recipe.acoustic.teacher:
+        from pipeline.hearing.plan import check as check_acoustic
+
+        check_acoustic(recipe.acoustic)
     if recipe.textual.teacher:
+        shape = text_shape(load_config(recipe.textual.teacher))
+        parse_layers(recipe.textual.layers, shape.num_layers)
         _check_textual(recipe.textual)
         if recipe.textual.engine != "encoder":
             check_teacher(recipe.textual)

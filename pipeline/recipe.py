@@ -13,6 +13,7 @@ from cache_schema.codecs.topk_compact import MAX_K
 from cache_schema.errors import UsageError
 from cache_schema.recipes import one_of
 from cache_schema.signals import STATES_PROFILES, TOPK_CODECS
+from pipeline.acoustic_recipe import AcousticRecipe
 from pipeline.textual_recipe import TextualRecipe
 from pipeline.textualize_recipe import TextualizeRecipe
 
@@ -45,34 +46,6 @@ class DatasetRecipe:
         one_of("--audio", self.audio, AUDIO_POLICIES)
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit: expected a positive number, got {self.limit}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class AcousticRecipe:
-    """The acoustic teacher.
-
-    Attributes:
-        teacher: model directory or hub id; empty for none.
-        layers: which hidden states to record at audio positions.
-        top_k: logits kept a response token; 0 for none, and then no response is read.
-        dtype: ``auto`` (the model's own), ``float32``, ``bfloat16`` or ``float16``.
-        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
-        batch_size: samples a forward pass, halved when memory runs out.
-    """
-
-    teacher: str = ""
-    layers: str = "proportional:4"
-    top_k: int = 64
-    dtype: str = "auto"
-    device: str = "auto"
-    batch_size: int = 8
-
-    def __post_init__(self) -> None:
-        one_of("acoustic.device", self.device.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
-        if self.batch_size < 1:
-            raise UsageError(f"acoustic.batch_size: expected at least 1, got {self.batch_size}")
-        if self.top_k < 0:
-            raise UsageError(f"acoustic.top_k: expected 0 or more, got {self.top_k}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +130,7 @@ class ExtractRecipe:
             "textual.top_k": self.textual.top_k,
             "textual.lens_top_k": self.textual.lens_top_k,
             "acoustic.top_k": self.acoustic.top_k,
+            "acoustic.lens_top_k": self.acoustic.lens_top_k,
         }
         for name, k in kept.items():
             if k > MAX_K:

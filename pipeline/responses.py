@@ -28,13 +28,14 @@ TRUNCATED = "length"
 class Responses:
     """The responses the acoustic teacher is read on: the textual traces, else the answers.
 
-    ``origin`` says which, a key of ``ORIGINS``; ``none`` where they are not wanted.
+    ``origin`` says which, a key of ``ORIGINS``; ``none`` where they are not ``wanted``.
     """
 
     def __init__(
         self, tape: Tape, tokenizer: Any, tokenizer_digest: str, *, wanted: bool = True
     ) -> None:
         self._tokenizer = tokenizer
+        self.wanted = wanted
         if not wanted:
             self.origin = "none"
             return

@@ -133,7 +133,7 @@ class Pending(Sequence[TapeRow]):
     """
 
     def __init__(self, tape: Tape, numbers: NDArray[np.int64]) -> None:
-        self._tape = tape
+        self.tape = tape
         self.numbers = numbers
 
     def __len__(self) -> int:
@@ -142,12 +142,12 @@ class Pending(Sequence[TapeRow]):
     def __getitem__(self, index: Any) -> Any:
         """Return one row, or the list of rows of a slice."""
         if isinstance(index, slice):
-            return [TapeRow(self._tape, number) for number in self.numbers[index].tolist()]
-        return TapeRow(self._tape, int(self.numbers[index]))
+            return [TapeRow(self.tape, number) for number in self.numbers[index].tolist()]
+        return TapeRow(self.tape, int(self.numbers[index]))
 
     def among(self, mask: NDArray[np.bool_]) -> Pending:
         """Return those of them that a mask over all samples, bool [samples], holds."""
-        return Pending(self._tape, self.numbers[mask[self.numbers]])
+        return Pending(self.tape, self.numbers[mask[self.numbers]])
 
 
 def pending(tape: Tape, info: GroupInfo, recipe: ExtractRecipe) -> Pending:

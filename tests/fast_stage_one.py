@@ -27,15 +27,9 @@ import pipeline.ingest
 import pipeline.textual
 import pipeline.textualize
 from cache_schema.types import IntArray
+from pipeline.acoustic_recipe import AcousticRecipe
 from pipeline.extract import run_step
-from pipeline.recipe import (
-    AcousticRecipe,
-    DatasetRecipe,
-    ExtractRecipe,
-    FailureRecipe,
-    TapeRecipe,
-    TextualRecipe,
-)
+from pipeline.recipe import DatasetRecipe, ExtractRecipe, FailureRecipe, TapeRecipe, TextualRecipe
 from pipeline.step import STEPS
 from pipeline.teachers.base import (
     EngineDiedError,

@@ -8,7 +8,7 @@ Shapes: B rows, P prompt tokens, T trace tokens, V vocabulary, D width, N positi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,15 +18,16 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from audio_models.decoder import lens_logits, logits_of
 from audio_models.forward import forward_with_states
 from cache_schema.types import IntArray
 from pipeline.teachers.base import EngineDiedError, Generated, Sampling, TokenSignals, Wanted
 from pipeline.teachers.batching import batches_of, check_fits, grouped
-from pipeline.teachers.readout import CHUNK_ROWS, draw_tokens, top_entries, uniforms
+from pipeline.teachers.offload import as_numpy
+from pipeline.teachers.readout import uniforms
 from pipeline.teachers.records import Records, record_dtype, signals_of
 from pipeline.teachers.sampling import choose
 from pipeline.teachers.text_model import TextModel
+from pipeline.teachers.token_readout import read_tokens
 from pipeline.textual_recipe import TextualRecipe
 
 BATCH_TOKENS = 32_768
@@ -182,38 +183,27 @@ class HfTextTeacher(TextModel):
             "attention_mask": torch.from_numpy(mask_BP).to(self._device),
         }
         layers = sorted({*wanted.layers, *wanted.lens})
-        forward = forward_with_states(self._lm, inputs, layers, predicting, unembed_now=False)
-        states = {
-            layer: torch.cat([row[at] for row, at in zip(states_BTD, predicting, strict=True)])
-            for layer, states_BTD in forward.states.items()
-        }
+        forward = forward_with_states(
+            self._lm,
+            inputs,
+            layers,
+            predicting,
+            unembed_now=False,
+            state_positions=predicting,
+        )
         target_N = torch.from_numpy(np.concatenate(targets)).to(self._device)
         numbers = [uniforms(s, 0, len(t)) for s, t in zip(seeds, targets, strict=True)]
         uniforms_N = torch.from_numpy(np.concatenate(numbers)).to(self._device)
         records = np.empty(len(target_N), record_dtype(wanted, self.shape.width, self.dtype))
-        for start in range(0, len(target_N), CHUNK_ROWS):
-            part = slice(start, start + CHUNK_ROWS)
-            logits_NV = logits_of(self._lm, forward.readout_ND[part]).float()
-            found = _of_logits(logits_NV, target_N[part], uniforms_N[part], wanted)
-            found |= self._of_states({layer: rows[part] for layer, rows in states.items()}, wanted)
+        if len(records):
+            found = read_tokens(
+                self._lm, forward.readout_ND, forward.states, target_N, uniforms_N, wanted
+            )
             for name, tensor in found.items():
-                bits = tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
-                records[name][part] = bits.cpu().numpy()
+                records[name] = tensor.cpu().numpy()
+            for index, layer in enumerate(wanted.layers):
+                records["states"][:, index] = as_numpy(forward.states[layer].cpu())
         return np.split(records, np.cumsum([len(target) for target in targets])[:-1])
-
-    def _of_states(self, states: Mapping[int, Tensor], wanted: Wanted) -> dict[str, Tensor]:
-        found = {}
-        if wanted.layers:
-            found["states"] = torch.stack([states[layer] for layer in wanted.layers], dim=1)
-        read = [
-            top_entries(lens_logits(self._lm, states[layer]), wanted.lens_top_k)
-            for layer in wanted.lens
-        ]
-        if read:
-            names = ("lens_ids", "lens_logprobs", "lens_tail")
-            stacked = [torch.stack(values, dim=1) for values in zip(*read, strict=True)]
-            found |= dict(zip(names, stacked, strict=True))
-        return found
 
     @torch.inference_mode()
     def _decode_batch(
@@ -277,16 +267,3 @@ class HfTextTeacher(TextModel):
 
 def _trace_seeds(seeds: Sequence[int], num_traces: int) -> list[int]:
     return [seed + index for seed in seeds for index in range(num_traces)]
-
-
-def _of_logits(
-    logits_NV: Tensor, target_N: Tensor, uniforms_N: Tensor, wanted: Wanted
-) -> dict[str, Tensor]:
-    logprobs_NV = logits_NV.log_softmax(dim=-1)
-    found = {"target_logprob": logprobs_NV.gather(1, target_N[:, None])[:, 0]}
-    if wanted.top_k:
-        ids, logprobs, tail = top_entries(logits_NV, wanted.top_k)
-        found |= {"topk_ids": ids, "topk_logprobs": logprobs, "tail": tail}
-    if wanted.draws:
-        found["drawn_ids"] = draw_tokens(logits_NV, uniforms_N, wanted.draws)
-    return found

@@ -48,17 +48,21 @@ def draw_tokens(logits_NV: Tensor, uniforms_N: Tensor, draws: int) -> Tensor:
 
     Args:
         logits_NV: raw logits, any floating type; summed in float64.
-        uniforms_N: float64 [N], 0 <= u < 1.
+        uniforms_N: float64 [N], 0 <= u < 1, on any device.
         draws: n.
 
     Returns:
         int32 [N, n], ascending.
     """
+    device = logits_NV.device
+    if device.type == "mps":  # has no float64
+        logits_NV = logits_NV.cpu()
     cumulative_NV = torch.softmax(logits_NV.double(), dim=-1).cumsum(dim=-1)
-    steps_n = torch.arange(draws, dtype=torch.float64, device=logits_NV.device)
-    points_Nn = (steps_n + uniforms_N[:, None]) / draws * cumulative_NV[:, -1:]
+    steps_n = torch.arange(draws, dtype=torch.float64, device=cumulative_NV.device)
+    offsets_N1 = uniforms_N.to(cumulative_NV.device)[:, None]
+    points_Nn = (steps_n + offsets_N1) / draws * cumulative_NV[:, -1:]
     ids_Nn = torch.searchsorted(cumulative_NV, points_Nn, right=True)
-    return ids_Nn.clamp_max(logits_NV.shape[-1] - 1).int()
+    return ids_Nn.clamp_max(logits_NV.shape[-1] - 1).int().to(device)
 
 
 def uniforms(seed: int, first: int, count: int) -> NDArray[np.float64]:

@@ -23,15 +23,10 @@ from cache_schema import open_tape
 from cache_schema.codecs import bfloat16
 from cache_schema.errors import ModelError, QuarantineError, UsageError
 from cache_schema.validate import validate
+from pipeline.acoustic_recipe import AcousticRecipe
 from pipeline.costs.weigh import work_of
 from pipeline.extract import check, run_step
-from pipeline.recipe import (
-    AcousticRecipe,
-    DatasetRecipe,
-    ExtractRecipe,
-    FailureRecipe,
-    TapeRecipe,
-)
+from pipeline.recipe import DatasetRecipe, ExtractRecipe, FailureRecipe, TapeRecipe
 from pipeline.teachers import hf_encoder
 from pipeline.teachers.hf_encoder import HfEncoder
 from pipeline.textual_recipe import TextualRecipe
@@ -257,7 +252,7 @@ def extraction(folder: Path, teacher: TextualRecipe, **settings: Any) -> Extract
 
 
 def save_rows(folder: Path, transcripts: list[str], **cells: str) -> None:
-    soundfile.write(folder / "a.wav", np.full(800, 0.5, np.float32), 16_000)
+    soundfile.write(folder / "a.wav", np.linspace(-0.5, 0.5, 800, dtype=np.float32), 16_000)
     rows = [
         {"id": f"r{number}", "audio": "a.wav", "transcript": transcript, **cells}
         for number, transcript in enumerate(transcripts)

@@ -22,9 +22,9 @@ from pipeline.extract import check as check_extraction
 from pipeline.prompts import load_prompt, shipped_prompts
 from pipeline.recipe import DatasetRecipe, ExtractRecipe, TapeRecipe
 from pipeline.textual_recipe import SELECTIONS, TextualRecipe
+from pipeline.token_rows import counted
 from pipeline.traces.candidate import Candidate
 from pipeline.traces.check import check_traces
-from pipeline.traces.outcome import counted
 from pipeline.traces.select import KEPT, is_right, select
 
 GOOD = 'form = "think"\nuser = "{description} {question}"\n'
