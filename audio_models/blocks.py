@@ -1,4 +1,4 @@
-"""States before and after the blocks of a transformer encoder, whichever family it is.
+"""States before and after the blocks of a transformer encoder, of text or audio, of any family.
 
 Layer 0 is what block 1 reads (the embedding output), layer N what block N + 1 reads, and the last
 layer the output of the last block, before a final norm if the family has one. What the next block
@@ -10,7 +10,7 @@ Shapes: B rows, T positions, D width.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ class Blocks:
     """The blocks of a model, found by their number.
 
     Args:
-        model: a transformers encoder.
+        model: an encoder, or the part of one that holds its blocks.
         num_layers: how often a block runs in a forward pass.
 
     Raises:
@@ -76,21 +76,37 @@ class Blocks:
                 "states of this family cannot be read"
             )
 
-    @torch.inference_mode()
     def check(self, ids_1T: Tensor) -> None:
-        """Compare what is read with the hidden states that transformers reports itself.
+        """Compare what is read of a text with the hidden states transformers reports itself.
+
+        Raises:
+            ModelError: they differ, so this is a family whose states cannot be read.
+        """
+        self.check_reported(
+            lambda: self._model(input_ids=ids_1T, output_hidden_states=True).hidden_states
+        )
+
+    @torch.inference_mode()
+    def check_reported(self, run: Callable[[], Sequence[Tensor] | None]) -> None:
+        """Compare what is read with the hidden states the model reports itself.
+
+        Args:
+            run: runs the model once and returns [B, T, D] for each layer, 0 included; the last one
+                may be behind a final norm.
 
         Raises:
             ModelError: they differ, so this is a family whose states cannot be read.
         """
         with self.read(range(self._num_layers + 1)) as states:
-            reported = self._model(input_ids=ids_1T, output_hidden_states=True).hidden_states
+            reported = run()
         same = reported is not None and len(reported) == self._num_layers + 1
-        same = same and all(torch.equal(states[n], reported[n]) for n in range(self._num_layers))
-        if not same or not self._ends_in(states[self._num_layers], reported[-1]):
+        if same and reported is not None:
+            same = all(torch.equal(states[n], reported[n]) for n in range(self._num_layers))
+            same = same and self._ends_in(states[self._num_layers], reported[-1])
+        if not same:
             raise ModelError(
                 f"{type(self._model).__name__}: its blocks' states are not the hidden states that "
-                "transformers reports; this family cannot be read"
+                "the model reports itself; this family cannot be read"
             )
 
     def _ends_in(self, last: Tensor, reported: Tensor) -> bool:

@@ -1,0 +1,1 @@
+"""Acoustic encoders and audio classifiers, read as frames (``audio_models.frames``)."""

@@ -1,0 +1,111 @@
+"""An acoustic encoder, with or without a head, as a frame model.
+
+Shapes: B recordings, F frames, N valid frames of all, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audio_models.blocks import Blocks
+from audio_models.encoders.alone import RowsAlone
+from audio_models.encoders.fronts import FrontEnd
+from audio_models.encoders.heads import HeadReader, join_frames
+from audio_models.frames import FrameBatch, FrameOutputs, FrameShape
+from cache_schema.errors import ModelError, UsageError
+from cache_schema.types import FloatArray
+
+
+@dataclass(kw_only=True)
+class AudioEncoder:
+    """A ``FrameModel``: front end, network, the blocks its states come from, its head.
+
+    Attributes:
+        path: directory, hub id or pipeline, as given.
+        shape: what it has to give.
+        module: the network, in evaluation mode.
+        front: recordings -> inputs.
+        blocks: where the states are read.
+        head: reads logits and embedding.
+        alone: the modules that hear padding; ``None`` if there are none.
+        may_pad: whether recordings of different lengths may share a batch.
+        max_audio_s: seconds the front end hears at once.
+    """
+
+    path: str
+    shape: FrameShape
+    module: Any
+    front: FrontEnd
+    blocks: Blocks
+    head: HeadReader
+    alone: RowsAlone | None = None
+    may_pad: bool = True
+    max_audio_s: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Take over what the front end can hear."""
+        self.max_audio_s = self.front.max_audio_s
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the first parameter."""
+        parameter: Tensor = next(self.module.parameters())
+        return parameter.device
+
+    def build(self, audios: Sequence[FloatArray]) -> FrameBatch:
+        """Build the inputs of one batch on the CPU, see ``FrameModel.build``.
+
+        Raises:
+            AudioError: a recording is empty, not finite, too long or too short for one frame.
+        """
+        return self.front.build(audios)
+
+    def forward(self, batch: FrameBatch, layers: Sequence[int]) -> FrameOutputs:
+        """Run a batch that is on the device; only the chosen layers are kept.
+
+        Raises:
+            UsageError: there is no such layer.
+            ModelError: the network ran other blocks, or made fewer frames, than its configuration
+                says.
+        """
+        if layers and not 0 <= min(layers) <= max(layers) <= self.shape.num_layers:
+            raise UsageError(
+                f"layers {list(layers)}: {self.path} has layers 0 to {self.shape.num_layers}"
+            )
+        counts = batch.num_frames
+        inputs = self.cast(batch)
+        with self._rows(inputs, counts), self.head.listen(), self.blocks.read(layers) as states:
+            output = self.module(**inputs)
+        for states_BFD in states.values():
+            if states_BFD.shape[1] < max(counts):
+                raise ModelError(
+                    f"{self.path}: the encoder made {states_BFD.shape[1]} frames where its "
+                    f"configuration says {max(counts)}"
+                )
+        logits, embedding = self.head.utterance(output)
+        return FrameOutputs(
+            states={layer: join_frames(states[layer], counts) for layer in layers},
+            utterance_logits_BC=logits,
+            frame_logits_NC=self.head.frames(output, counts),
+            embedding_BE=embedding,
+        )
+
+    def cast(self, batch: FrameBatch) -> dict[str, Any]:
+        """Return the network's keyword arguments, features in the dtype of its weights."""
+        dtype = next(self.module.parameters()).dtype
+        return {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in batch.inputs.items()
+        }
+
+    def _rows(self, inputs: dict[str, Any], counts: Sequence[int]) -> Any:
+        """Let what hears padding run row by row where a batch has padding."""
+        if self.alone is None or "attention_mask" not in inputs:
+            return nullcontext()
+        return self.alone.lengths(inputs["attention_mask"].sum(-1).tolist(), counts)
