@@ -20,13 +20,14 @@ from cache_schema.maker import GroupInfo, refuse_other_maker
 from cache_schema.signals import HEARD
 from cache_schema.takeover import check_output
 from pipeline.costs import plan as planning
-from pipeline.costs.measure import GROUPS, measure, rows_of, spread
+from pipeline.costs.measure import measure, rows_of, spread
 from pipeline.costs.page import notes_on
 from pipeline.costs.plan import Plan
 from pipeline.costs.watch import ending_means_cleaning
 from pipeline.costs.weigh import bytes_a_shard
 from pipeline.extract import check, wanted_steps
 from pipeline.recipe import ExtractRecipe
+from pipeline.step import STEPS, group_of
 
 DEFAULT_ROWS = 16
 PROJECTED_SAMPLES = (10**6, 10**8)
@@ -91,14 +92,14 @@ def _steps(recipe: ExtractRecipe, only: str | None) -> tuple[list[str], list[str
     wanted = wanted_steps(recipe)
     if only is None:
         return wanted, wanted
-    if only not in GROUPS:
+    if only not in STEPS:
         raise UsageError(
-            f"--only {only!r}: expected one of {', '.join(GROUPS)}{nearest(only, GROUPS)}"
+            f"--only {only!r}: expected one of {', '.join(STEPS)}{nearest(only, STEPS)}"
         )
     if only not in (*wanted, "textualize"):
         flag = "--text-teacher" if only == "textual" else "--acoustic-teacher"
         raise UsageError(f"--only {only} needs {flag}")
-    before = list(GROUPS)[: list(GROUPS).index(only)]
+    before = STEPS[: STEPS.index(only)]
     return [only], [*(step for step in before if step in wanted), only]
 
 
@@ -115,9 +116,8 @@ def refuse_other_makers(old: Tape, measured: Tape, steps: Sequence[str]) -> None
 
 def _step_of(group: GroupInfo) -> str:
     """Return the step that adds to a group; what listeners fill is part of ``textualize``."""
-    if group.kind == HEARD:
-        return "textualize"
-    return next(step for step, name in GROUPS.items() if name == group.group)
+    steps = {"samples": "ingest", "descriptions": "textualize", HEARD: "textualize"}
+    return steps.get(group.kind, group.kind)
 
 
 def _left(
@@ -128,7 +128,7 @@ def _left(
     mine = {row.sample_id for row in old if row.row_index in rows and row.row_index < limit}
     samples, left_bytes, left_s = {}, 0.0, 0.0
     for step, plan in plans.items():
-        group = GROUPS[step]
+        group = group_of(step, recipe)
         failed = {q.sample_id for q in old.quarantined if q.group == group and q.row_index in rows}
         done = (old.recorded(group) & mine) | failed
         samples[step] = max(plan.samples - len(done), 0)

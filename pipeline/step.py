@@ -25,10 +25,12 @@ from cache_schema.maker import (
     refuse_other_maker,
 )
 from cache_schema.shard import Storage
+from cache_schema.types import TEXT_SOURCE
 from cache_schema.writer import TapeWriter
 from pipeline.recipe import ExtractRecipe
 
 STEPS = ("ingest", "textualize", "textual", "acoustic")
+_GROUPS = {"ingest": "samples", "textualize": "descriptions", "textual": TEXT_SOURCE}
 _SHOWN = 5
 """Failed samples named in a message."""
 
@@ -114,6 +116,11 @@ class Failures:
 def _in_utf8(text: str) -> str:
     """Return text that can be written: half a character becomes its number, escaped."""
     return text.encode(errors="backslashreplace").decode()
+
+
+def group_of(step: str, recipe: ExtractRecipe) -> str:
+    """Return the group a step adds to, besides what models heard."""
+    return recipe.acoustic.name if step == "acoustic" else _GROUPS[step]
 
 
 def failures_of(step: str, group: str, tape: Tape, recipe: ExtractRecipe) -> Failures:

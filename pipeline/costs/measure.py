@@ -30,20 +30,12 @@ from cache_schema import open_tape
 from cache_schema.console import REPORTED, report_error, say
 from cache_schema.errors import QuarantineError, UsageError
 from cache_schema.recipes import as_toml, load_recipe
-from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
 from pipeline.costs.watch import Watched, own_peak_bytes
 from pipeline.extract import StepFailedError, run_step
 from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
 from pipeline.rows import open_rows
-
-GROUPS = {
-    "ingest": "samples",
-    "textualize": "descriptions",
-    "textual": TEXT_SOURCE,
-    "acoustic": AUDIO_SOURCE,
-}
-"""Step -> the group it adds to."""
+from pipeline.step import group_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +121,7 @@ def measure(
         say(f"[{number}/{len(steps)}] {step}: measuring {len(rows)} rows")
         timings[step] = _run(step, folder, debug)
         opened = open_tape(tape)
-        if not opened.recorded(GROUPS[step]):
+        if not opened.recorded(group_of(step, recipe)):
             reasons = {f"{q.group}: {q.reason}: {q.detail}": 0 for q in opened.quarantined}
             shown = "\n".join(f"  {reason}" for reason in list(reasons)[:5])
             raise QuarantineError(f"{step}: none of {len(rows)} measured rows succeeded:\n{shown}")

@@ -18,9 +18,10 @@ import numpy as np
 from cache_schema import Tape
 from cache_schema.signals import HEARD
 from cache_schema.types import TEXT_SOURCE
-from pipeline.costs.measure import GROUPS, Timing
+from pipeline.costs.measure import Timing
 from pipeline.costs.weigh import Numbers, Signal, present, signals_of, work_of
 from pipeline.recipe import ExtractRecipe
+from pipeline.step import group_of
 
 BYTES_A_SAMPLE, INDEX_BYTES_A_ROW = 320, 24
 """Memory a step takes for one sample of the tape it reads, whatever its length, and for each row of
@@ -90,7 +91,7 @@ def plan_step(
         timing: what the step's process showed.
         tape: what the steps made of the measured rows.
     """
-    group = GROUPS[step]
+    group = group_of(step, recipe)
     signals = signals_of(tape, group, chosen)
     if step == "textualize":
         for name, shards in tape.shards.items():
@@ -106,7 +107,10 @@ def plan_step(
         handled = work[present(tape, tape.recorded("descriptions"), chosen) > 0]
         per_sample_s *= _share(handled, handled[-timing.timed :])
     half, mean = half_width(work, population), float(work.mean())
-    batches = {"textual": recipe.textual.batch_samples, "acoustic": recipe.acoustic.batch_size}
+    batches = {
+        "textual": recipe.textual.batch_samples,
+        "acoustic": recipe.acoustic.batch_size or timing.batch,
+    }
     return Plan(
         population=population,
         samples=round(population * timing.handled / len(chosen)),

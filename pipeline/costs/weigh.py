@@ -13,9 +13,15 @@ from numpy.typing import NDArray
 
 from cache_schema import Tape, TapeRow, layout
 from cache_schema.signals import HEARD
-from cache_schema.types import AUDIO_SOURCE, SAMPLE_RATE_HZ, TEXT_SOURCE, Lens, TopK
+from cache_schema.types import AUDIO_SOURCE, SAMPLE_RATE_HZ, TEXT_SOURCE, Lens, Sampled, TopK
 
 Numbers = NDArray[np.float64]
+
+_A_RECORDING = ("utterance_logits", "embedding")
+"""Tables with one row of one size a recording."""
+
+_NO_TOKENS = ("rejected", "frame_logits", *_A_RECORDING)
+"""Tables of sources whose rows are of no tokens."""
 
 CHARACTERS_A_TOKEN = 4.0
 """Taken for a trace's text where no trace with its tokens is there to tell."""
@@ -53,15 +59,15 @@ def signals_of(tape: Tape, group: str, rows: Sequence[int]) -> dict[str, Signal]
             fixed = _once_bytes(Path(tape.location) / shard.record.path / file)
             once[table] = once.get(table, 0) + fixed
             total[table] = total.get(table, 0) + record["bytes"] - fixed
-    recorded = tape.recorded(group)
+    recorded, kind = tape.recorded(group), tape.groups[group].kind
     positions = sum(shard.record.positions for shard in shards)
     found = {}
     for table in sorted(total):
         lengths = _lengths(tape, group, table, recorded, rows)
         tokens = np.zeros(len(rows))
-        if group == AUDIO_SOURCE and table == "hidden":
+        if kind == AUDIO_SOURCE and table == "hidden":
             tokens = lengths * positions / lengths.sum()
-        elif group in (TEXT_SOURCE, AUDIO_SOURCE) and table != "rejected":
+        elif kind in (TEXT_SOURCE, AUDIO_SOURCE) and table not in _NO_TOKENS:
             tokens = lengths
         weights = lengths if lengths.sum() else present(tape, recorded, rows)
         found[f"{group}/{table}"] = Signal(
@@ -155,18 +161,28 @@ def _length(row: TapeRow, group: str, table: str) -> float:
         return 0.0 if heard is None else len(heard.text) + 60.0 * len(heard.segments) + 30.0
     if table == "rejected":
         return float(sum(len(rejected.text) + 100 for rejected in row.rejected))
-    traces = row.traces
     if group == TEXT_SOURCE:
-        if table == "hidden" and not traces and f"{group}/hidden" in row:
-            return float(row.hidden_place(f"{group}/hidden").count)
-        return float(sum(len(trace.token_ids) for trace in traces))
-    if table == "hidden":
+        return _textual_length(row, table)
+    return _acoustic_length(row, group, table)
+
+
+def _textual_length(row: TapeRow, table: str) -> float:
+    hidden = f"{TEXT_SOURCE}/hidden"
+    if table == "hidden" and not row.traces and hidden in row:
+        return float(row.hidden_place(hidden).count)
+    return float(sum(len(trace.token_ids) for trace in row.traces))
+
+
+def _acoustic_length(row: TapeRow, group: str, table: str) -> float:
+    if table in ("hidden", "frame_logits"):
         return float(row.num_audio_samples)
-    for name in (f"{group}/topk", f"{group}/lens"):
+    if table in _A_RECORDING:
+        return 1.0
+    for name in (f"{group}/topk", f"{group}/lens", f"{group}/sampled"):
         if name in row:
             kept = row[name]
-            assert isinstance(kept, TopK | Lens)
-            return float(len(kept.target_ids) * max(1, len(traces)))
+            assert isinstance(kept, TopK | Lens | Sampled)
+            return float(len(kept.target_ids) * max(1, len(row.traces)))
     return 0.0
 
 

@@ -86,6 +86,7 @@ class Recorder:
     failures: Failures
     progress: Counter
     _flying: tuple[Batch, Any] | None = None
+    _finished: int = 0
 
     def record(self, rows: Sequence[TapeRow]) -> None:
         """Record samples; what cannot be heard or is not finite counts as failed.
@@ -103,6 +104,12 @@ class Recorder:
             if waiting is not None:
                 self._fly(waiting[0], waiting[1].result())
             self._land()
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._finished:
+            self.progress.advance(self._finished)
+            self._finished = 0
 
     def _items(self, rows: Sequence[TapeRow]) -> Iterator[tuple[Waiting, Item]]:
         """Yield the items of every sample that can be read, window by window by rising length."""
@@ -115,7 +122,7 @@ class Recorder:
                     items = self.teacher.items(audio, text, self._responses_of(row))
                 except AudioError as error:
                     self.failures.add(row.sample_id, row.row_index, "audio", str(error))
-                    self.progress.advance()
+                    self._finished += 1
                     continue
                 waiting = Waiting(row=row, left=len(items))
                 yield from ((waiting, item) for item in items)
@@ -179,6 +186,7 @@ class Recorder:
         for (waiting, _), one in zip(batch, told, strict=True):
             waiting.told.append(one)
             self._count(waiting)
+        self._tell()
 
     def _fail(self, waiting: Waiting, reason: str, detail: str) -> None:
         if not waiting.failed:
@@ -192,7 +200,7 @@ class Recorder:
         waiting.left -= 1
         if waiting.left:
             return
-        self.progress.advance()
+        self._finished += 1
         if waiting.failed:
             return
         row = waiting.row
