@@ -17,7 +17,14 @@ from typing import Any
 
 from cache_schema.errors import DatasetError, UsageError, nearest
 from cache_schema.types import Heard
-from pipeline.describe_timed import entry_text, silent_entries, timed_entries, timed_lines
+from pipeline.describe_timed import (
+    SPANS_COLUMN,
+    entry_text,
+    silent_entries,
+    span_lines,
+    timed_entries,
+    timed_lines,
+)
 
 _FIELD = re.compile(r"(?P<head>[^.\[\]]+)(?P<keys>(?:\.[^.\[\]]+|\[[^.\[\]]+\])*)")
 _KEY = re.compile(r"[^.\[\]]+")
@@ -144,13 +151,16 @@ def as_text(value: Any, column: str) -> str:
 
     Text and numbers are as they are, plain lists joined by commas, lists of entries a line an
     entry that says something (with its times where they have times), what was heard is its text,
-    and anything else is JSON.
+    the seconds of joined recordings a line each, and anything else is JSON.
 
     Raises:
         DatasetError: an entry of timed metadata is malformed.
     """
     if value is None:
         return ""
+    spans = span_lines(value) if column == SPANS_COLUMN else None
+    if spans is not None:
+        return spans
     entries = timed_entries(value, column)
     if entries is not None:
         return "\n".join(timed_lines(entries, column))

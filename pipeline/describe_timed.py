@@ -23,6 +23,9 @@ LABEL_KEYS = ("label", "event", "event_label", "class", "category", "name")
 FIRST_ATTRIBUTES = ("speaker", "gender", "age", "emotion", "language", "accent")
 """Attributes that come first: metadata on a tape has its keys in the alphabet's order."""
 
+SPANS_COLUMN = "recordings_s"
+"""Where a sample's metadata has the seconds of each recording that was joined."""
+
 BOOKKEEPING = (
     "id",
     "seek",
@@ -95,6 +98,22 @@ def timed_lines(entries: Sequence[Any], column: str) -> list[str]:
         end = "" if end_s is None else f"-{_clock(end_s, with_hours)}"
         lines.append(f"[{_clock(start_s, with_hours)}{end}] {text}")
     return lines
+
+
+def span_lines(spans_s: Any) -> str | None:
+    """Return a line for each recording that was joined into one; ``None`` for another value.
+
+    Args:
+        spans_s: start and end of each, in seconds, as ``pipeline.recordings_of_row`` tells them.
+    """
+    entries = spans_s if isinstance(spans_s, list | tuple) else ()
+    if not entries or not all(isinstance(one, list | tuple) and len(one) == 2 for one in entries):
+        return None
+    said = [
+        {"start": start_s, "end": end_s, "text": f"Recording {number}"}
+        for number, (start_s, end_s) in enumerate(entries, 1)
+    ]
+    return "\n".join(timed_lines(said, SPANS_COLUMN))
 
 
 def silent_entries(value: Any, column: str) -> int:

@@ -23,14 +23,25 @@ from cache_schema.prepare import RowError
 from cache_schema.rows import sample_rows
 from cache_schema.takeover import check_output
 from cache_schema.types import Sample
+from pipeline.audio import NoAudioError
 from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
+from pipeline.recordings_of_row import SeveralRecordingsError, joining
 from pipeline.row_ids import SeenIds
-from pipeline.rows import CellError, Rows, open_rows
+from pipeline.rows import open_rows
+from pipeline.samples import CellError, Rows
 from pipeline.step import Failures, notes, writer_for
 
 Outcome = Sample | AudioError | CellError
 """What becomes of a row."""
+
+REASONS = {
+    NoAudioError: "no audio",
+    SeveralRecordingsError: "several recordings",
+    AudioError: "audio",
+    CellError: "row",
+}
+"""Why a row is quarantined, by its error: the first that fits."""
 
 DECODE_THREADS = 4
 _AHEAD = 64
@@ -55,6 +66,7 @@ def run(recipe: ExtractRecipe) -> None:
             "columns": dict(rows.columns),
             "question": rows.question,
             "audio": recipe.dataset.audio,
+            **joining(recipe.dataset),
         },
         notes=notes({"dataset": recipe.dataset.path}),
     )
@@ -75,7 +87,7 @@ def run(recipe: ExtractRecipe) -> None:
             progress.advance()
             if isinstance(outcome, TeachertapeError):
                 name = rows.given_id(row_index) or f"row-{row_index}"
-                reason = "audio" if isinstance(outcome, AudioError) else "row"
+                reason = next(why for kind, why in REASONS.items() if isinstance(outcome, kind))
                 failures.add(name, row_index, reason, str(outcome))
                 continue
             on_tape = tape is not None and outcome.sample_id in tape

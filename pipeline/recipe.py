@@ -18,11 +18,17 @@ from pipeline.textual_recipe import TextualRecipe
 from pipeline.textualize_recipe import TextualizeRecipe
 
 AUDIO_POLICIES = ("store", "reference")
+MAX_GAP_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetRecipe:
     """Where samples come from.
+
+    A row without a recording (null, an empty text, an empty list) is quarantined as ``no audio``,
+    one with several as ``several recordings``, unless they are joined. A row without a question
+    gets ``question``, and where that is empty too it is kept: teachers and student are then asked
+    nothing but its choices, if it has any, beside what they read or hear.
 
     Attributes:
         path: hub id, directory or file.
@@ -30,8 +36,13 @@ class DatasetRecipe:
         split: split to read; needed where there are several.
         limit: only the first rows.
         columns: our name (``audio``, ``id``, ``question``, ``choices``, ``answer``) -> dataset's.
-        question: asked of every sample, for datasets without a question column.
+        question: asked of every sample without one of its own, so of all where there is no
+            question column.
         audio: ``store`` the recordings in the tape, or keep their hash as a ``reference``.
+        several: what becomes of a row whose audio is a list of recordings: ``refuse`` it, or
+            ``join`` them in order; ``recordings_s`` in the metadata of every sample then has the
+            start and end of each in seconds.
+        gap_s: seconds of silence between two that are joined.
     """
 
     path: str = ""
@@ -41,9 +52,14 @@ class DatasetRecipe:
     columns: dict[str, str] = field(default_factory=dict)
     question: str = ""
     audio: str = "store"
+    several: str = "refuse"
+    gap_s: float = 0.5
 
     def __post_init__(self) -> None:
         one_of("--audio", self.audio, AUDIO_POLICIES)
+        one_of("dataset.several", self.several, ("refuse", "join"))
+        if not 0 <= self.gap_s <= MAX_GAP_S:
+            raise UsageError(f"dataset.gap_s: expected 0 to {MAX_GAP_S} seconds, got {self.gap_s}")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"--limit: expected a positive number, got {self.limit}")
 

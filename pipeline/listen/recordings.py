@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from cache_schema import Tape, TapeRow
 from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.errors import AudioError, DatasetError
 from cache_schema.types import FloatArray
 from pipeline.recipe import DatasetRecipe
-from pipeline.rows import Rows, open_rows
+from pipeline.recordings_of_row import joining
+from pipeline.rows import open_rows
+from pipeline.samples import Rows
 
 
 class Recordings:
@@ -18,7 +23,8 @@ class Recordings:
         recipe: where samples come from; opened only for references.
 
     Raises:
-        DatasetError: the tape refers to another dataset, or it cannot be used.
+        DatasetError: the tape refers to another dataset, it cannot be used, or its recordings are
+            now joined otherwise.
     """
 
     def __init__(self, tape: Tape, recipe: DatasetRecipe) -> None:
@@ -26,6 +32,12 @@ class Recordings:
         made = tape.groups["samples"].identity
         if made.get("audio") != "reference":
             return
+        told = {key: made[key] for key in ("several", "gap_s") if key in made}
+        if told != joining(recipe):
+            raise DatasetError(
+                f"{tape.location}: its recordings were read with {_settings(told)}, and are read "
+                f"again with {_settings(joining(recipe))}; give the same"
+            )
         self._rows = open_rows(recipe)
         if self._rows.digest != made.get("dataset_digest"):
             raise DatasetError(
@@ -50,3 +62,9 @@ class Recordings:
         if audio_sha256(audio) != row.audio_sha256:
             raise AudioError("the dataset's recording is another than when the tape was made")
         return audio
+
+
+def _settings(joined: Mapping[str, Any]) -> str:
+    return ", ".join(f"dataset.{key}={value}" for key, value in joined.items()) or (
+        "dataset.several=refuse"
+    )

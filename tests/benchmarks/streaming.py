@@ -76,7 +76,8 @@ def write_rows(folder: Path, num_rows: int) -> Path:
     import numpy as np
     import soundfile
 
-    soundfile.write(folder / "a.wav", np.full(16, 0.5, np.float32), 16_000, subtype="FLOAT")
+    ramp = np.linspace(-0.5, 0.5, 16, dtype=np.float32)
+    soundfile.write(folder / "a.wav", ramp, 16_000, subtype="FLOAT")
     row = {"audio": "a.wav", "question": "What is said?", "transcript": "three plus four"}
     path = folder / "rows.jsonl"
     with path.open("w", encoding="utf-8") as file:

@@ -48,24 +48,28 @@ def test_sixteen_khz_wav_is_taken_as_it_is() -> None:
 
 
 def test_channels_are_averaged() -> None:
-    stereo = np.stack([np.full(800, 0.5), np.full(800, -0.25)], axis=1)
+    wave = tone(16_000)
+    stereo = np.stack([wave, -0.5 * wave], axis=1)
     audio = load_audio(encoded(stereo, 16_000, "WAV", subtype="FLOAT"), None)
-    np.testing.assert_allclose(audio, 0.125)
+    np.testing.assert_allclose(audio, wave / 4, atol=1e-7)
+
+
+RAMP = np.arange(160) / 320
 
 
 @pytest.mark.parametrize(
     "array",
     [
-        np.full(160, 16384, np.int16),
-        np.full(160, 0.5, np.float64),
-        np.full((2, 160), 0.5, np.float32),
-        np.full((160, 2), 0.5, np.float32),
-        [0.5] * 160,
+        (RAMP * 32768).astype(np.int16),
+        RAMP,
+        np.stack([RAMP, RAMP]).astype(np.float32),
+        np.stack([RAMP, RAMP], axis=1).astype(np.float16),
+        RAMP.tolist(),
     ],
 )
 def test_arrays(array: Any) -> None:
     audio = load_audio({"array": array, "sampling_rate": 16_000}, None)
-    np.testing.assert_allclose(audio, np.full(160, 0.5))
+    np.testing.assert_allclose(audio, RAMP, atol=3e-4)  # float16 has 11 bits
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,7 @@ def test_failures_wait_in_a_file() -> None:
 def test_equal_content_is_one_sample(tmp_path: Path) -> None:
     """Ids made from content: what is on the tape and what this run met are both looked at."""
     for name, level in (("a", 0.5), ("b", 0.25)):
-        soundfile.write(tmp_path / f"{name}.wav", np.full(16, level, np.float32), 16_000)
+        soundfile.write(tmp_path / f"{name}.wav", np.linspace(0, level, 16), 16_000)
     rows = [{"audio": f"{name}.wav", "question": "What?"} for name in "aabab"]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
