@@ -96,6 +96,22 @@ def refuse_others(root: Path, info: GroupInfo, licence: str) -> None:
     maker = root / layout.group_file(info.group)
     if maker.exists():
         refuse_other_maker(group_from_json(maker.read_bytes(), str(maker)), info)
+    else:
+        _refuse_long(root, info)
+
+
+def _refuse_long(root: Path, info: GroupInfo) -> None:
+    """Refuse a group of which more is to be said than a reader would read.
+
+    Raises:
+        TapeError: saying how much; that may be the names of tens of thousands of classes.
+    """
+    try:
+        info.to_json()
+    except TapeError as error:
+        raise TapeError(
+            f"{root}: what is said of group {info.group!r} is too long: {error}"
+        ) from error
 
 
 def lock(path: Path) -> IO[bytes]:

@@ -6,7 +6,7 @@ A tape's page is made from its manifest and its index alone: no table is read.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from cache_schema.manifest import (
     ShardRecord,
 )
 from cache_schema.signals import (
+    CLASS_SIGNALS,
     GROUP_TABLES,
     HEARD,
     HIDDEN_KINDS,
@@ -27,6 +28,10 @@ from cache_schema.types import SAMPLE_RATE_HZ
 from pipeline.units import size_text
 
 _REJECTED = "rejected: "
+_A_RECORDING = ("utterance_logits", "embedding")
+"""Signals of one row a recording, of no tokens."""
+
+_LABELS_SHOWN = 3
 
 
 def tape_values(tape: Tape) -> dict[str, Any]:
@@ -127,6 +132,8 @@ def _signal_values(
         layers = facts.get("layers")
         places = tokens * (len(layers) if isinstance(layers, list) else 0)  # anyone's facts
         values |= {"bytes_per_token_layer": size / places if places else None}
+    if signal in _A_RECORDING:
+        values |= {"bytes_per_row": size / values["rows"] if values["rows"] else None}
     if signal == "hidden":
         kinds = {kind: totals.get(f"hidden_{kind}_positions", 0) for kind in HIDDEN_KINDS}
         positions = {kind: count for kind, count in kinds.items() if count}
@@ -139,8 +146,8 @@ def _signal_values(
 
 
 def _counts(total: str, signal: str) -> bool:
-    """Whether a total counts the tokens, or positions, of a signal."""
-    return total.startswith(f"{signal}_") and total.endswith(("_tokens", "_positions"))
+    """Whether a total counts the tokens, positions or frames of a signal."""
+    return total.startswith(f"{signal}_") and total.endswith(("_tokens", "_positions", "_frames"))
 
 
 def _stored(records: Iterable[ShardRecord]) -> list[dict[str, Any]]:
@@ -230,11 +237,22 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
+def _some(labels: Sequence[str]) -> str:
+    more = ", ..." if len(labels) > _LABELS_SHOWN else ""
+    return f"{len(labels)} ({', '.join(labels[:_LABELS_SHOWN])}{more})"
+
+
 def _signal_line(signal: str, values: dict[str, Any]) -> str:
-    each = f", {values['bytes_per_token']:.0f} B a token" if values["tokens"] else ""
+    unit = "frame" if signal == "frame_logits" else "token"
+    each = f", {values['bytes_per_token']:.0f} B a {unit}" if values["tokens"] else ""
+    if values.get("bytes_per_row"):
+        each += f", {values['bytes_per_row']:.0f} B a recording"
     if values.get("bytes_per_token_layer"):
         each += f" ({values['bytes_per_token_layer']:.0f} B a layer)"
     if values.get("positions"):
         each += f", {_counted(values['positions'])} positions"
-    told = "  ".join(f"{key} {value}" for key, value in values["facts"].items())
+    facts = values["facts"]
+    if signal in CLASS_SIGNALS and "labels" in facts:  # of thousands of classes, a few
+        facts = {**facts, "labels": _some(facts["labels"])}
+    told = "  ".join(f"{key} {value}" for key, value in facts.items())
     return f"  {signal:<9} {size_text(values['bytes'])}{each}   {told}".rstrip()

@@ -5,8 +5,21 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from cache_schema import TapeRow
-from cache_schema.types import SAMPLE_RATE_HZ, Lens, Sampled, TopK
+from cache_schema.types import (
+    SAMPLE_RATE_HZ,
+    Embedding,
+    FrameLogits,
+    Lens,
+    Sampled,
+    TopK,
+    UtteranceLogits,
+)
+
+_HIGHEST = 3
+"""Classes of a recording that are shown: those of the highest logits."""
 
 _VERDICTS = {True: "right", False: "wrong", None: "not judged"}
 
@@ -47,17 +60,44 @@ def sample_values(row: TapeRow) -> dict[str, Any]:
     return values
 
 
+def _hidden_facts(row: TapeRow, name: str) -> dict[str, Any]:
+    """Return the shapes of states, of each row where there are several; they are not read."""
+    place = row.hidden_place(name)
+    facts: dict[str, Any] = {
+        "positions": place.count,
+        "layers": list(place.layers),
+        "width": place.states.width,
+        "kind": place.kind,
+    }
+    traces = row.traces_of(name)
+    if len(traces) > 1:
+        places = [(trace, row.hidden_place(name, trace)) for trace in traces]
+        facts["rows"] = [
+            {"trace": trace, "positions": one.count, "kind": one.kind} for trace, one in places
+        ]
+    return facts
+
+
+def _class_facts(signal: UtteranceLogits | FrameLogits | Embedding) -> dict[str, Any]:
+    """Return the shapes of a classifier's logits or of an embedding, and what stands out."""
+    if isinstance(signal, Embedding):
+        norm = float(np.linalg.norm(signal.values.astype(np.float64)))
+        return {"width": len(signal.values), "pooling": signal.pooling, "norm": norm}
+    facts: dict[str, Any] = {"classes": len(signal.labels), "multi_label": signal.multi_label}
+    if isinstance(signal, FrameLogits):
+        end_s = float(signal.times_s[-1, 1]) if len(signal.times_s) else 0.0
+        return {"frames": len(signal.logits), **facts, "end_s": end_s}
+    highest = np.argsort(-signal.logits, kind="stable")[:_HIGHEST].tolist()
+    return {**facts, "highest": {signal.labels[at]: float(signal.logits[at]) for at in highest}}
+
+
 def _facts_of(row: TapeRow, name: str) -> dict[str, Any]:
     """Return the shapes of a signal; states are not read."""
     if name.endswith("/hidden"):
-        place = row.hidden_place(name)
-        return {
-            "positions": place.count,
-            "layers": list(place.layers),
-            "width": place.states.width,
-            "kind": place.kind,
-        }
+        return _hidden_facts(row, name)
     signal = row[name]
+    if isinstance(signal, UtteranceLogits | FrameLogits | Embedding):
+        return _class_facts(signal)
     if isinstance(signal, Lens):
         return {
             "tokens": signal.token_ids.shape[0],
@@ -104,6 +144,10 @@ def sample_page(values: dict[str, Any]) -> str:
             f"{_VERDICTS[rejected['correct']]}: {rejected['text']}"
         )
     for name, facts in values["signals"].items():
-        told = "  ".join(f"{key} {value}" for key, value in facts.items())
+        several = facts.get("rows", [])
+        told = "  ".join(f"{key} {value}" for key, value in facts.items() if key != "rows")
         lines.append(f"{name:<12} {told}")
+        for one in several:
+            whose = "recording" if one["trace"] < 0 else f"trace {one['trace']}"
+            lines.append(f"             {whose}: {one['positions']} {one['kind']} positions")
     return "\n".join(lines)

@@ -30,6 +30,7 @@ from cache_schema.rows import (
     topk_row,
     trace_row,
 )
+from cache_schema.rows_classes import embedding_row, frame_logits_row, utterance_logits_row
 from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import Heard, Lens, Rejected, Sample, Sampled, Segment, TopK, Trace
@@ -48,15 +49,21 @@ TAPES = {
 MORE = "more"
 """The tape of what was added to version 1 after its first release."""
 
+CLASSES = "classes"
+"""The tape of what came then: classifiers, embeddings, two acoustic sources, states side by side.
+"""
+
 
 def main(folder: Path, names: list[str]) -> None:
     """Write these tapes, all by default, and what they hold."""
-    for name in names or [*TAPES, MORE]:
+    for name in names or [*TAPES, MORE, CLASSES]:
         root = folder / name
         if root.exists():
             raise SystemExit(f"{root} is there; a golden tape is never made again")
         if name == MORE:
             write_more(root)
+        elif name == CLASSES:
+            write_classes(root)
         else:
             write(root, TAPES[name])
         text = json.dumps(values_of(root), indent=1, ensure_ascii=False)
@@ -147,6 +154,58 @@ def write_more(root: Path) -> None:
         for index in range(3):
             row = lens_row(f"golden-{index}", 0, lens(np.array([5, 6, 7])[: 1 + index]))
             writer.add({"lens": [row]})
+
+
+LABELS = ["Speech", "Sprache „laut“", "音楽", ""]
+"""Names of classes; one of them may be empty."""
+
+
+def write_classes(root: Path) -> None:
+    """Write two acoustic sources: one classifies and has states of two kinds, one embeds."""
+    write_samples(root)
+    states = {"layers": [2], "width": WIDTH, "dtype": "float32", "profile": "hot"}
+    classifier = GroupInfo(
+        group="acoustic",
+        kind="acoustic",
+        signals={
+            "hidden": states,
+            "utterance_logits": {"labels": LABELS, "multi_label": False},
+            "frame_logits": {"labels": LABELS[:2], "multi_label": True},
+        },
+        identity={"model": "ear"},
+    )
+    with TapeWriter(root, classifier, shard_samples=2) as writer:
+        for index in range(3):
+            writer.add(*classified(index))
+    pooled = {"width": 3, "pooling": "x-vector"}
+    speaker = GroupInfo(
+        group="wavlm_sv",
+        kind="acoustic",
+        signals={"hidden": {**states, "layers": [0], "width": 4}, "embedding": pooled},
+        identity={"model": "wavlm"},
+    )
+    with TapeWriter(root, speaker, writer="w1") as writer:
+        for index in range(3):
+            name, vector = f"golden-{index}", np.array([index, -0.0, 3.4e38])
+            place = hidden_row(name, AUDIO_ROW, "frame", (0, 0), None, np.zeros((1, 2)))
+            rows = {"embedding": [embedding_row(name, vector)]}
+            writer.add(rows, [(place, {0: np.full((1, 4), index / 8, np.float32)})])
+
+
+def classified(index: int) -> tuple[dict[str, list[dict[str, Any]]], list[Any]]:
+    """Return the classifier's rows of sample ``index``; the first has no frames."""
+    name, ids = f"golden-{index}", np.array([5, 131_071, 0])[: 1 + index]
+    rng = np.random.default_rng(300 + index)
+    edges_s = np.linspace(0, 0.0375, index + 1)
+    frames_s = np.stack([edges_s[:-1], edges_s[1:]], axis=1)
+    place, states = heard(index)
+    rows = {
+        "utterance_logits": [utterance_logits_row(name, rng.normal(0, 4, len(LABELS)))],
+        "frame_logits": [frame_logits_row(name, rng.normal(0, 4, (index, 2)), frames_s)],
+    }
+    response = rng.normal(0, 3, (len(ids), WIDTH)).astype(np.float32)
+    token = hidden_row(name, 0, "token", (0, 0), ids, None)
+    return rows, [(place, {2: states[LAYERS[0]]}), (token, {2: response})]
 
 
 def lens(ids: NDArray[np.int64]) -> Lens:
