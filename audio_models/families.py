@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from audio_models import tower_layouts
 from audio_models.rows_alone import granite_alone, phi_alone, qwen3_omni_alone
+from audio_models.tower_layouts import TowerLayout
 
 
 def whisper_pooled_tokens(num_frames: int) -> int:
@@ -39,6 +41,11 @@ def qwen3_omni_tokens(num_frames: int) -> int:
     for _ in range(3):
         left = (left + 1) // 2
     return num_frames // 100 * 13 + left
+
+
+def voxtral_tokens(num_frames: int) -> int:
+    """Return the audio tokens for ``num_frames`` mel frames: 375 for each begun window of 30 s."""
+    return -(-num_frames // 3000) * 375
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +79,10 @@ class Family:
             parameter names; the longest matching prefix decides.
         adapter: folder beside the weights with the LoRA adapter that makes the model hear; it is
             merged into the weights where it is there.
-        refused: why a family cannot be used here, and what to do; ``None`` if it can.
+        chat_ids: whether its processor makes prompt ids and features from a chat request and
+            renders no prompt as text; windows are filled with silence, and what stands for it
+            alone is no audio position.
+        tower: how its audio tower is called alone; ``None`` if that is not known.
         silent_parts: prefixes of parameters that audio and text never reach.
     """
 
@@ -91,7 +101,8 @@ class Family:
     inline_audio: bool = False
     audio_half: str | None = None
     adapter: str | None = None
-    refused: str | None = None
+    chat_ids: bool = False
+    tower: TowerLayout | None = None
     parts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     silent_parts: tuple[str, ...] = ()
 
@@ -105,6 +116,7 @@ _QWEN_OMNI = Family(
     max_audio_s=300.0,
     tokens_of_frames=whisper_pooled_tokens,
     audio_half="Qwen2AudioProcessor",
+    tower=tower_layouts.QWEN_OMNI,
     parts={
         "audio_tower": ("audio_tower.",),
         "projector": ("audio_tower.proj.",),
@@ -117,6 +129,7 @@ _QWEN_AUDIO = Family(
     name="Qwen2-Audio",
     max_audio_s=30.0,
     tokens_of_frames=whisper_pooled_tokens,
+    tower=tower_layouts.QWEN_AUDIO,
     parts={
         "audio_tower": ("model.audio_tower.",),
         "projector": ("model.multi_modal_projector.",),
@@ -131,6 +144,7 @@ _QWEN3_OMNI = Family(
     tokens_of_frames=qwen3_omni_tokens,
     rows_alone=qwen3_omni_alone,
     audio_half="Qwen3OmniMoeProcessor",
+    tower=tower_layouts.QWEN3_OMNI,
     parts={
         "audio_tower": ("audio_tower.",),
         "projector": ("audio_tower.proj1.", "audio_tower.proj2."),
@@ -150,6 +164,7 @@ _AUDIO_FLAMINGO = Family(
     windows=True,
     frame_mask="input_features_mask",
     tokens_of_frames=whisper_pooled_tokens,
+    tower=tower_layouts.AUDIO_FLAMINGO,
     parts=_TOWER_AND_PROJECTOR,
 )
 
@@ -158,6 +173,7 @@ _GLM_ASR = Family(
     windows=True,
     frame_mask="input_features_mask",
     tokens_of_frames=whisper_merged_tokens,
+    tower=tower_layouts.GLM_ASR,
     parts=_TOWER_AND_PROJECTOR,
 )
 
@@ -169,6 +185,7 @@ _GRANITE_SPEECH = Family(
     features_alone=True,
     min_audio_s=0.02,
     inline_audio=True,
+    tower=tower_layouts.GRANITE_SPEECH,
     parts={
         "audio_tower": ("model.encoder.",),
         "projector": ("model.projector.",),
@@ -185,6 +202,7 @@ _PHI = Family(
     inline_audio=True,
     audio_half="Phi4MultimodalProcessor",
     adapter="speech-lora",
+    tower=tower_layouts.PHI,
     parts={
         "audio_tower": ("model.embed_tokens_extend.audio_embed.encoder.",),
         "projector": ("model.embed_tokens_extend.audio_embed.",),
@@ -199,10 +217,11 @@ _PHI = Family(
 
 _VOXTRAL = Family(
     name="Voxtral",
-    refused=(
-        "its processor makes token ids from a chat request inside mistral-common and renders no "
-        "prompt as text, so responses cannot be put behind one here; use a model of another family"
-    ),
+    tokens_of_frames=voxtral_tokens,
+    seconds_per_token=0.08,
+    chat_ids=True,
+    tower=tower_layouts.VOXTRAL,
+    parts=_TOWER_AND_PROJECTOR,
 )
 
 FAMILIES: Mapping[str, Family] = {

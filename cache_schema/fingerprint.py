@@ -45,9 +45,22 @@ def tokenizer_digest(tokenizer: Tokenizer) -> str:
     Two tokenizers of equal digest give every id the same string; file formats do not matter.
     """
     vocabulary = sorted((index, token) for token, index in tokenizer.get_vocab().items())
-    return fingerprint(
-        {"vocabulary": vocabulary, "special_ids": sorted(set(tokenizer.all_special_ids))}
-    )
+    values = {"vocabulary": vocabulary, "special_ids": sorted(set(tokenizer.all_special_ids))}
+    nameless = _nameless(tokenizer, {index for index, _ in vocabulary})
+    return fingerprint({**values, "bytes": nameless} if nameless else values)
+
+
+def _nameless(tokenizer: Any, named: set[int]) -> list[tuple[int, str]]:
+    """Return the bytes, in hex, of ids that share their string with another.
+
+    The tokenizers of mistral-common show every part of a character as U+FFFD, so that their
+    vocabulary by strings leaves most of those ids out.
+    """
+    inner = getattr(getattr(tokenizer, "tokenizer", None), "instruct_tokenizer", None)
+    pieces = getattr(getattr(inner, "tokenizer", None), "id_to_byte_piece", None)
+    if pieces is None:
+        return []
+    return [(index, pieces(index).hex()) for index in range(len(tokenizer)) if index not in named]
 
 
 def check_model_path(model: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 from tiny_audio_lm import CHAT_TEMPLATE, SPECIALS, build_tokenizer
+from tiny_voxtral import save_voxtral
 from transformers import WhisperFeatureExtractor
 
 from audio_models.audio_halves import PhiAudioProcessor, Qwen3OmniAudioProcessor
@@ -194,4 +195,5 @@ SAVE = {
     "qwen3_omni": save_qwen3_omni,
     "glm_asr": save_glm_asr,
     "granite": save_granite,
+    "voxtral": save_voxtral,
 }

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from audio_models.inputs import render_prompt
 from audio_models.load import AudioLM
+from audio_models.prompt import prompt_ids
 from cache_schema import Tape, TapeRow
 from cache_schema.errors import TapeError
 from cache_schema.questions import question_text
@@ -108,14 +108,13 @@ def scan(
 
 def _prompt_tokens(lm: AudioLM, row: TapeRow) -> tuple[int, str]:
     """Return the prompt's input positions, and why it cannot be used, if it cannot."""
-    text = render_prompt(lm, question_text(row.question, row.choices))
+    ids = prompt_ids(lm, question_text(row.question, row.choices))
     duration_s = row.num_audio_samples / SAMPLE_RATE_HZ
     if lm.family.tokens_of_frames is None:
         audio = round(duration_s * AUDIO_TOKENS_PER_S)
     else:
         hop = lm.processor.feature_extractor.hop_length
         audio = lm.family.tokens_of_frames(-(-round(duration_s * lm.sample_rate_hz) // hop))
-    ids = lm.tokenizer(text)["input_ids"]
     if audio < 1:
         return 0, "audio too short to be heard"
     if ids.count(lm.audio_token_id) != 1:

@@ -42,6 +42,8 @@ def tokens_of(family: str, num_samples: int) -> int:
         return (frames + 1) // 2 // 4
     if family == "Phi-4-multimodal":
         return -(-((num_samples - 400) // 160 + 1) // 8)
+    if family == "Voxtral":
+        return -(-num_samples // 1280)
     if family == "Qwen3-Omni":
         return frames // 100 * 13 + -(-(frames % 100) // 8)
     return -(-((num_samples // 160 + 1) // 2) // 15) * 3
@@ -58,7 +60,9 @@ def test_every_placeholder_has_its_feature(lm: AudioLM) -> None:
         strict=True,
     ):
         count = tokens_of(lm.family.name, len(request.audio))
-        assert len(positions) == count == int((ids == lm.audio_token_id).sum())
+        assert len(positions) == count
+        placeholders = 375 * -(-len(request.audio) // 480_000) if lm.family.chat_ids else count
+        assert placeholders == int((ids == lm.audio_token_id).sum())
         assert torch.equal(positions, torch.arange(count) + positions[0])
         assert times.shape == (count, 2)
         assert times[0, 0] == 0.0
@@ -134,7 +138,7 @@ def test_training_lowers_the_loss_and_reaches_every_part(family_dir: Path) -> No
     requests = requests_for(lm)
     targets = torch.from_numpy(np.concatenate([request.response_ids for request in requests]))
     batch = build_inputs(lm, requests)
-    optimizer = torch.optim.SGD(lm.model.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(lm.model.parameters(), lr=0.003)
     losses = []
     for _ in range(3):
         output = forward_with_states(lm.model, batch.inputs, [], batch.predict_positions)

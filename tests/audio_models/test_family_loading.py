@@ -13,7 +13,7 @@ import torch
 import transformers
 from family_requests import plain, requests_for
 
-from audio_models import load
+from audio_models import processors
 from audio_models.inputs import build_inputs
 from audio_models.load import load_audio_lm
 from cache_schema.errors import ModelError
@@ -27,8 +27,10 @@ def test_the_audio_half_counts_as_the_whole_processor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny_audio_families.save_qwen3_omni(tmp_path)
-    monkeypatch.setattr(load.transformers.AutoProcessor, "from_pretrained", needing_torchvision)
-    monkeypatch.setattr(load, "is_torchvision_available", lambda: False)
+    monkeypatch.setattr(
+        processors.transformers.AutoProcessor, "from_pretrained", needing_torchvision
+    )
+    monkeypatch.setattr(processors, "is_torchvision_available", lambda: False)
     with caplog.at_level(logging.WARNING):
         lm = load_audio_lm(str(tmp_path), "float32", "cpu")
     assert "torchvision is not installed" in caplog.text
@@ -59,7 +61,7 @@ def test_a_processor_without_an_audio_half_names_torchvision(
 ) -> None:
     tiny_audio_families.save_glm_asr(tmp_path)
     monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", needing_torchvision)
-    monkeypatch.setattr(load, "is_torchvision_available", lambda: False)
+    monkeypatch.setattr(processors, "is_torchvision_available", lambda: False)
     with pytest.raises(ModelError, match="pip install torchvision"):
         load_audio_lm(str(tmp_path), "float32", "cpu")
 
@@ -109,8 +111,11 @@ def test_an_adapter_among_the_weights_is_merged_and_the_model_saved_whole(tmp_pa
     assert not torch.allclose(plain(bare, batch).logits, expected, atol=1e-2)
 
 
-def test_voxtral_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_package_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = transformers.VoxtralConfig(architectures=["VoxtralForConditionalGeneration"])
     config.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match=r"Voxtral cannot be used.*mistral-common.*another family"):
+    monkeypatch.setattr(processors, "is_mistral_common_available", lambda: False)
+    with pytest.raises(ModelError, match=r"Voxtral.*pip install mistral-common"):
         load_audio_lm(str(tmp_path), "float32", "cpu")

@@ -5,8 +5,10 @@ import pytest
 import torch
 
 from audio_models.forward import forward_with_states, unembed
-from audio_models.inputs import Request, audio_position_times_s, build_inputs, render_prompt
+from audio_models.inputs import Request, build_inputs
 from audio_models.load import AudioLM
+from audio_models.prompt import render_prompt
+from audio_models.waveforms import audio_position_times_s
 from cache_schema.errors import AudioError, TokenizerMismatchError
 
 # float32; a padded batch reorders the sums of attention and of matrix products

@@ -7,7 +7,7 @@ import pytest
 import tiny_audio_lm
 import torch
 
-from audio_models import load
+from audio_models import processors
 from audio_models.generate import generate
 from audio_models.inputs import Request, build_inputs
 from audio_models.load import AudioLM, load_audio_lm
@@ -33,8 +33,8 @@ def without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     def needs_torchvision(model: str) -> None:
         raise ImportError("Qwen2VLVideoProcessor requires the Torchvision library")
 
-    monkeypatch.setattr(load.transformers.AutoProcessor, "from_pretrained", needs_torchvision)
-    monkeypatch.setattr(load, "is_torchvision_available", lambda: False)
+    monkeypatch.setattr(processors.transformers.AutoProcessor, "from_pretrained", needs_torchvision)
+    monkeypatch.setattr(processors, "is_torchvision_available", lambda: False)
 
 
 def test_a_processor_that_wants_torchvision_falls_back_with_a_word(

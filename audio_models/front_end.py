@@ -1,0 +1,36 @@
+"""What turns recordings and text into a model's inputs: its processor and its family's facts."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from audio_models.families import Family
+
+
+class FrontEnd(Protocol):
+    """The part of an audio language model, or of its tower, that prepares inputs.
+
+    Attributes:
+        path: directory or hub id, as given.
+        processor: text + audio -> model inputs.
+        tokenizer: the processor's tokenizer.
+        family: what the family needs of its own.
+        audio_token_id: the placeholder one audio position stands on.
+        sample_rate_hz: what the feature extractor expects.
+        max_audio_s: seconds the front end can hear.
+    """
+
+    @property
+    def path(self) -> str: ...  # noqa: D102
+    @property
+    def processor(self) -> Any: ...  # noqa: D102
+    @property
+    def tokenizer(self) -> Any: ...  # noqa: D102
+    @property
+    def family(self) -> Family: ...  # noqa: D102
+    @property
+    def audio_token_id(self) -> int: ...  # noqa: D102
+    @property
+    def sample_rate_hz(self) -> int: ...  # noqa: D102
+    @property
+    def max_audio_s(self) -> float: ...  # noqa: D102

@@ -1,0 +1,222 @@
+"""The audio tower of an audio language model, without projector and language model.
+
+Its states are those of the tower inside the whole model, at the frames that stand for a recording:
+what fills up a window or a batch is left out. Recordings that a tower could not keep from hearing
+each other's padding run one after the other (``audio_models.tower_layouts``).
+
+Shapes: F tower frames of a recording, N of all of them, D width.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from audio_models.blocks import Blocks
+from audio_models.families import Family, family_of
+from audio_models.features import Encoded, encode_audio
+from audio_models.frames import FrameBatch, FrameOutputs, FrameShape
+from audio_models.load import (
+    architecture_of,
+    check_dtype,
+    load_config,
+    load_network,
+    read_dtype,
+    resolve_device,
+)
+from audio_models.processors import (
+    audio_extractor,
+    audio_token_id,
+    load_processor,
+    longest_audio_s,
+)
+from audio_models.tower_layouts import TowerLayout
+from audio_models.waveforms import prepare_waveforms
+from cache_schema.errors import AudioError, ModelError
+from cache_schema.types import FloatArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioTower:
+    """An audio tower ready to run: a ``FrameModel``, and the front end of its own inputs.
+
+    Attributes:
+        path: directory or hub id, as given.
+        shape: its blocks and width.
+        module: the tower, in evaluation mode.
+        max_audio_s: seconds the front end hears; infinite where it takes as many windows as needed.
+        may_pad: recordings of different lengths may share a batch.
+        processor: the whole model's processor.
+        tokenizer: the processor's tokenizer; the processor wants a placeholder with its audio.
+        family: what the family needs of its own.
+        layout: how its tower is called.
+        audio_token_id: the placeholder.
+        sample_rate_hz: what the feature extractor expects.
+    """
+
+    path: str
+    shape: FrameShape
+    module: Any
+    max_audio_s: float
+    processor: Any
+    tokenizer: Any
+    family: Family
+    layout: TowerLayout
+    audio_token_id: int
+    sample_rate_hz: int
+    may_pad: bool = True
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the tower's first parameter."""
+        parameter: torch.nn.Parameter = next(self.module.parameters())
+        return parameter.device
+
+    def build(self, audios: Sequence[FloatArray]) -> FrameBatch:
+        """Build the inputs of one batch on the CPU.
+
+        Args:
+            audios: float32 [num_samples] each, mono, 16 kHz.
+
+        Raises:
+            AudioError: a recording is empty, not finite, too long or too short for one frame.
+        """
+        heard = prepare_waveforms(
+            audios,
+            model=self.path,
+            sample_rate_hz=self.sample_rate_hz,
+            max_audio_s=self.max_audio_s,
+            min_audio_s=self.family.min_audio_s,
+        )
+        encoded = encode_audio(self, heard, self.module.dtype)
+        num_features = _feature_frames(encoded)
+        times_s = [
+            self.layout.times_s(count, len(audio) / self.sample_rate_hz)
+            for count, audio in zip(num_features, heard, strict=True)
+        ]
+        for index, times in enumerate(times_s):
+            if not len(times):
+                raise AudioError(f"row {index}: the recording is too short to be heard")
+        return FrameBatch(
+            inputs={**encoded.features, "num_features": num_features}, times_s=times_s
+        )
+
+    def forward(self, batch: FrameBatch, layers: Sequence[int]) -> FrameOutputs:
+        """Run a batch that is on the device; only the chosen layers are kept.
+
+        Raises:
+            ModelError: the tower ran otherwise than its configuration says.
+        """
+        features = {key: value for key, value in batch.inputs.items() if key != "num_features"}
+        calls = self.layout.calls(
+            self.module, features, batch.inputs["num_features"], batch.num_frames
+        )
+        blocks = Blocks(self.module, self.shape.num_layers)
+        kept: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        for call in calls:
+            with blocks.read(layers) as states:
+                self.module(**call.inputs)
+            for layer in layers:
+                kept[layer].append(call.select(states[layer]))
+        joined = {layer: torch.cat(parts) for layer, parts in kept.items()}
+        expected = (sum(batch.num_frames), self.shape.width)
+        for layer, states_ND in joined.items():
+            if tuple(states_ND.shape) != expected:
+                raise ModelError(
+                    f"model {self.path!r}: layer {layer} of its audio tower has states "
+                    f"{tuple(states_ND.shape)}, expected {expected} (frames, width)"
+                )
+        return FrameOutputs(states=joined)
+
+
+def tower_shape(model: str) -> FrameShape:
+    """Return the blocks and the width of a model's audio tower, from its configuration alone.
+
+    Raises:
+        ModelError: nothing there, or the family's tower is not known.
+    """
+    config = load_config(model)
+    return _shape(model, config, _layout(model, config))
+
+
+def load_audio_tower(model: str, dtype: str = "auto", device: str = "auto") -> AudioTower:
+    """Load an audio language model on the CPU and keep its audio tower, on the device.
+
+    Args:
+        model: local directory or hub id in transformers' layout.
+        dtype: ``auto`` (as saved), ``float32``, ``bfloat16`` or ``float16``.
+        device: ``auto``, or a torch device.
+
+    Raises:
+        ModelError: the model cannot be loaded, or the family's tower is not known.
+        UsageError: unknown dtype.
+    """
+    check_dtype(dtype)
+    config = load_config(model)
+    layout = _layout(model, config)
+    architecture = architecture_of(config)
+    family = family_of(architecture)
+    processor = load_processor(model, family)
+    extractor = audio_extractor(processor, model)
+    network = load_network(model, architecture, family, dtype)
+    placeholder = audio_token_id(network.config, family, model)
+    module = network
+    for name in layout.module:
+        module = getattr(module, name)
+    del network
+    gc.collect()  # models hold themselves in circles, and the rest is most of the memory
+    return AudioTower(
+        path=model,
+        shape=_shape(model, config, layout),
+        module=module.to(resolve_device(device)),
+        max_audio_s=longest_audio_s(processor, extractor, family),
+        processor=processor,
+        tokenizer=processor.tokenizer,
+        family=family,
+        layout=layout,
+        audio_token_id=placeholder,
+        sample_rate_hz=extractor.sampling_rate,
+    )
+
+
+def _layout(model: str, config: Any) -> TowerLayout:
+    architecture = architecture_of(config)
+    layout = family_of(architecture).tower
+    if layout is None:
+        raise ModelError(
+            f"model {model!r}: the audio tower of {architecture or 'its class'} is not known here: "
+            "there is no family of that class with a `tower` in audio_models/families.py (where "
+            "the tower is in the model, how it is called, which frames are valid); use a model of "
+            "a family that has one, or its audio encoder on its own"
+        )
+    return layout
+
+
+def _shape(model: str, config: Any, layout: TowerLayout) -> FrameShape:
+    found = getattr(config, "thinker_config", config)  # a composite names the tower's model inside
+    for name in layout.config:
+        found = getattr(found, name, None)
+    num_layers, width = (getattr(found, name, None) for name in (layout.num_layers, "hidden_size"))
+    if not isinstance(num_layers, int) or not isinstance(width, int):
+        raise ModelError(
+            f"model {model!r}: config.{'.'.join(layout.config)} lacks {layout.num_layers} or "
+            "hidden_size; is it whole?"
+        )
+    dtype = str(read_dtype(model)).removeprefix("torch.")
+    return FrameShape(num_layers=num_layers, width=width, dtype=dtype)
+
+
+def _feature_frames(encoded: Encoded) -> list[int]:
+    """Return the valid feature frames of each recording.
+
+    Where the front end does not say, padding is NaN (``rows_alone.join_rows``).
+    """
+    if encoded.num_frames is not None:
+        return encoded.num_frames
+    (features_BTK,) = (value for value in encoded.features.values() if value.ndim == 3)
+    return [int((~row_TK.isnan().any(-1)).sum()) for row_TK in features_BTK]
