@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 
 from audio_models.adapters import merge_adapter, merge_loaded
 from audio_models.families import UNLISTED, Family, family_of
@@ -164,11 +165,14 @@ def load_config(model: str) -> Any:
     """Return the transformers configuration of a directory or hub id.
 
     Raises:
-        ModelError: nothing there.
+        ModelError: nothing there, or a value in it is wrong.
     """
     check_model_path(model)
     try:
         return transformers.AutoConfig.from_pretrained(model)
+    except StrictDataclassError as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"model {model!r}: its config.json is not valid: {reason}") from error
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"model {model!r}: neither a local directory nor a model the hub could give: "

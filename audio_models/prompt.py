@@ -6,10 +6,12 @@ import base64
 import io
 from typing import Any
 
+import jinja2
 import numpy as np
 import soundfile
 
 from audio_models.front_end import FrontEnd
+from cache_schema.errors import ModelError
 from cache_schema.types import FloatArray
 
 
@@ -44,13 +46,24 @@ def render_prompt(front: FrontEnd, text: str) -> str:
     """Return the chat prompt: one audio placeholder, generation prompt added.
 
     A family of ``chat_ids`` has none: its ids come with the recording's.
+
+    Raises:
+        ModelError: the chat template does not take the turn.
     """
     messages = chat_messages(text)
     if front.family.inline_audio:
         messages = [{"role": "user", "content": f"{placeholder_of(front)}{text}"}]
-    return str(
-        front.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    )
+    try:
+        prompt = front.processor.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+    except (TypeError, jinja2.TemplateError) as error:
+        takes = "one text with the placeholder in it" if front.family.inline_audio else "parts"
+        raise ModelError(
+            f"model {front.path!r}: its chat template fails on a turn given as {takes} ({error}); "
+            "Family.inline_audio in audio_models/families.py says which of the two a family takes"
+        ) from error
+    return str(prompt)
 
 
 def prompt_ids(front: FrontEnd, text: str) -> list[int]:

@@ -188,6 +188,36 @@ def test_a_recording_is_heard_to_its_end_or_refused(lm: AudioLM) -> None:
             build_inputs(lm, [too_long])
 
 
+def test_an_empty_question_is_the_recording_alone(lm: AudioLM) -> None:
+    audio = tone(1.37, 300.0)
+    asked, empty = (build_inputs(lm, [Request(audio=audio, text=text)]) for text in ("Which?", ""))
+    for key, value in asked.inputs.items():
+        if key not in ("input_ids", "attention_mask"):
+            torch.testing.assert_close(value, empty.inputs[key], atol=0, rtol=0, equal_nan=True)
+    assert torch.equal(asked.audio_positions[0], empty.audio_positions[0])
+    np.testing.assert_array_equal(asked.audio_times_s[0], empty.audio_times_s[0])
+    ids = empty.inputs["input_ids"][0].tolist()
+    question = lm.tokenizer("Which?", add_special_tokens=False)["input_ids"]
+    behind = asked.inputs["input_ids"][0].tolist()
+    for start in range(len(behind)):
+        if behind[start : start + len(question)] == question:
+            del behind[start : start + len(question)]
+            break
+    assert ids == behind
+    (answer,) = generate(lm, [Request(audio=audio, text="")], max_new_tokens=2, batch_size=1)
+    assert len(answer.token_ids) >= 1
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_runs_on_a_cpu(family_dir: Path, dtype: str) -> None:
+    lm = load_audio_lm(str(family_dir), dtype, "cpu")
+    batch = build_inputs(lm, requests_for(lm))
+    with torch.no_grad():
+        output = forward_with_states(lm.model, batch.inputs, [2], batch.predict_positions)
+    assert output.states[2].dtype == getattr(torch, dtype)
+    assert output.logits_NV.isfinite().all()
+
+
 def test_windows_are_the_whole_ones_the_processor_takes(lm: AudioLM) -> None:
     expected = {"Audio Flamingo 3": 8.0, "GLM-ASR": 8.0, "Qwen3-Omni": 10.0}
     assert lm.max_audio_s == expected.get(lm.family.name, float("inf"))

@@ -13,10 +13,11 @@ import torch
 import transformers
 from family_requests import plain, requests_for
 
-from audio_models import processors
+from audio_models import families, processors
+from audio_models.generate import generate
 from audio_models.inputs import build_inputs
-from audio_models.load import load_audio_lm
-from cache_schema.errors import ModelError
+from audio_models.load import load_audio_lm, resolve_device
+from cache_schema.errors import AudioError, ModelError
 
 
 def needing_torchvision(model: str) -> None:
@@ -119,3 +120,89 @@ def test_a_package_that_is_not_there_is_named(
     monkeypatch.setattr(processors, "is_mistral_common_available", lambda: False)
     with pytest.raises(ModelError, match=r"Voxtral.*pip install mistral-common"):
         load_audio_lm(str(tmp_path), "float32", "cpu")
+
+
+@pytest.fixture
+def nothing_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(families, "FAMILIES", {})
+
+
+@pytest.mark.usefixtures("nothing_listed")
+def test_a_family_nobody_listed_is_read_by_conventions(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tiny_audio_families.save_glm_asr(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        lm = load_audio_lm(str(tmp_path), "float32", "cpu")
+    assert "GlmAsrForConditionalGeneration is not among the families known here" in caplog.text
+    assert lm.family is families.UNLISTED
+    assert lm.max_audio_s == 4.0  # of several windows nothing is known
+    requests = requests_for(lm)
+    batch = build_inputs(lm, requests)
+    network = type(lm.model).from_pretrained(tmp_path, dtype=torch.float32).eval()
+    assert torch.equal(plain(lm, batch).logits, plain(lm, batch, network).logits)
+    for positions, times, request in zip(
+        batch.audio_positions, batch.audio_times_s, requests, strict=True
+    ):
+        assert len(positions) == len(times) >= 1
+        assert times[-1, 1] == pytest.approx(len(request.audio) / 16_000)
+    (answer,) = generate(lm, requests[:1], max_new_tokens=2, batch_size=1)
+    assert len(answer.token_ids) >= 1
+
+
+@pytest.mark.usefixtures("nothing_listed")
+@pytest.mark.parametrize(
+    ("family", "missing"),
+    [
+        ("granite", r"fails on a turn given as parts.*Family\.inline_audio"),
+        ("voxtral", r"no chat template; add chat_template\.jinja"),
+        ("phi", "no processor could be read"),
+    ],
+)
+def test_an_unlisted_family_is_told_what_it_lacks(
+    tmp_path: Path, family: str, missing: str
+) -> None:
+    tiny_audio_families.SAVE[family](tmp_path)
+
+    def load_and_build() -> None:
+        lm = load_audio_lm(str(tmp_path), "float32", "cpu")
+        build_inputs(lm, requests_for(lm))
+
+    with pytest.raises(ModelError, match=missing):
+        load_and_build()
+
+
+def test_a_configuration_without_a_placeholder_is_told_so() -> None:
+    with pytest.raises(ModelError, match=r"config\.audio_token_id is missing"):
+        processors.audio_token_id(transformers.Qwen2Config(), families.UNLISTED, "some/model")
+
+
+def test_a_configuration_with_a_wrong_value_is_named(tmp_path: Path) -> None:
+    tiny_audio_families.save_glm_asr(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["audio_token_id"] = None
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"config\.json.*'audio_token_id'.*expected int"):
+        load_audio_lm(str(tmp_path), "float32", "cpu")
+
+
+@pytest.mark.usefixtures("nothing_listed")
+def test_a_template_that_renders_no_audio_is_named(tmp_path: Path) -> None:
+    tiny_audio_families.save_glm_asr(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0]['content'][1]['text'] }}")
+    lm = load_audio_lm(str(tmp_path), "float32", "cpu")
+    with pytest.raises(AudioError, match=r"0 audio placeholders.*render audio"):
+        build_inputs(lm, requests_for(lm))
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_auto_takes_the_fastest_device_there_is(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, expected: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert resolve_device("auto") == torch.device(expected)
+    assert resolve_device("cpu") == torch.device("cpu")
