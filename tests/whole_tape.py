@@ -202,6 +202,8 @@ def everything(tape: Tape) -> dict[str, Any]:
                 out = np.empty((place.count, place.states.width), np.uint16)
                 place.read_into(place.layers[0], out)
                 values[f"{name} raw"] = out
+            for trace in row.traces_of(name):
+                values[f"{name} {trace}"] = vars(row.signal(name, trace))
         found[row.sample_id] = plain(values)
     return {
         "licence": tape.info["licence"],

@@ -9,10 +9,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from random import Random
 
+import classes_tape
 import full_tape
 import pytest
-from attacks import forge_more
+from attacks import forge_classes, forge_more
 from attacks.forge import ATTACKS, ONLY_PROFILE, Forge
+from attacks.forge_classes import CLASSES
 from attacks.forge_more import FULL
 from forks import Forks
 from whole_tape import PROFILES, fast_folder, make, read_all
@@ -26,9 +28,14 @@ ADDRESSES = 512 << 20
 FUZZED = 150
 GROUPS = ("samples", "descriptions", "textual", "textual", "acoustic")
 FULL_GROUPS = ("heard_transcript", "textual", "textual", "encoder")
-"""Groups whose files are changed at random."""
+CLASSES_GROUPS = ("acoustic", "acoustic", "wavlm")
+"""Groups whose files are changed at random, by the tape."""
 
-NOT_SEEN_BY_READING = forge_more.NOT_SEEN_BY_READING | {"index line_kind all shards"}
+NOT_SEEN_BY_READING = (
+    forge_more.NOT_SEEN_BY_READING
+    | forge_classes.NOT_SEEN_BY_READING
+    | {"index line_kind all shards"}
+)
 """Attacks that reading one value at a time cannot see; verify does."""
 
 CASES = [
@@ -52,6 +59,7 @@ def tapes() -> Iterator[Path]:
             make(folder / profile, profile, indexes=range(2), shard_samples=8)
         for name in FULL:
             full_tape.make(folder / name, range(2), codec=name.removeprefix("full-"))
+        classes_tape.make(folder / CLASSES, range(2))
         yield folder
 
 
@@ -100,6 +108,19 @@ def test_a_good_tape_that_holds_everything_is_read(forge: Forge, forks: Forks) -
     assert forks.run("attacks.test_attacks:verify", str(forge.root)).value == 0
 
 
+@pytest.mark.parametrize("forge", [CLASSES], indirect=True)
+def test_a_good_tape_of_classes_is_read(forge: Forge, forks: Forks) -> None:
+    for group, table in (
+        ("acoustic", "utterance_logits"), ("acoustic", "frame_logits"), ("acoustic", "hidden"),
+        ("wavlm", "embedding"),
+    ):  # fmt: skip
+        forge.put_table(group, table, forge.table(group, table))
+    forge_classes.change_facts(forge, "frame_logits", lambda facts: None)
+    ended = forks.run("whole_tape:read_all", str(forge.root), memory=ADDRESSES)
+    assert (ended.status, ended.value) == (0, 2), ended.trace
+    assert forks.run("attacks.test_attacks:verify", str(forge.root)).value == 0
+
+
 @pytest.mark.parametrize(
     ("name", "forge"), CASES, indirect=["forge"], ids=lambda case: str(case)[:60]
 )
@@ -126,7 +147,8 @@ def fuzz(root: str, profile: str, count: int) -> dict[str, int]:
     forge = Forge(Path(root), profile, rng)
     seen = {"read": 0, "refused": 0}
     for number in range(count):
-        group = rng.choice(GROUPS if profile in PROFILES else FULL_GROUPS)
+        others = CLASSES_GROUPS if profile == CLASSES else FULL_GROUPS
+        group = rng.choice(GROUPS if profile in PROFILES else others)
         name = rng.choice(
             [name for name in forge.record(group)["files"] if "/zarr.json" not in name]
         )
@@ -147,7 +169,7 @@ def fuzz(root: str, profile: str, count: int) -> dict[str, int]:
     return seen
 
 
-@pytest.mark.parametrize("forge", [*PROFILES, *FULL], indirect=True)
+@pytest.mark.parametrize("forge", [*PROFILES, *FULL, CLASSES], indirect=True)
 def test_any_change_is_read_or_refused(forge: Forge, forks: Forks) -> None:
     """Numbers that an attacker changed are his to choose, but not how reading them ends."""
     arguments = (str(forge.root), forge.profile, FUZZED)

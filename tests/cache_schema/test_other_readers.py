@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import classes_tape
 import duckdb
 import full_tape
 import numpy as np
@@ -21,7 +22,7 @@ import zarr
 from whole_tape import LAYERS, PROFILES, WIDTH, fast_folder, make
 
 from cache_schema import open_tape
-from cache_schema.types import Hidden, Lens, TopK
+from cache_schema.types import Embedding, FrameLogits, Hidden, Lens, TopK, UtteranceLogits
 
 SOURCES = ("textual", "acoustic")
 Read = Callable[[Path], np.ndarray]
@@ -199,6 +200,62 @@ def test_lens_text_states_and_what_was_heard(tmp_path: Path) -> None:
         theirs = layer_by(by_zarr, root / shard["path"] / "hidden.zarr", 2)
         theirs = theirs[row["offset"] : row["offset"] + row["count"]]
         np.testing.assert_array_equal(states.states[:, 0], theirs)
+
+
+def test_classes_embeddings_and_states_side_by_side(tmp_path: Path) -> None:
+    """Lists are flattened; names of classes are in the group's file; rows are told by trace."""
+    root = classes_tape.make(tmp_path / "tape", shard_samples=2)
+    tape = open_tape(root)
+    facts = json.loads((root / "groups" / "acoustic.json").read_text())["signals"]
+    seen = 0
+    for _, row in rows_of(root, "acoustic", "frame_logits"):
+        ours = tape[row["sample_id"]]["acoustic/frame_logits"]
+        assert isinstance(ours, FrameLogits)
+        labels = facts["frame_logits"]["labels"]
+        assert (list(ours.labels), ours.multi_label) == (labels, True)
+        assert ours.logits.tolist() == np.reshape(row["logits"], (-1, len(labels))).tolist()
+        assert ours.times_s.tolist() == np.reshape(row["times_s"], (-1, 2)).tolist()
+        assert row["trace_index"] == -1
+        seen += len(ours.logits)
+    assert seen == 6
+    for _, row in rows_of(root, "wavlm", "embedding"):
+        ours = tape[row["sample_id"]]["wavlm/embedding"]
+        assert isinstance(ours, Embedding)
+        assert ours.values.tolist() == row["embedding"]
+    kinds = []
+    for source in ("acoustic", "wavlm"):
+        for shard, row in rows_of(root, source, "hidden"):
+            states = tape[row["sample_id"]].signal(f"{source}/hidden", row["trace_index"])
+            assert isinstance(states, Hidden)
+            kinds.append((states.kind, row["trace_index"]))
+            assert states.kind == row["kind"]
+            for number, layer in enumerate(shard["states"]["layers"]):
+                theirs = layer_by(by_zarr, root / shard["path"] / "hidden.zarr", layer)
+                theirs = theirs[row["offset"] : row["offset"] + row["count"]]
+                np.testing.assert_array_equal(states.states[:, number], theirs)
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        ("audio", -1): 5, ("token", 0): 5, ("frame", -1): 5,
+    }  # fmt: skip
+
+
+def test_duckdb_names_the_class_of_a_recording(tmp_path: Path) -> None:
+    """SQL over the table of logits: the class of the highest one, joined by id."""
+    root = classes_tape.make(tmp_path / "tape", groups=("samples", "acoustic"))
+    files = [
+        root / shard["path"] / "utterance_logits.arrow" for shard in shards_of(root, "acoustic")
+    ]
+    logits = pa.concat_tables(pa.ipc.open_file(f.read_bytes()).read_all() for f in files)  # noqa: F841
+    found = duckdb.sql(
+        "select sample_id, list_position(logits, list_max(logits)), list_sum(logits) from logits"
+    ).fetchall()
+    tape = open_tape(root)
+    assert len(found) == len(tape) == 5
+    for sample_id, place, total in found:
+        ours = tape[sample_id]["acoustic/utterance_logits"]
+        assert isinstance(ours, UtteranceLogits)
+        assert ours.labels[place - 1] == ours.labels[int(ours.logits.argmax())]
+        # 1e-6: list_sum adds in another type
+        assert total == pytest.approx(float(ours.logits.sum()), rel=1e-6, abs=1e-6)
 
 
 def test_quarantine_is_plain_json(tape_dir: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import classes_tape
 import full_tape
 import pytest
 from sound_tape import MAKERS, edit_line, edit_table, make
@@ -116,6 +117,68 @@ def test_inspect_of_one_sample(root: Path) -> None:
     page = run("inspect", root, "s2").stdout
     assert "trace 0      3 tokens, stop, right: trace 2" in page
     assert "acoustic/hidden positions 2" in page
+
+
+def test_inspect_of_two_acoustic_sources(tmp_path: Path) -> None:
+    root = classes_tape.make(tmp_path / "tape")
+    with TapeWriter(root, classes_tape.MAKERS["wavlm"]) as writer:
+        writer.quarantine(*classes_tape.QUARANTINED)
+    values = values_of("inspect", root)
+    assert values["quarantined"] == {"wavlm: audio": 1}
+    assert [values["groups"][name]["samples"] for name in ("acoustic", "wavlm")] == [5, 5]
+    signals = values["groups"]["acoustic"]["signals"]
+    keys = ["facts", "rows", "tokens", "bytes", "bytes_per_token"]
+    assert list(signals["frame_logits"]) == keys
+    assert (
+        list(signals["embedding"]) == list(signals["utterance_logits"]) == [*keys, "bytes_per_row"]
+    )
+    assert signals["frame_logits"]["facts"] == {"labels": classes_tape.LABELS, "multi_label": True}
+    frames = signals["frame_logits"]
+    assert (frames["rows"], frames["tokens"]) == (5, 6)
+    assert frames["bytes_per_token"] == frames["bytes"] / 6 > 0
+    assert signals["embedding"]["bytes_per_row"] == signals["embedding"]["bytes"] / 5 > 0
+    assert signals["hidden"]["positions"] == {"audio": 10, "token": 11}
+    page = run("inspect", root).stdout
+    for part in (
+        "acoustic: 5 samples", "wavlm: 5 samples", " B a frame", " B a recording",
+        "11 token, 10 audio positions",
+        "labels 3 (Speech, Musik „laut“, dog, bark)  multi_label True", "width 2  pooling x-vector",
+    ):  # fmt: skip
+        assert part in page
+
+
+def test_inspect_of_a_sample_with_classes(tmp_path: Path) -> None:
+    root = classes_tape.make(tmp_path / "tape")
+    signals = values_of("inspect", root, "s2")["signals"]
+    logits = classes_tape.logits_of(2)
+    assert signals["acoustic/utterance_logits"] == {
+        "classes": 2, "multi_label": False,
+        "highest": {classes_tape.MOODS[at]: float(logits[at]) for at in (-logits).argsort()},
+    }  # fmt: skip
+    assert signals["acoustic/frame_logits"] == {
+        "frames": 2, "classes": 3, "multi_label": True, "end_s": 0.25,
+    }  # fmt: skip
+    assert signals["wavlm/embedding"]["width"] == 2
+    assert signals["wavlm/embedding"]["pooling"] == "x-vector"
+    assert signals["acoustic/hidden"]["kind"] == "audio"
+    assert signals["acoustic/hidden"]["rows"] == [
+        {"trace": -1, "positions": 2, "kind": "audio"},
+        {"trace": 0, "positions": 3, "kind": "token"},
+    ]
+    assert "rows" not in signals["wavlm/hidden"]
+    page = run("inspect", root, "s2").stdout
+    assert "recording: 2 audio positions" in page
+    assert "trace 0: 3 token positions" in page
+    assert run("inspect", root, "s0").exit_code == 0  # a recording without frames
+
+
+def test_diff_and_merge_and_verify_of_two_acoustic_sources(tmp_path: Path) -> None:
+    one = classes_tape.make(tmp_path / "one", groups=classes_tape.ALL[:-1])
+    two = classes_tape.make(tmp_path / "two", groups=("samples", "wavlm"))
+    merged = values_of("merge", one, two, "--out", tmp_path / "out")
+    assert merged["groups"]["wavlm"]["shards"] == merged["groups"]["acoustic"]["shards"] == 1
+    assert values_of("verify", tmp_path / "out", "--deep")["sound"]
+    assert "wavlm/embedding\n  5 only in b" in run("diff", one, tmp_path / "out").stdout
 
 
 def test_inspect_of_a_tape_that_holds_everything(tmp_path: Path) -> None:
