@@ -187,7 +187,8 @@ app.command(
     "and from what models hear.\n\n"
     "Example: pipeline textualize --dataset clips.jsonl --out ./cache "
     "--set textualize.listen.transcript.model=openai/whisper-small "
-    "--set textualize.template='{speaker} says: {transcript}'",
+    "--set textualize.listen.emotion.model=superb/wav2vec2-base-superb-er "
+    "--set textualize.template='{speaker} says, {emotion}: {transcript}'",
 )(_extraction("textualize"))
 
 

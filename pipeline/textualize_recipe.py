@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cache_schema.errors import UsageError
 from cache_schema.recipes import one_of
 from pipeline.describe_template import parse_template
 
-KINDS = ("auto", "asr", "caption")
+KINDS = ("auto", "asr", "caption", "classify")
 TASKS = ("transcribe", "translate")
 MAX_COLUMN_CHARACTERS = 64
 
@@ -23,13 +25,20 @@ class ListenRecipe:
     Attributes:
         model: directory or hub id.
         kind: ``asr`` (the Whisper family: what is said, with its seconds), ``caption`` (an audio
-            language model answers a prompt), or ``auto``: what the model's configuration says.
+            language model answers a prompt), ``classify`` (an audio classifier: the most probable
+            class, or what is on from when to when), or ``auto``: what the model's configuration
+            says.
         prompt: what a caption answers; empty for ``pipeline.listen.caption.PROMPT``.
         language: of the speech, for ``asr`` (``en`` or ``english``); empty to detect it.
         task: of ``asr``: ``transcribe``, or ``translate`` into English.
         max_new_tokens: longest caption (of what the model hears at once: longer recordings get one
             a window), or longest text of 30 s of speech; by default 256, and half of what the
             decoder takes.
+        threshold: probability from which on a class is told, for classifiers whose classes do not
+            exclude each other, and for those of frames; by default 0.5.
+        min_s: of a classifier of frames: a class that is on for less is left out, and one that is
+            off for less goes on; by default 0.2.
+        ignore: classes that are not told (``no speech``, ``neutral``).
         batch_size: recordings heard together, halved when memory runs out.
         dtype: ``auto`` (the model's own), ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -41,6 +50,9 @@ class ListenRecipe:
     language: str = ""
     task: str = "transcribe"
     max_new_tokens: int | None = None
+    threshold: float | None = None
+    min_s: float | None = None
+    ignore: tuple[str, ...] = ()
     batch_size: int = 8
     dtype: str = "auto"
     device: str = "auto"
@@ -55,6 +67,25 @@ class ListenRecipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"textualize.listen: {name}: expected at least 1, got {value}")
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise UsageError(
+                f"textualize.listen: threshold: expected more than 0 and less than 1, got "
+                f"{self.threshold}"
+            )
+        if self.min_s is not None and not 0 <= self.min_s < math.inf:
+            raise UsageError(f"textualize.listen: min_s: expected 0 or more, got {self.min_s}")
+
+    def refuse_given(self, where: str, names: Sequence[str], kind: str) -> None:
+        """Refuse settings that mean nothing to a kind of model.
+
+        Raises:
+            UsageError: naming the first that was given.
+        """
+        for name in names:
+            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise UsageError(
+                    f"{where}: {name} means nothing to {self.model}, {kind}; leave it out"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

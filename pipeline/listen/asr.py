@@ -66,6 +66,7 @@ def settle(column: str, listener: ListenRecipe, config: Any) -> dict[str, Any]:
     where = f"textualize.listen.{column}"
     if listener.prompt:
         raise UsageError(f"{where}: a prompt is for captions, {listener.model} transcribes")
+    listener.refuse_given(where, ("threshold", "min_s", "ignore"), "a speech recogniser")
     told = load_generation_config(listener.model)
     _check_front_end(listener.model)
     most = config.max_target_positions - 4  # start, language, task and one to come

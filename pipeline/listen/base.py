@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from audio_models.encoders.families import hears
+from audio_models.encoders.heads import read_head
 from audio_models.families import FAMILIES
 from cache_schema.errors import ModelError
 from cache_schema.types import FloatArray, Heard
@@ -35,28 +37,31 @@ class Listener(Protocol):
 
 
 def kind_of(column: str, listener: ListenRecipe) -> tuple[str, Any]:
-    """Return ``asr`` or ``caption``, and the model's configuration.
+    """Return ``asr``, ``caption`` or ``classify``, and the model's configuration.
 
     Raises:
         ModelError: the model does not exist, does not listen, or is not of the kind asked for.
     """
     where = f"textualize.listen.{column}: model {listener.model!r}"
     config = load_config(listener.model)
-    if config.model_type == "whisper":
+    if hears(config.model_type) and read_head(listener.model, config).labels:
+        found = "classify"
+    elif config.model_type == "whisper":
         found = "asr"
-    elif _hears(config):
+    elif _is_audio_lm(config):
         found = "caption"
     else:
         raise ModelError(
             f"{where}: a {config.model_type!r} model does not listen; expected a Whisper model "
-            "(asr) or an audio language model (caption)"
+            "(asr), an audio language model (caption), or an encoder with a classifier's head "
+            "(classify)"
         )
     if listener.kind not in ("auto", found):
         raise ModelError(f"{where}: kind {listener.kind!r}, and it is a model for {found!r}")
     return found, config
 
 
-def _hears(config: Any) -> bool:
+def _is_audio_lm(config: Any) -> bool:
     architecture = (getattr(config, "architectures", None) or [""])[0]
     names = ("audio_config", "audio_token_id", "audio_token_index")
     return architecture in FAMILIES or any(hasattr(config, name) for name in names)

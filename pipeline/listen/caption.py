@@ -33,13 +33,15 @@ def settle(column: str, listener: ListenRecipe) -> dict[str, Any]:
         JSON values: ``prompt``, ``max_new_tokens`` and ``decoding``.
 
     Raises:
-        UsageError: a setting of speech recognition.
+        UsageError: a setting of another kind of listener.
     """
     if listener.language or listener.task != "transcribe":
         raise UsageError(
             f"textualize.listen.{column}: language and task are for speech recognition, "
             f"{listener.model} answers a prompt; say it there"
         )
+    where = f"textualize.listen.{column}"
+    listener.refuse_given(where, ("threshold", "min_s", "ignore"), "an audio language model")
     return {
         "prompt": listener.prompt or PROMPT,
         "max_new_tokens": listener.max_new_tokens or MAX_NEW_TOKENS,

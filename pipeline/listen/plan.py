@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -12,10 +12,11 @@ from cache_schema import layout
 from cache_schema.fingerprint import digest_files
 from cache_schema.maker import GroupInfo
 from cache_schema.signals import HEARD
-from pipeline.listen import asr, caption
+from pipeline.listen import asr, caption, classify
 from pipeline.listen.base import Listener, dtype_of, kind_of
 from pipeline.step import notes
 from pipeline.teachers.describe import describe_model, load_tokenizer
+from pipeline.teachers.describe_audio import describe_audio_encoder
 from pipeline.textualize_recipe import ListenRecipe
 
 SETTINGS_FILES = (
@@ -28,18 +29,25 @@ SETTINGS_FILES = (
 """Files of a model directory that change what is heard and are no weights."""
 
 
+LISTENERS: dict[str, Callable[[str, str, str, Mapping[str, Any]], Listener]] = {
+    "asr": asr.WhisperListener,
+    "caption": caption.CaptionListener,
+    "classify": classify.ClassifyListener,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Listening:
     """One listener, everything settled.
 
     Attributes:
         column: the column it fills.
-        kind: ``asr`` or ``caption``.
+        kind: ``asr``, ``caption`` or ``classify``.
         model: directory or hub id.
         dtype: what it computes in.
         device: as in the recipe.
         batch_size: recordings heard together, at first.
-        settled: prompt, language, decoding: what the text depends on besides the model.
+        settled: prompt, language, decoding, classes: what the text depends on besides the model.
         info: what the tape says of it.
     """
 
@@ -63,6 +71,8 @@ def settle(column: str, listener: ListenRecipe) -> tuple[str, str, dict[str, Any
     kind, config = kind_of(column, listener)
     if kind == "asr":
         settled = asr.settle(column, listener, config)
+    elif kind == "classify":
+        settled = classify.settle(column, listener)
     else:
         settled = caption.settle(column, listener)
     return kind, dtype_of(listener, config), settled
@@ -76,13 +86,12 @@ def plan(column: str, listener: ListenRecipe) -> Listening:
         UsageError: as ``settle``.
     """
     kind, dtype, settled = settle(column, listener)
-    about = describe_model(listener.model, load_tokenizer(listener.model))
+    about = _describe(kind, listener.model)
     info = GroupInfo(
         group=layout.heard_group(column),
         kind=HEARD,
         identity={
             **{key: value for key, value in about.items() if key != "model"},
-            "settings_digest": _settings_digest(listener.model),
             "listener": kind,
             "engine": "transformers",
             "dtype": dtype,
@@ -108,8 +117,17 @@ def load(listening: Listening) -> Listener:
     Raises:
         ModelError: it cannot be loaded.
     """
-    make = asr.WhisperListener if listening.kind == "asr" else caption.CaptionListener
-    return make(listening.model, listening.dtype, listening.device, listening.settled)
+    return LISTENERS[listening.kind](
+        listening.model, listening.dtype, listening.device, listening.settled
+    )
+
+
+def _describe(kind: str, model: str) -> dict[str, Any]:
+    """Return what identifies a model, its front end's settings too: JSON values."""
+    if kind == "classify":
+        return describe_audio_encoder(model)
+    about = describe_model(model, load_tokenizer(model))
+    return {**about, "settings_digest": _settings_digest(model)}
 
 
 def _settings_digest(model: str) -> str:

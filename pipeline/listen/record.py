@@ -74,10 +74,10 @@ def _listen(
             silent += not hearing.heard.text
             cut += hearing.is_cut
         writer.seal()
-        tokens = listening.settled["max_new_tokens"]
+        tokens = listening.settled.get("max_new_tokens")  # a classifier writes none
         say(
-            f"{title}: {heard} of {len(todo)} recordings are heard; nothing was heard in {silent}, "
-            f"{cut} texts were cut at max_new_tokens={tokens}"
+            f"{title}: {heard} of {len(todo)} recordings are heard; nothing was heard in {silent}"
+            + (f", {cut} texts were cut at max_new_tokens={tokens}" if tokens else "")
         )
         failures.settle(writer)
     del ears
