@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchaudio
 import transformers
 
 NUM_LAYERS = 3
@@ -92,9 +93,7 @@ def save_encoder(
     labels = {"id2label": dict(enumerate(LABELS)), "label2id": {x: i for i, x in enumerate(LABELS)}}
     config = getattr(transformers, f"{name}Config")(**sizes, **labels, **settings)
     network = getattr(transformers, f"{name}{ending}")(config)
-    with torch.no_grad():
-        for parameter in network.parameters():  # norms and biases that are not 1 and 0
-            parameter.add_(0.05 * torch.randn_like(parameter))
+    _stir(network)
     network.to(dtype).save_pretrained(path)
     front_end(family).save_pretrained(path)
     return path
@@ -108,6 +107,54 @@ def front_end(family: str) -> Any:
         return transformers.SeamlessM4TFeatureExtractor()
     large = "large" in family
     return transformers.Wav2Vec2FeatureExtractor(do_normalize=large, return_attention_mask=large)
+
+
+def save_bundle(hub: Path, name: str, kind: str, *, large: bool, aux: int | None = None) -> Any:
+    """Put tiny weights into torch's hub cache at ``hub``; return the pipeline that reads them."""
+    torch.manual_seed(0)
+    params: dict[str, Any] = {
+        "extractor_mode": "layer_norm" if large else "group_norm",
+        "extractor_conv_layer_config": list(zip(*CONV.values(), strict=True)),
+        "extractor_conv_bias": large,
+        "encoder_embed_dim": WIDTH,
+        "encoder_projection_dropout": 0.1,
+        "encoder_pos_conv_kernel": 8,
+        "encoder_pos_conv_groups": 2,
+        "encoder_num_layers": NUM_LAYERS,
+        "encoder_num_heads": 2,
+        "encoder_attention_dropout": 0.1,
+        "encoder_ff_interm_features": 48,
+        "encoder_ff_interm_dropout": 0.0,
+        "encoder_dropout": 0.1,
+        "encoder_layer_norm_first": large,
+        "encoder_layer_drop": 0.05,
+        "aux_num_out": aux,
+    }
+    if kind == "WavLM":
+        params |= {"encoder_max_distance": 80, "encoder_num_buckets": 32}
+    build = {"Wav2Vec2": torchaudio.models.wav2vec2_model, "WavLM": torchaudio.models.wavlm_model}
+    network = build[kind](**params)
+    _stir(network)
+    (hub / "checkpoints").mkdir(parents=True, exist_ok=True)
+    torch.save(network.state_dict(), hub / "checkpoints" / f"{name.lower()}.pth")
+    told = {
+        "_path": f"{name.lower()}.pth",
+        "_params": params,
+        "_sample_rate": 16_000,
+        "_normalize_waveform": large,
+        "_model_type": kind,
+    }
+    if aux is None:
+        return torchaudio.pipelines.Wav2Vec2Bundle(**told)
+    labels = tuple("abcdefgh"[: aux - 1])
+    return torchaudio.pipelines.Wav2Vec2ASRBundle(**told, _labels=labels, _remove_aux_axis=())
+
+
+def _stir(network: torch.nn.Module) -> None:
+    """Move norms away from 1 and biases from 0."""
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
 
 
 def recordings(*seconds: float) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ Shapes: B recordings, S samples, C channels, F frames, D width.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,13 +59,15 @@ def find_bundle(model: str) -> Any:
 
 
 def weights_file(model: str) -> Path:
-    """Return where torch's hub cache keeps the weights of a pipeline.
+    """Return the file with the weights of a pipeline, fetched where torch's hub cache lacks it.
 
     Raises:
-        ModelError: there is no such pipeline.
+        ModelError: there is no such pipeline, or its weights are neither cached nor to be had.
     """
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    return folder / Path(find_bundle(model)._path).name
+    bundle = find_bundle(model)
+    if not _cached(bundle).is_file():
+        _fetching(model, lambda: bundle._get_state_dict(None))
+    return _cached(bundle)
 
 
 def bundle_shape(model: str) -> FrameShape:
@@ -101,16 +103,7 @@ def load_bundle(model: str, dtype: torch.dtype) -> AudioEncoder:
         ModelError: there is no such pipeline, or its weights are neither cached nor to be had.
     """
     bundle, shape = find_bundle(model), bundle_shape(model)
-    try:
-        loaded = bundle.get_model()
-    except (OSError, RuntimeError, EOFError, KeyError) as error:
-        path = bundle._path
-        url = path if "://" in path else f"https://download.pytorch.org/torchaudio/models/{path}"
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"model {model!r}: its weights could not be loaded ({first}); put the file of {url} at "
-            f"{weights_file(model)}"
-        ) from error
+    loaded = _fetching(model, bundle.get_model)
     # The wrapper of some normalises over a whole batch; here every recording is, by itself.
     settings = front_end_settings(model)
     _, kernels, strides = zip(*settings["convolutions"], strict=True)
@@ -132,6 +125,25 @@ def load_bundle(model: str, dtype: torch.dtype) -> AudioEncoder:
         head=HeadReader(network, Head()),
         alone=RowsAlone(network.front, []) if grouped else None,
     )
+
+
+def _cached(bundle: Any) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(bundle._path).name
+
+
+def _fetching(model: str, fetch: Callable[[], Any]) -> Any:
+    """Run what reads weights; where that fails, say which file is to be put where."""
+    try:
+        return fetch()
+    except (OSError, RuntimeError, EOFError, KeyError) as error:
+        bundle = find_bundle(model)
+        path = bundle._path
+        url = path if "://" in path else f"https://download.pytorch.org/torchaudio/models/{path}"
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"model {model!r}: its weights could not be loaded ({first}); put the file of {url} at "
+            f"{_cached(bundle)}"
+        ) from error
 
 
 class BundleNetwork(nn.Module):
@@ -192,8 +204,11 @@ def _masked(blocks: Iterable[Any], padding_BF: Tensor | None) -> Iterator[None]:
         return
 
     def add_mask(attention: Any, args: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        if isinstance(attention, WavLMSelfAttention):
-            return args, {**settings, "key_padding_mask": padding_BF}
+        if isinstance(attention, WavLMSelfAttention):  # its mask has the type of its bias
+            weights = attention.attention.in_proj_weight
+            keys_BF = torch.zeros(padding_BF.shape, dtype=weights.dtype, device=weights.device)
+            keys_BF = keys_BF.masked_fill(padding_BF, float("-inf"))
+            return args, {**settings, "key_padding_mask": keys_BF}
         size = padding_BF.shape[-1]
         heard = ~padding_BF[:, None, None, :].expand(-1, 1, size, size)
         return args, {**settings, "attention_mask": heard}

@@ -69,9 +69,12 @@ def load_audio_encoder(model: str, dtype: str = "auto", device: str = "auto") ->
     try:
         check_states(encoder)
         encoder.may_pad = not hears_padding(encoder)
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
+        advice = "" if dtype == "float32" else "; try float32"
         raise ModelError(
             f"model {model!r} cannot compute in {dtype} on {encoder.device} "
-            f"({first_line(error)}); try float32"
+            f"({first_line(error)}){advice}"
         ) from error
     return encoder
