@@ -8,18 +8,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_tape
 import tiny_voxtral
 import torch
 import transformers
 from family_requests import one_request, requests_for, tone
+from typer.testing import CliRunner
 
 from audio_models.forward import forward_with_states
+from audio_models.generate import generate
 from audio_models.inputs import Request, build_inputs
 from audio_models.load import AudioLM, load_audio_lm
 from audio_models.prompt import prompt_ids
 from cache_schema.errors import AudioError
 from cache_schema.fingerprint import tokenizer_digest
+from cache_schema.types import TopK
 from pipeline.teachers.describe import describe_model, load_tokenizer
+from train.cli import app
+from train.metrics import read_metrics
 from train.student import save_student
 
 ATOL = 5e-5  # see test_families
@@ -157,3 +163,36 @@ def test_one_request_of_the_longest_kind_is_not_cut(voxtral: AudioLM) -> None:
     batch = build_inputs(voxtral, [request])
     assert batch.inputs["input_features"].shape[0] == 4
     assert len(batch.audio_positions[0]) == -(-95 * 16_000 // 1280)
+
+
+def test_stage_two_trains_it_from_a_tape(
+    voxtral: AudioLM, voxtral_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiny_tape, "random_topk", topk_of_its_vocabulary)
+    tape = tiny_tape.build_tape(tmp_path / "tape", voxtral, num_samples=4)
+    result = CliRunner().invoke(
+        app,
+        [
+            "student", "--cache", str(tape), "--student", str(voxtral_dir),
+            "--out", str(tmp_path / "run"), "--max-steps", "2", "--batch-tokens", "1000",
+        ],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    (first, second) = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    # the student is the acoustic teacher: the positions are the same, and so are the states
+    assert first["terms"]["acoustic_hidden"]["value"] < 1e-5
+    assert second["loss"] != first["loss"]
+    trained = load_audio_lm(str(tmp_path / "run" / "student"), "auto", "cpu")
+    request = Request(audio=tone(1.0, 300.0), text="Is it high?")
+    assert len(generate(trained, [request], max_new_tokens=2, batch_size=1)[0].token_ids) > 0
+
+
+def topk_of_its_vocabulary(targets: np.ndarray, seed: int) -> TopK:
+    logits = torch.randn(len(targets), 640, generator=torch.Generator().manual_seed(seed))
+    kept, ids = logits.log_softmax(-1).topk(tiny_tape.TOP_K)
+    return TopK(
+        target_ids=targets,
+        token_ids=ids.numpy(),
+        logprobs=kept.numpy(),
+        tail=(1 - kept.exp().sum(-1)).clamp(min=0).numpy(),
+    )
