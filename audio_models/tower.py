@@ -41,7 +41,7 @@ from cache_schema.errors import AudioError, ModelError
 from cache_schema.types import FloatArray
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)  # not frozen: what a protocol names as attributes can be set
 class AudioTower:
     """An audio tower ready to run: a ``FrameModel``, and the front end of its own inputs.
 

@@ -225,7 +225,9 @@ def test_windows_of_long_recordings_follow_one_another(tmp_path: Path) -> None:
     assert batch.times_s[0][-1] == pytest.approx([70.48, 70.5])
     with torch.no_grad():
         outputs = loaded.forward(batch, [2])
+        alone = loaded.forward(loaded.build([long]), [2])
     assert outputs.states[2].shape == (3675, 32)
+    torch.testing.assert_close(outputs.states[2][:3525], alone.states[2], atol=ATOL, rtol=1e-3)
 
 
 def test_long_recordings_of_phi_are_cut_into_chunks_by_the_tower(tmp_path: Path) -> None:
