@@ -218,14 +218,23 @@ def describe_model(model: str, tokenizer: Any) -> dict[str, Any]:
         ModelError: the model does not exist or holds no weights.
     """
     check_model_path(model)
-    # Some tokenizers keep several named templates.
-    template = repr(getattr(tokenizer, "chat_template", None) or "")
+    template = _chat_template(tokenizer)
     return {
         "model": model,
         "model_digest": model_digest(model),
         "tokenizer_digest": tokenizer_digest(tokenizer),
         "chat_template_digest": hashlib.sha256(template.encode()).hexdigest(),
     }
+
+
+def _chat_template(tokenizer: Any) -> str:
+    """Return what turns a chat into ids: a template, or what mistral-common goes by."""
+    encoder = getattr(getattr(tokenizer, "tokenizer", None), "instruct_tokenizer", None)
+    if encoder is not None:
+        audio = getattr(encoder, "audio_encoder", None)
+        return repr((type(encoder).__name__, getattr(audio, "audio_config", None)))
+    # Some tokenizers keep several named templates.
+    return repr(getattr(tokenizer, "chat_template", None) or "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -136,10 +136,20 @@ def test_the_digest_tells_tokens_without_a_string_apart(voxtral: AudioLM, tmp_pa
     assert digests[0] == tokenizer_digest(voxtral.tokenizer) != digests[1]
 
 
-def test_the_pipeline_reads_the_same_tokenizer(voxtral: AudioLM, voxtral_dir: Path) -> None:
+def test_the_pipeline_identifies_its_tokenizer_and_its_chat(
+    voxtral: AudioLM, voxtral_dir: Path, tmp_path: Path
+) -> None:
     tokenizer = load_tokenizer(str(voxtral_dir))
     about = describe_model(str(voxtral_dir), tokenizer)
     assert about["tokenizer_digest"] == tokenizer_digest(voxtral.tokenizer)
+    file = tiny_voxtral.tekken()
+    file["audio"]["chunk_length_s"] = 15.0  # the same tokens, another prompt
+    (tmp_path / "tekken.json").write_text(json.dumps(file))
+    other = describe_model(
+        str(voxtral_dir), transformers.MistralCommonBackend.from_pretrained(tmp_path)
+    )
+    assert other["tokenizer_digest"] == about["tokenizer_digest"]
+    assert other["chat_template_digest"] != about["chat_template_digest"]
 
 
 def test_a_student_is_saved_and_loads_as_it_was(voxtral_dir: Path, tmp_path: Path) -> None:
