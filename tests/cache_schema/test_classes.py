@@ -173,6 +173,12 @@ def test_a_signal_its_group_does_not_name_is_refused() -> None:
         prepare({"embedding": [embedding_row("s", np.zeros(2))]}, [], Storage(), {"hidden": {}})
 
 
+def test_more_logits_than_a_reader_takes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cache_schema.rows_classes.MAX_FRAME_LOGITS", 5)
+    with pytest.raises(RowError, match="6 logits of one recording, at most 5"):
+        prepare({"frame_logits": [frames_with()]}, [], Storage(), SIGNALS)
+
+
 CLASSES = {"labels": ["a", "b"], "multi_label": True}
 POOLED = {"width": 4, "pooling": "x-vector"}
 

@@ -10,7 +10,9 @@ import pytest
 from sound_tape import MAKERS, edit_table, make, replace, uncounted
 
 from cache_schema import open_tape
+from cache_schema.apart import apart
 from cache_schema.compare import Difference, compare
+from cache_schema.compare_makers import Change
 from cache_schema.shard import Storage
 from cache_schema.writer import TapeWriter
 
@@ -128,3 +130,35 @@ def test_makers_licence_and_quarantine(whole: Path, tmp_path: Path) -> None:
 
 def test_a_tape_equals_itself_through_a_url(whole: Path) -> None:
     assert compare(open_tape(whole), open_tape(f"file://{whole}"), uncounted).equal
+
+
+LABELS = [f"class {number}" for number in range(1000)]
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "told"),
+    [
+        (1, None, ("1", "None")),
+        ("a" * 300, "b", ("'" + "a" * 36 + "...", "'b'")),
+        (LABELS, [*LABELS, "more"], ("1000 items", "1001 items, item 1000 'more'")),
+        ([*LABELS, 1], [*LABELS, 2], ("1001 items, item 1000 1", "1001 items, item 1000 2")),
+        (LABELS, None, ("['class 0', 'class 1', 'class 2', 'cl...", "None")),
+        (
+            {"labels": LABELS, "multi_label": True, "k": 1},
+            {"labels": LABELS[:1], "multi_label": True},
+            ("labels 1000 items, item 1 'class 1', k 1", "labels 1 items, k None"),
+        ),
+    ],
+)
+def test_values_too_long_to_tell_are_told_where_they_differ(
+    one: object, two: object, told: tuple[str, str]
+) -> None:
+    assert apart(one, two, 40) == told
+    assert apart(two, one, 40) == told[::-1]
+
+
+def test_a_change_of_many_classes_is_a_line() -> None:
+    change = Change(group="beats", field="signals.frame_logits.labels", a=LABELS, b=LABELS[1:])
+    expected = '1000 items, item 0 "class 0" | 999 items, item 0 "class 1"'
+    assert str(change) == f"beats: signals.frame_logits.labels: {expected}"
+    assert str(Change(group="", field="licence", a=None, b="x")) == 'licence: - | "x"'
