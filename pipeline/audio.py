@@ -55,7 +55,7 @@ def load_audio(value: Any, folder: Path | None) -> FloatArray:
         raise AudioError("audio is empty (0 samples)")
     if not np.isfinite(mono).all():
         raise AudioError("audio holds NaN or infinite values")
-    if not np.ptp(mono):
+    if mono.min() == mono.max():
         raise AudioError(f"audio is silent ({mono.size / rate_hz:.2f} s, always {mono[0]:g})")
     audio = resample(np.ascontiguousarray(mono, dtype=np.float32), rate_hz)
     if not np.isfinite(audio).all():
@@ -64,9 +64,9 @@ def load_audio(value: Any, folder: Path | None) -> FloatArray:
 
 
 def is_absent(value: Any) -> bool:
-    """Whether a cell holds no recording: null, no text, or a mapping with nothing in it."""
+    """Whether a cell holds no recording: null, no text, or a mapping of nothing else but a rate."""
     if isinstance(value, Mapping):
-        return all(value.get(key) is None for key in value)
+        return all(is_absent(inner) for key, inner in value.items() if key != "sampling_rate")
     return value is None or (isinstance(value, str) and not value.strip())
 
 
@@ -91,7 +91,7 @@ def _from_mapping(value: Mapping[str, Any], folder: Path | None) -> tuple[FloatA
         if not value["bytes"]:
             raise AudioError("audio is empty (0 bytes)")
         return decode_file(bytes(value["bytes"]), str(value.get("path") or "bytes"))
-    if is_absent(value.get("path")):
+    if value.get("path") is None:
         keys = ", ".join(map(str, value))
         raise AudioError(f"expected bytes, a path, or an array with its sampling_rate, got {keys}")
     return _read(value["path"], folder)

@@ -61,7 +61,7 @@ def decode_file(source: Path | bytes, name: str) -> tuple[FloatArray, int]:
     except soundfile.LibsndfileError as error:
         reason = error.error_string.strip(" .") or "no form of audio that is known, or cut off"
         raise AudioError(f"cannot decode {name}: {reason}") from error
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, TypeError) as error:  # the last: samples without a header
         raise AudioError(f"cannot decode {name}: {error}") from error
     missing = _missing(source, len(mono), **told)
     if missing:

@@ -36,7 +36,7 @@ def joining(recipe: DatasetRecipe) -> dict[str, Any]:
     """Return what a tape says of joining, JSON values: nothing where nothing is joined."""
     if recipe.several == "refuse":
         return {}
-    return {"several": recipe.several, "gap_s": recipe.gap_s}
+    return {"several": recipe.several, "gap_s": float(recipe.gap_s)}
 
 
 def read_recording(cell: Any, folder: Path | None, several: str, gap_s: float) -> Recording:

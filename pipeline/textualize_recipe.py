@@ -14,6 +14,9 @@ from pipeline.describe_template import parse_template
 KINDS = ("auto", "asr", "caption", "classify")
 TASKS = ("transcribe", "translate")
 MAX_COLUMN_CHARACTERS = 64
+LEAST_CHUNK_S = 1.0
+OF_CLASSIFIERS = ("threshold", "min_s", "chunk_s", "ignore")
+"""Settings of a listener that mean nothing to other kinds of models."""
 
 _COLUMN = re.compile(r"[A-Za-z0-9]\w*", re.ASCII)
 
@@ -38,6 +41,9 @@ class ListenRecipe:
             exclude each other, and for those of frames; by default 0.5.
         min_s: of a classifier of frames: a class that is on for less is left out, and one that is
             off for less goes on; by default 0.2.
+        chunk_s: a classifier of frames hears longer recordings in equal windows of at most this
+            many seconds and reads them as one; 0 for what its front end hears, which for many is a
+            recording of any length, and then its memory grows with the square of it.
         ignore: classes that are not told (``no speech``, ``neutral``).
         batch_size: recordings heard together, halved when memory runs out.
         dtype: ``auto`` (the model's own), ``float32``, ``bfloat16`` or ``float16``.
@@ -52,6 +58,7 @@ class ListenRecipe:
     max_new_tokens: int | None = None
     threshold: float | None = None
     min_s: float | None = None
+    chunk_s: float = 0.0
     ignore: tuple[str, ...] = ()
     batch_size: int = 8
     dtype: str = "auto"
@@ -72,8 +79,14 @@ class ListenRecipe:
                 f"textualize.listen: threshold: expected more than 0 and less than 1, got "
                 f"{self.threshold}"
             )
-        if self.min_s is not None and not 0 <= self.min_s < math.inf:
-            raise UsageError(f"textualize.listen: min_s: expected 0 or more, got {self.min_s}")
+        for name, seconds in (("min_s", self.min_s), ("chunk_s", self.chunk_s)):
+            if seconds is not None and not 0 <= seconds < math.inf:
+                raise UsageError(f"textualize.listen: {name}: expected 0 or more, got {seconds}")
+        if 0 < self.chunk_s < LEAST_CHUNK_S:
+            raise UsageError(
+                f"textualize.listen: chunk_s: expected 0 or at least {LEAST_CHUNK_S:g}, got "
+                f"{self.chunk_s}"
+            )
 
     def refuse_given(self, where: str, names: Sequence[str], kind: str) -> None:
         """Refuse settings that mean nothing to a kind of model.

@@ -28,7 +28,7 @@ from audio_models.load import DTYPES, resolve_device
 from cache_schema.errors import AudioError, ModelError, UsageError, nearest
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, Heard, Segment
 from pipeline.listen.base import Hearing
-from pipeline.textualize_recipe import ListenRecipe
+from pipeline.textualize_recipe import OF_CLASSIFIERS, ListenRecipe
 
 DECODING = {
     "temperature": 0.0,
@@ -66,7 +66,7 @@ def settle(column: str, listener: ListenRecipe, config: Any) -> dict[str, Any]:
     where = f"textualize.listen.{column}"
     if listener.prompt:
         raise UsageError(f"{where}: a prompt is for captions, {listener.model} transcribes")
-    listener.refuse_given(where, ("threshold", "min_s", "ignore"), "a speech recogniser")
+    listener.refuse_given(where, OF_CLASSIFIERS, "a speech recogniser")
     told = load_generation_config(listener.model)
     _check_front_end(listener.model)
     most = config.max_target_positions - 4  # start, language, task and one to come

@@ -17,7 +17,7 @@ from audio_models.load import load_audio_lm
 from cache_schema.errors import UsageError
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, Heard, Segment
 from pipeline.listen.base import Hearing
-from pipeline.textualize_recipe import ListenRecipe
+from pipeline.textualize_recipe import OF_CLASSIFIERS, ListenRecipe
 
 PROMPT = (
     "Describe the audio in detail: what is said and by whom, the speakers' voices and emotions, "
@@ -41,7 +41,7 @@ def settle(column: str, listener: ListenRecipe) -> dict[str, Any]:
             f"{listener.model} answers a prompt; say it there"
         )
     where = f"textualize.listen.{column}"
-    listener.refuse_given(where, ("threshold", "min_s", "ignore"), "an audio language model")
+    listener.refuse_given(where, OF_CLASSIFIERS, "an audio language model")
     return {
         "prompt": listener.prompt or PROMPT,
         "max_new_tokens": listener.max_new_tokens or MAX_NEW_TOKENS,

@@ -8,6 +8,7 @@ Shapes: B recordings, N frames of all, F of one, C classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any
@@ -39,7 +40,8 @@ def settle(column: str, listener: ListenRecipe) -> dict[str, Any]:
 
     Returns:
         JSON values: ``labels`` (the classes in the model's order), ``multi_label``, ``ignore``,
-        ``of`` (``utterance`` or ``frames``), and where they count ``threshold`` and ``min_s``.
+        ``of`` (``utterance`` or ``frames``), and where they count ``threshold``, ``min_s`` and
+        ``chunk_s``.
 
     Raises:
         ModelError: the model cannot be read as a classifier, or its classes have no names.
@@ -67,14 +69,15 @@ def settle(column: str, listener: ListenRecipe) -> dict[str, Any]:
         "ignore": sorted(set(listener.ignore)),
     }
     if shape.utterance_labels:
-        listener.refuse_given(where, ("min_s",), "a classifier of whole recordings")
+        listener.refuse_given(where, ("min_s", "chunk_s"), "a classifier of whole recordings")
         if not shape.multi_label:
             listener.refuse_given(where, ("threshold",), "a classifier that tells one class of all")
             return settled
     settled["threshold"] = THRESHOLD if listener.threshold is None else listener.threshold
     if shape.frame_labels:
-        settled["min_s"] = MIN_S if listener.min_s is None else listener.min_s
+        settled["min_s"] = float(MIN_S if listener.min_s is None else listener.min_s)
         settled["long_audio"] = "equal windows"
+        settled["chunk_s"] = float(listener.chunk_s)
     return settled
 
 
@@ -134,7 +137,8 @@ class ClassifyListener:
 
     def _frames(self, audios: Sequence[FloatArray]) -> list[Heard]:
         """Hear recordings in equal windows, and read the windows of each as one."""
-        many = [window_edges(len(audio), self._model.max_audio_s) for audio in audios]
+        window_s = min(self._model.max_audio_s, self._settled["chunk_s"] or math.inf)
+        many = [window_edges(len(audio), window_s) for audio in audios]
         windows = [
             audio[start:end]
             for audio, edges in zip(audios, many, strict=True)

@@ -184,6 +184,7 @@ def test_recordings_longer_than_the_front_end_hears(
     listener._model.max_audio_s = 1.5
     found, other = listener.hear([long, short])
     assert other == beside
+    assert heard(turns, [long, short], min_s=0.0, chunk_s=1.5) == [found.heard, other.heard]
     told = [(s.start_s, s.end_s, s.text) for s in found.heard.segments]
     inner = [
         (round(s.start_s + 1.3 * number, 3), round(s.end_s + 1.3 * number, 3), s.text)
@@ -228,6 +229,7 @@ def test_what_does_not_go_with_a_classifier(
         (emotion, {"language": "en"}, UsageError, "language means nothing to"),
         (emotion, {"max_new_tokens": 5}, UsageError, "max_new_tokens means nothing to"),
         (emotion, {"min_s": 0.5}, UsageError, "a classifier of whole recordings"),
+        (emotion, {"chunk_s": 5.0}, UsageError, "chunk_s means nothing to"),
         (emotion, {"threshold": 0.4}, UsageError, "tells one class of all"),
         (emotion, {"ignore": ("gald",)}, UsageError, "did you mean 'glad'"),
         (emotion, {"kind": "asr"}, ModelError, "it is a model for 'classify'"),
@@ -240,14 +242,17 @@ def test_what_does_not_go_with_a_classifier(
         with pytest.raises(kind) as caught:
             planned(model, **settings)
         assert message in str(caught.value)
-    for wrong in ({"threshold": 1.0}, {"threshold": 0.0}, {"min_s": -1.0}, {"kind": "clasify"}):
+    for wrong in (
+        {"threshold": 1.0}, {"threshold": 0.0}, {"min_s": -1.0}, {"chunk_s": 0.5},
+        {"chunk_s": float("inf")}, {"kind": "clasify"},
+    ):  # fmt: skip
         with pytest.raises(UsageError, match=r"textualize\.listen: "):
             ListenRecipe(model=str(turns), **wrong)
 
 
 def test_what_a_text_depends_on_is_told(turns: Path, tmp_path: Path) -> None:
     plain = planned(turns)
-    for settings in ({"threshold": 0.6}, {"min_s": 0.1}, {"ignore": ("sad",)}):
+    for settings in ({"threshold": 0.6}, {"min_s": 0.1}, {"ignore": ("sad",)}, {"chunk_s": 9.0}):
         assert planned(turns, **settings).info.fingerprint != plain.info.fingerprint
     assert planned(turns, threshold=0.5, batch_size=1).info.fingerprint == plain.info.fingerprint
     copy = Path(shutil.copytree(turns, tmp_path / "copy"))
