@@ -76,6 +76,14 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
         },
     ),
+    "ast": (
+        "AST",
+        {
+            "hidden_size": WIDTH, "num_hidden_layers": NUM_LAYERS, "num_attention_heads": 2,
+            "intermediate_size": 48, "initializer_range": 0.2, "num_mel_bins": 32,
+            "max_length": 200, "patch_size": 8, "frequency_stride": 6, "time_stride": 5,
+        },
+    ),
 }  # fmt: skip
 """Family -> the beginning of its classes' names, and what its configuration needs."""
 
@@ -103,6 +111,8 @@ def front_end(family: str) -> Any:
     """Return the feature extractor that real checkpoints of a family come with."""
     if family == "whisper":
         return transformers.WhisperFeatureExtractor(feature_size=16, chunk_length=4)
+    if family == "ast":
+        return transformers.ASTFeatureExtractor(num_mel_bins=32, max_length=200)
     if family == "wav2vec2-bert":
         return transformers.SeamlessM4TFeatureExtractor()
     large = "large" in family

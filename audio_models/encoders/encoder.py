@@ -5,7 +5,7 @@ Shapes: B recordings, F frames, N valid frames of all, D width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +34,7 @@ class AudioEncoder:
         blocks: where the states are read.
         head: reads logits and embedding.
         alone: the modules that hear padding; ``None`` if there are none.
+        fold: states [B, T, D] as the blocks have them -> [B, F, D]; ``None`` where they are frames.
         may_pad: whether recordings of different lengths may share a batch.
         max_audio_s: seconds the front end hears at once.
     """
@@ -45,6 +46,7 @@ class AudioEncoder:
     blocks: Blocks
     head: HeadReader
     alone: RowsAlone | None = None
+    fold: Callable[[Tensor], Tensor] | None = None
     may_pad: bool = True
     max_audio_s: float = field(init=False)
 
@@ -82,6 +84,8 @@ class AudioEncoder:
         inputs = self.cast(batch)
         with self._rows(inputs, counts), self.head.listen(), self.blocks.read(layers) as states:
             output = self.module(**inputs)
+        if self.fold is not None:
+            states = {layer: self.fold(states_BTD) for layer, states_BTD in states.items()}
         for states_BFD in states.values():
             if states_BFD.shape[1] < max(counts):
                 raise ModelError(

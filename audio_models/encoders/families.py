@@ -22,8 +22,9 @@ class EncoderFamily:
     """One family's own facts.
 
     Attributes:
-        front: ``waveform``, ``mel`` (features of any length) or ``whisper`` (one window).
-        base: module of the network that holds the blocks; empty where it is the network itself.
+        front: ``waveform``, ``mel`` (features of any length), ``whisper`` (a window of mel frames)
+            or ``spectrogram`` (a window cut into patches).
+        base: module of the encoder that holds the blocks; empty where it is the encoder itself.
         alone: names of modules whose norms or convolutions hear padding that no mask leaves out;
             those of them that hold a norm run row by row (``audio_models.encoders.alone``).
         refused: why a family cannot be used here, and what to do; ``None`` if it can.
@@ -50,18 +51,13 @@ FAMILIES: Mapping[str, EncoderFamily] = {
     "wavlm": UNLISTED,
     "unispeech": UNLISTED,
     "unispeech-sat": UNLISTED,
-    "sew": UNLISTED,
+    "sew": UNLISTED,  # two vectors to a state: one of them may be padding, and no mask says so
     "sew-d": UNLISTED,
     "data2vec-audio": EncoderFamily(alone=("pos_conv_embed",)),
     "wav2vec2-conformer": EncoderFamily(alone=("conv_module",)),
     "wav2vec2-bert": EncoderFamily(front="mel"),
-    "whisper": EncoderFamily(front="whisper"),
-    "audio-spectrogram-transformer": EncoderFamily(
-        refused=(
-            "its states are patches of a spectrogram, several to a moment, not frames in time; use "
-            "an encoder with frames, such as wav2vec 2.0 or Whisper"
-        )
-    ),
+    "whisper": EncoderFamily(front="whisper", base=""),
+    "audio-spectrogram-transformer": EncoderFamily(front="spectrogram", base=""),
     "granite_speech5_ctc": _PACKED,
     "lasr_ctc": _PACKED,
     "parakeet_ctc": _PACKED,

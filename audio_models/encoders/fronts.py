@@ -26,7 +26,6 @@ from torch.nn.utils.rnn import pad_sequence
 
 from audio_models.frames import FrameBatch
 from audio_models.waveforms import prepare_waveforms
-from cache_schema.errors import ModelError
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray
 
 
@@ -129,9 +128,7 @@ class WaveformFront:
         )
         rows = [torch.from_numpy(self._prepare(wave)) for wave in waves]
         frames = [self._convolutions.num_frames(len(row)) for row in rows]
-        times = [
-            _times(count, self.hop_s, audio) for count, audio in zip(frames, audios, strict=True)
-        ]
+        times = frame_times(frames, self.hop_s, audios)
         return FrameBatch(inputs=_padded("input_values", rows), times_s=times)
 
 
@@ -169,62 +166,19 @@ class MelFront:
                 wave, sampling_rate=rate, return_tensors="pt", return_attention_mask=True
             )
             rows.append(made["input_features"][0, : int(made["attention_mask"].sum())])
-        times = [
-            _times(len(row), self.hop_s, audio) for row, audio in zip(rows, audios, strict=True)
-        ]
+        times = frame_times([len(row) for row in rows], self.hop_s, audios)
         return FrameBatch(inputs=_padded("input_features", rows), times_s=times)
 
 
-class WhisperFront:
-    """Whisper: every recording fills one window of mel frames, two to a frame.
-
-    Only the frames that begin before the recording ends are its own; the rest heard silence.
-
-    Raises:
-        ModelError: the feature extractor's window or mel bins are not the model's.
-    """
-
-    window = True
-
-    def __init__(self, *, model: str, extractor: Any, config: Any) -> None:
-        self._model, self._extractor = model, extractor
-        made = (getattr(extractor, "nb_max_frames", None), getattr(extractor, "feature_size", None))
-        needed = (2 * config.max_source_positions, config.num_mel_bins)
-        if made != needed:
-            raise ModelError(
-                f"model {model!r}: its feature extractor makes (mel frames, mel bins) {made}, its "
-                f"encoder takes {needed}; preprocessor_config.json is another model's"
-            )
-        self._rate = int(extractor.sampling_rate)
-        self.hop_s = 2 * extractor.hop_length / self._rate
-        self.max_audio_s = config.max_source_positions * self.hop_s
-        self.min_audio_s = self.hop_s
-
-    def build(self, audios: Sequence[FloatArray]) -> FrameBatch:
-        """Build ``input_features`` [B, M, F], the whole window."""
-        waves = prepare_waveforms(
-            audios,
-            model=self._model,
-            sample_rate_hz=self._rate,
-            max_audio_s=self.max_audio_s,
-            min_audio_s=self.min_audio_s,
-        )
-        made = [
-            self._extractor(wave, sampling_rate=self._rate, return_tensors="pt")["input_features"]
-            for wave in waves
-        ]
-        hop = 2 * self._extractor.hop_length
-        times = [
-            _times(-(-len(wave) // hop), self.hop_s, audio)
-            for wave, audio in zip(waves, audios, strict=True)
-        ]
-        return FrameBatch(inputs={"input_features": torch.cat(made)}, times_s=times)
-
-
-def _times(num_frames: int, hop_s: float, audio: FloatArray) -> FloatArray:
-    """Return float32 [F, 2]: start and end of each frame, none behind the recording's end."""
-    edges = np.minimum(np.arange(num_frames + 1) * hop_s, audio.size / SAMPLE_RATE_HZ)
-    return np.stack([edges[:-1], edges[1:]], axis=1).astype(np.float32)
+def frame_times(
+    num_frames: Sequence[int], hop_s: float, audios: Sequence[FloatArray]
+) -> list[FloatArray]:
+    """Return float32 [F, 2] for each recording: start and end of its frames, up to its end."""
+    edges = [
+        np.minimum(np.arange(count + 1) * hop_s, audio.size / SAMPLE_RATE_HZ)
+        for count, audio in zip(num_frames, audios, strict=True)
+    ]
+    return [np.stack([edge[:-1], edge[1:]], axis=1).astype(np.float32) for edge in edges]
 
 
 def _padded(name: str, rows: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Classification heads: which one a checkpoint has, its classes, and what it says of a batch.
 
 - ``...ForSequenceClassification`` and ``...ForAudioClassification``: logits of a whole recording;
-  the embedding is what the last linear map, the classifier, reads.
+  the embedding is what the last module, the classifier, reads.
 - ``...ForXVector``: the embedding is the x-vector (transformers' ``embeddings``). transformers
   calls ``logits`` a further projection of it that has no classes; the class logits are those its
   loss computes, without the margin that training adds: ``scale * cos(projection, class weight)``
@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from audio_models.load import architecture_of
 from cache_schema.errors import ModelError
 
 HEADS = {
@@ -65,7 +66,7 @@ def read_head(model: str, config: Any) -> Head:
     Raises:
         ModelError: a regression head, or labels that are not numbered from 0.
     """
-    architecture = (getattr(config, "architectures", None) or [""])[0]
+    architecture = architecture_of(config)
     kind = next((kind for end, kind in HEADS.items() if architecture.endswith(end)), "none")
     if kind == "none":
         return Head()
@@ -80,7 +81,12 @@ def read_head(model: str, config: Any) -> Head:
             f"model {model!r}: config.id2label numbers its classes {sorted(by_number)}, expected 0 "
             "to the number of classes - 1"
         )
-    width = {"utterance": "classifier_proj_size", "xvector": "xvector_output_dim"}.get(kind)
+    projected = hasattr(config, "classifier_proj_size")  # AST pools what its blocks have made
+    widths = {
+        "utterance": "classifier_proj_size" if projected else "hidden_size",
+        "xvector": "xvector_output_dim",
+    }
+    width = widths.get(kind)
     problem = config.problem_type or (
         "multi_label_classification" if kind == "frame" else "single_label_classification"
     )

@@ -11,15 +11,14 @@ import torch
 from audio_models.encoders.bundles import PREFIX, bundle_shape, load_bundle
 from audio_models.encoders.families import hears
 from audio_models.encoders.pretrained import (
-    first_line,
-    load_encoder_config,
     load_pretrained,
     pretrained_shape,
 )
 from audio_models.encoders.probe import check_states, hears_padding
 from audio_models.frames import FrameModel, FrameShape
-from audio_models.load import DTYPES, resolve_device
-from cache_schema.errors import ModelError, UsageError
+from audio_models.load import DTYPES, check_dtype, load_config, resolve_device
+from audio_models.processors import first_line
+from cache_schema.errors import ModelError
 
 
 def is_audio_encoder(model: str) -> bool:
@@ -32,7 +31,7 @@ def is_audio_encoder(model: str) -> bool:
     """
     if model.startswith(PREFIX):
         return True
-    return hears(load_encoder_config(model).model_type)
+    return hears(load_config(model).model_type)
 
 
 def encoder_shape(model: str) -> FrameShape:
@@ -59,8 +58,7 @@ def load_audio_encoder(model: str, dtype: str = "auto", device: str = "auto") ->
             family whose states cannot be read, or a dtype it cannot compute in.
         UsageError: unknown dtype.
     """
-    if dtype != "auto" and dtype not in DTYPES:
-        raise UsageError(f"dtype {dtype!r}: expected auto, {', '.join(DTYPES)}")
+    check_dtype(dtype)
     if model.startswith(PREFIX):
         encoder = load_bundle(model, DTYPES.get(dtype, torch.float32))
     else:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import transformers
-from torch import nn
+from torch import Tensor, nn
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging
 
@@ -18,13 +19,13 @@ from audio_models.encoders.fronts import (
     FrontEnd,
     MelFront,
     WaveformFront,
-    WhisperFront,
 )
 from audio_models.encoders.heads import Head, HeadReader, count_tdnn_frames, read_head
+from audio_models.encoders.windows import patch_grid, spectrogram_window, whisper_window
 from audio_models.frames import FrameShape
-from audio_models.load import DTYPES
+from audio_models.load import DTYPES, architecture_of, load_config
+from audio_models.processors import first_line
 from cache_schema.errors import ModelError
-from cache_schema.fingerprint import check_model_path
 from cache_schema.types import FloatArray
 
 _UNREAD = ("masked_spec_embed",)
@@ -41,7 +42,7 @@ def load_pretrained(model: str, dtype: str) -> AudioEncoder:
     Raises:
         ModelError: nothing there, no acoustic encoder, no feature extractor, or weights missing.
     """
-    config = load_encoder_config(model)
+    config = load_config(model)
     family = usable_family(model, config)
     head = read_head(model, config)
     shape = _shape(model, config, head)
@@ -49,32 +50,16 @@ def load_pretrained(model: str, dtype: str) -> AudioEncoder:
     network = _load_network(model, config, head, dtype).eval()
     if head.kind == "xvector":
         count_tdnn_frames(network)
-    base = network if isinstance(network, WhisperEncoder) else _part(network, family.base)
     return AudioEncoder(
         path=model,
         shape=shape,
         module=network,
         front=front,
-        blocks=Blocks(base, shape.num_layers),
+        blocks=Blocks(_part(network, config, family.base), shape.num_layers),
         head=HeadReader(network, head),
         alone=_rows_alone(network, family),
+        fold=_column_means(config) if family.front == "spectrogram" else None,
     )
-
-
-def load_encoder_config(model: str) -> Any:
-    """Return the transformers configuration of a local directory or hub id.
-
-    Raises:
-        ModelError: nothing there, or no readable config.
-    """
-    check_model_path(model)
-    try:
-        return transformers.AutoConfig.from_pretrained(model)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"model {model!r}: neither a local directory nor a model the hub could give: "
-            f"{first_line(error)}"
-        ) from error
 
 
 def pretrained_shape(model: str) -> FrameShape:
@@ -83,7 +68,7 @@ def pretrained_shape(model: str) -> FrameShape:
     Raises:
         ModelError: nothing there, or not an encoder that can be used here.
     """
-    config = load_encoder_config(model)
+    config = load_config(model)
     usable_family(model, config)
     return _shape(model, config, read_head(model, config))
 
@@ -142,7 +127,9 @@ def _load_front(model: str, config: Any, family: EncoderFamily, head: Head) -> F
             "directory needs preprocessor_config.json"
         ) from error
     if family.front == "whisper":
-        return WhisperFront(model=model, extractor=extractor, config=config)
+        return whisper_window(model, extractor, config)
+    if family.front == "spectrogram":
+        return spectrogram_window(model, extractor, config)
     if family.front == "mel":
         hop_s = 0.01 * extractor.stride
         return MelFront(model=model, extractor=extractor, hop_s=hop_s, min_frames=head.min_frames)
@@ -194,7 +181,7 @@ def _load_network(model: str, config: Any, head: Head, dtype: str) -> Any:
 def _loader(model: str, config: Any, head: Head) -> tuple[Any, dict[str, str]]:
     """Return the class to load and how the checkpoint's names become its own."""
     if head.kind != "none":
-        architecture = config.architectures[0]
+        architecture = architecture_of(config)
         if not hasattr(transformers, architecture):
             raise ModelError(f"model {model!r}: transformers has no class {architecture}")
         return getattr(transformers, architecture), {}
@@ -203,18 +190,43 @@ def _loader(model: str, config: Any, head: Head) -> tuple[Any, dict[str, str]]:
     return transformers.AutoModel, {}
 
 
-def _part(network: Any, name: str) -> Any:
+def _part(network: Any, config: Any, name: str) -> Any:
     """Return the part of a network that holds its blocks."""
-    base = getattr(network, network.base_model_prefix, network)
-    part = getattr(base, name, None)
+    encoder = _encoder_of(network)
+    part = getattr(encoder, name, None) if name else encoder
     if part is None:
-        raise ModelError(f"{type(network).__name__}: it has no part {name!r} to read states from")
+        raise ModelError(
+            f"{type(network).__name__} ({config.model_type}): it has no part {name!r} to read "
+            "states from, so it does not keep to the conventions of acoustic encoders"
+        )
     return part
+
+
+def _encoder_of(network: Any) -> Any:
+    """Return the encoder of a network that may have a head."""
+    if network.config.model_type == "whisper":
+        return getattr(network, "encoder", network)
+    return getattr(network, network.base_model_prefix, network)
+
+
+def _column_means(config: Any) -> Callable[[Tensor], Tensor]:
+    """Return what makes frames of patches: the mean over each column, one moment's frequencies.
+
+    The two tokens before the patches, which stand for the whole recording, are left out.
+    """
+    grid = patch_grid(config)
+
+    def fold(states_BTD: Tensor) -> Tensor:
+        patches_BPD = states_BTD[:, 2:]
+        means_BFD: Tensor = patches_BPD.unflatten(1, grid).mean(1)
+        return means_BFD
+
+    return fold
 
 
 def _rows_alone(network: Any, family: EncoderFamily) -> RowsAlone | None:
     """Let what hears padding run row by row."""
-    base = getattr(network, network.base_model_prefix, network)
+    base = _encoder_of(network)
     front = getattr(base, "feature_extractor", None)
     if front is not None and not _holds(front, nn.GroupNorm):
         front = None
@@ -228,8 +240,3 @@ def _rows_alone(network: Any, family: EncoderFamily) -> RowsAlone | None:
 
 def _holds(module: nn.Module, *kinds: type[nn.Module]) -> bool:
     return any(isinstance(inside, kinds) for inside in module.modules())
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or its name."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -41,7 +41,7 @@ def run(encoder: FrameModel, audios: list[np.ndarray]) -> FrameOutputs:
 def plain(path: Path) -> tuple[Any, Any, Any]:
     """Return transformers' own model, the part with its blocks, and its feature extractor."""
     network = transformers.AutoModel.from_pretrained(path).eval()
-    encoder = network.get_encoder() if network.config.model_type == "whisper" else network.encoder
+    encoder = getattr(network, "encoder", network)
     return network, encoder, transformers.AutoFeatureExtractor.from_pretrained(path)
 
 
@@ -60,9 +60,14 @@ def states_of(path: Path, audio: np.ndarray) -> list[torch.Tensor]:
     )
     output = caller(**inputs, output_hidden_states=True)
     reported = output.hidden_states[-1]
-    final = [module for name, module in encoder.named_children() if name == "layer_norm"]
-    assert any(torch.equal(reported, state) for state in (last[0], *(n(last[0]) for n in final)))
-    return [*output.hidden_states[:-1], last[0]]
+    final = [module for name, module in encoder.named_children() if name.startswith("layer")]
+    norms = [module for module in final if isinstance(module, torch.nn.LayerNorm)]
+    assert any(torch.equal(reported, state) for state in (last[0], *(n(last[0]) for n in norms)))
+    states = [*output.hidden_states[:-1], last[0]]
+    if network.config.model_type == "audio-spectrogram-transformer":
+        # 5 patches in frequency, 39 in time; the mean of those of one time
+        return [state[:, 2:].view(1, 5, 39, -1).mean(1) for state in states]
+    return states
 
 
 def test_states_are_those_of_a_plain_pass(saved: tuple[str, Path], encoder: FrameModel) -> None:
@@ -81,14 +86,17 @@ def test_states_are_those_of_a_plain_pass(saved: tuple[str, Path], encoder: Fram
             assert output.states[layer].std(0).max() > 0.02
 
 
-def test_frames_are_counted_as_the_model_counts_them(saved: tuple[str, Path]) -> None:
+def test_frames_are_counted_as_the_model_counts_them(
+    saved: tuple[str, Path], encoder: FrameModel
+) -> None:
     family, path = saved
-    encoder = load_audio_encoder(str(path), "float32", "cpu")
     network, _, extractor = plain(path)
     for seconds in (0.2, 0.3333, 0.901, 1.0, 1.019, 1.02):
         (audio,) = tiny.recordings(seconds)
         (count,) = encoder.build([audio]).num_frames
-        if family == "whisper":
+        if family == "ast":
+            assert count == -(-len(audio) // 800)
+        elif family == "whisper":
             inputs = extractor(audio, sampling_rate=16_000, return_attention_mask=True)
             mels = torch.tensor(inputs["attention_mask"]).sum()
             assert count == int(network._get_feat_extract_output_lengths(mels))
@@ -104,7 +112,7 @@ def test_frames_have_seconds(saved: tuple[str, Path], encoder: FrameModel) -> No
     audios = tiny.recordings(0.61, 1.234)
     for audio, times_s in zip(audios, encoder.build(audios).times_s, strict=True):
         duration_s = len(audio) / 16_000
-        hop_s = 0.04 if saved[0] == "sew" else 0.02
+        hop_s = {"sew": 0.04, "ast": 0.05}.get(saved[0], 0.02)
         assert times_s.dtype == np.float32
         assert times_s[0, 0] == 0.0
         np.testing.assert_array_equal(times_s[1:, 0], times_s[:-1, 1])
@@ -171,7 +179,8 @@ def test_shape_is_told_without_weights(saved: tuple[str, Path], encoder: FrameMo
 
 
 def test_what_can_be_heard(saved: tuple[str, Path], encoder: FrameModel) -> None:
-    assert encoder.max_audio_s == (4.0 if saved[0] == "whisper" else float("inf"))
+    windows = {"whisper": 4.0, "ast": 2.015}
+    assert encoder.max_audio_s == windows.get(saved[0], float("inf"))
     # fewer than one frame's receptive field
     with pytest.raises(AudioError, match="too short"):
         encoder.build([np.zeros(100, np.float32)])
@@ -179,10 +188,11 @@ def test_what_can_be_heard(saved: tuple[str, Path], encoder: FrameModel) -> None
         encoder.build([np.zeros(0, np.float32)])
     with pytest.raises(AudioError, match="NaN"):
         encoder.build([np.full(8000, np.nan, np.float32)])
-    if saved[0] == "whisper":
+    if saved[0] in windows:
         with pytest.raises(AudioError, match="cut the recording"):
             encoder.build(tiny.recordings(4.01))
-        assert encoder.build(tiny.recordings(4.0)).num_frames == [200]
+        full = encoder.build(tiny.recordings(windows[saved[0]]))
+        assert full.num_frames == [{"whisper": 200, "ast": 39}[saved[0]]]
 
 
 def test_the_shortest_recording_has_one_frame() -> None:
@@ -246,6 +256,10 @@ def test_training_lowers_the_loss(saved: tuple[str, Path]) -> None:
         for name, parameter in encoder.module.named_parameters()
         if parameter.grad is None or not parameter.grad.any()
     }
-    more = {"whisper": ("layer_norm",), "conformer": ("encoder.pos_conv_embed",)}
+    more = {
+        "whisper": ("layer_norm",),
+        "conformer": ("encoder.pos_conv_embed",),
+        "ast": ("layernorm",),
+    }
     unused = _UNUSED + more.get(saved[0], ())
     assert not {name for name in still if not name.startswith(unused)}

@@ -136,16 +136,23 @@ def test_a_feature_extractor_of_another_model(tmp_path: Path) -> None:
         load_audio_encoder(str(path), "float32", "cpu")
 
 
+def test_a_spectrogram_of_another_size(tmp_path: Path) -> None:
+    path = tiny.save_encoder(tmp_path, "ast")
+    transformers.ASTFeatureExtractor(num_mel_bins=32).save_pretrained(path)
+    with pytest.raises(ModelError, match=r"makes .* \(1024, 32\), its encoder takes \(200, 32\)"):
+        load_audio_encoder(str(path), "float32", "cpu")
+
+
 def test_an_unknown_dtype(tmp_path: Path) -> None:
     path = tiny.save_encoder(tmp_path, "wavlm")
     with pytest.raises(UsageError, match="expected auto, float32"):
         load_audio_encoder(str(path), "int8", "cpu")
 
 
-def test_a_family_without_frames_is_refused(tmp_path: Path) -> None:
-    transformers.ASTConfig(architectures=["ASTForAudioClassification"]).save_pretrained(tmp_path)
+def test_a_recogniser_with_a_front_end_of_its_own_is_refused(tmp_path: Path) -> None:
+    transformers.ParakeetCTCConfig().save_pretrained(tmp_path)
     assert is_audio_encoder(str(tmp_path))
-    with pytest.raises(ModelError, match="patches of a spectrogram"):
+    with pytest.raises(ModelError, match=r"\(parakeet_ctc\) cannot be used here: its encoder is"):
         encoder_shape(str(tmp_path))
 
 
