@@ -86,16 +86,16 @@ class TowerLayout:
         return np.minimum(seconds, duration_s).astype(np.float32)
 
 
-def _window_mask(num_features: Sequence[int], window: int, step: int) -> Tensor:
+def _window_mask(num_features: Sequence[int], window: int) -> Tensor:
     """Return bool [W, S]: which tower frames of the windows of all recordings are valid.
 
-    A recording's windows are full but for the last.
+    A recording's windows are full but for the last; a convolution of stride 2 halves them.
     """
     valid = [
         min(window, total - first) for total in num_features for first in range(0, total, window)
     ]
-    frames_W = -(-torch.tensor(valid) // step)
-    return torch.arange(window // step) < frames_W[:, None]
+    frames_W = (torch.tensor(valid) + 1) // 2
+    return torch.arange(window // 2) < frames_W[:, None]
 
 
 def window_calls(
@@ -106,7 +106,7 @@ def window_calls(
 ) -> Iterator[TowerCall]:
     """All windows at once; the mask of feature frames goes along where the tower takes one."""
     features_WKT = inputs["input_features"]
-    kept_WS = _window_mask(num_features, features_WKT.shape[-1], 2).to(features_WKT.device)
+    kept_WS = _window_mask(num_features, features_WKT.shape[-1]).to(features_WKT.device)
     yield TowerCall(inputs=inputs, kept_N=kept_WS.flatten(), num_frames=sum(num_frames))
 
 
@@ -129,7 +129,7 @@ def masked_window_calls(
 ) -> Iterator[TowerCall]:
     """One window a recording; the mask of attention is made outside the tower, as Qwen2-Audio."""
     features_BKT = inputs["input_features"]
-    kept_BS = _window_mask(num_features, features_BKT.shape[-1], 2).to(features_BKT.device)
+    kept_BS = _window_mask(num_features, features_BKT.shape[-1]).to(features_BKT.device)
     mask = create_bidirectional_mask(
         config=tower.config,
         inputs_embeds=features_BKT.new_zeros((*kept_BS.shape, 1)),
