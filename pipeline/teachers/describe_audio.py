@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from audio_models.encoders.bundles import PREFIX, front_end_settings, weights_file
-from audio_models.encoders.load import encoder_shape
 from cache_schema.errors import ModelError
 from cache_schema.fingerprint import digest_files, fingerprint
 from pipeline.teachers.describe import model_digest
@@ -17,7 +16,7 @@ FRONT_END_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 def describe_audio_encoder(model: str) -> dict[str, Any]:
-    """Return what identifies an acoustic encoder or audio classifier: JSON values.
+    """Return what identifies an acoustic encoder, audio classifier or audio tower: JSON values.
 
     Args:
         model: a local directory, a hub id, or ``torchaudio:NAME``.
@@ -29,10 +28,8 @@ def describe_audio_encoder(model: str) -> dict[str, Any]:
         pipeline's rate, normalisation and convolutions; the same commit of a hub model).
 
     Raises:
-        ModelError: nothing there, no acoustic encoder that can be used here, no weights, or no
-            settings of a feature extractor.
+        ModelError: nothing there, no weights, or no settings of a feature extractor.
     """
-    encoder_shape(model)  # refuses what is no encoder
     if model.startswith(PREFIX):
         return {
             "model": model,
