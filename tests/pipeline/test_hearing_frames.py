@@ -24,7 +24,7 @@ from cache_schema.errors import ModelError, ProvenanceError, UsageError
 from cache_schema.types import FloatArray
 from cache_schema.validate import validate
 from pipeline.acoustic_recipe import AcousticRecipe
-from pipeline.estimate import estimate
+from pipeline.costs.weigh import signals_of
 from pipeline.extract import check, run_step
 from pipeline.recipe import DatasetRecipe, ExtractRecipe, FailureRecipe, TapeRecipe
 
@@ -161,8 +161,8 @@ def test_the_tower_inside_an_audio_language_model(
     assert_frames(tape, load_audio_tower(str(acoustic_teacher), "float32", "cpu"), "tower")
     first = next(iter(tape))
     assert first["acoustic/hidden"].kind == "audio"
-    values = estimate(recipe, None, 3)
-    assert values["signals"]["tower/hidden"]["bytes"]["estimate"] > 0
+    weighed = signals_of(tape, "tower", range(len(SECONDS)))["tower/hidden"]
+    assert weighed.tokens.sum() == sum(len(row["tower/hidden"].times_s) for row in tape)
 
 
 def test_long_recordings_are_refused_or_heard_in_pieces(tmp_path: Path) -> None:
