@@ -61,7 +61,8 @@ def read_head(model: str, config: Any) -> Head:
     exclude each other (transformers' heads train them with cross-entropy), and classes of a frame
     do not: they take one binary label a class and are read through a sigmoid (several speakers at
     once, SUPERB diarization). transformers' own loss for frames reduces these labels to the first
-    one that is set; a checkpoint trained that way should say ``single_label_classification``.
+    one that is set; a checkpoint trained that way should say ``single_label_classification``, and
+    one of many sounds at once (AudioSet) ``multi_label_classification``.
 
     Raises:
         ModelError: a regression head, or labels that are not numbered from 0.

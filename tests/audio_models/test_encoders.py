@@ -217,6 +217,18 @@ def test_half_precision(saved: tuple[str, Path], encoder: FrameModel, dtype: str
     assert (states.float() - expected).abs().max() < 0.1 * expected.abs().max()
 
 
+@pytest.mark.gpu
+def test_on_a_gpu(saved: tuple[str, Path], encoder: FrameModel) -> None:
+    there = load_audio_encoder(str(saved[1]), "float32", "cuda")
+    assert (there.device.type, there.may_pad) == ("cuda", encoder.may_pad)
+    audios = tiny.recordings(*((0.6, 1.1) if encoder.may_pad else (0.6, 0.6)))
+    with torch.inference_mode():
+        found = there.forward(there.build(audios).to(there.device), LAYERS).states
+    expected = run(encoder, audios).states
+    for layer in LAYERS:  # convolutions in TF32 keep 10 bits a value
+        torch.testing.assert_close(found[layer].cpu(), expected[layer], rtol=0, atol=2e-2)
+
+
 def test_dtype_of_the_weights(tmp_path: Path) -> None:
     path = str(tiny.save_encoder(tmp_path, "hubert", dtype=torch.bfloat16))
     assert encoder_shape(path).dtype == "bfloat16"
