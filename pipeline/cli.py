@@ -95,7 +95,12 @@ def _extraction(
             str | None, _option("--text-teacher", "Textual teacher: directory or hub id.")
         ] = None,
         acoustic_teacher: Annotated[
-            str | None, _option("--acoustic-teacher", "Acoustic teacher: directory or hub id.")
+            str | None,
+            _option(
+                "--acoustic-teacher",
+                "Acoustic teacher: directory or hub id of an audio language model, an encoder or a "
+                "classifier, or torchaudio:PIPELINE.",
+            ),
         ] = None,
         out: Annotated[str | None, _option("--out", "The tape to write or continue.")] = None,
         split: Annotated[str | None, _option("--split", "Split to read.")] = None,
