@@ -47,7 +47,8 @@ def load_pretrained(model: str, dtype: str) -> AudioEncoder:
     head = read_head(model, config)
     shape = _shape(model, config, head)
     front = _load_front(model, config, family, head)
-    network = _load_network(model, config, head, dtype).eval()
+    # a config without a dtype says float32, whatever the weights are stored in
+    network = _load_network(model, config, head, shape.dtype if dtype == "auto" else dtype).eval()
     if head.kind == "xvector":
         count_tdnn_frames(network)
     return AudioEncoder(
@@ -159,7 +160,7 @@ def _load_network(model: str, config: Any, head: Head, dtype: str) -> Any:
     try:
         network, report = loader.from_pretrained(
             model,
-            dtype=DTYPES.get(dtype, "auto"),
+            dtype=DTYPES[dtype],
             output_loading_info=True,
             **({"key_mapping": renamed} if renamed else {}),
         )

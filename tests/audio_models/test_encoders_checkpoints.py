@@ -109,7 +109,7 @@ def test_what_is_an_acoustic_encoder(tmp_path: Path) -> None:
     text = tiny_encoders.save_encoder(tmp_path / "t", "bert")
     assert not is_audio_encoder(str(text))
     assert not is_audio_encoder(str(tiny_audio_lm.save_qwen_audio(tmp_path / "l")))
-    for use in (encoder_shape, load_audio_encoder, describe_audio_encoder):
+    for use in (encoder_shape, load_audio_encoder):
         with pytest.raises(ModelError, match=r"\(bert\) is no acoustic encoder"):
             use(str(text))
 
