@@ -65,6 +65,7 @@ class Family:
         frame_mask: the audio input that masks valid mel frames.
         tokens_of_frames: audio tokens for a number of valid mel frames; ``None`` leaves the check
             to the model.
+        tokens_are_frames: whether its audio tokens are the tower's frames, with their seconds.
         seconds_per_token: seconds an audio token stands for where the last ones stand for silence
             behind the recording; ``None`` where the tokens end with the recording.
         rows_alone: makes a network's audio tower hear each row of a batch by itself, as if it were
@@ -94,6 +95,7 @@ class Family:
     windows: bool = False
     frame_mask: str = "feature_attention_mask"
     tokens_of_frames: Callable[[int], int] | None = None
+    tokens_are_frames: bool = False
     seconds_per_token: float | None = None
     rows_alone: Callable[[Any], None] | None = None
     features_alone: bool = False
@@ -142,6 +144,7 @@ _QWEN3_OMNI = Family(
     load_class="Qwen3OmniMoeThinkerForConditionalGeneration",
     variable_frames=True,
     tokens_of_frames=qwen3_omni_tokens,
+    tokens_are_frames=True,
     rows_alone=qwen3_omni_alone,
     audio_half="Qwen3OmniMoeProcessor",
     tower=tower_layouts.QWEN3_OMNI,

@@ -98,6 +98,11 @@ def build_inputs(
     input_ids_BT, mask_BT = _pad(rows, lm.tokenizer.pad_token_id, padding_side)
     firsts = [int(mask.nonzero()[0]) for mask in mask_BT]
     heard = [_heard(lm, ids, duration) for ids, duration in zip(input_ids_BT, seconds, strict=True)]
+    times_s = [times_s for _, times_s in heard]
+    if lm.family.tokens_are_frames and lm.family.tower is not None:
+        of_frames = lm.family.tower.times_s
+        assert encoded.num_frames is not None, "the family's front end masks its frames"
+        times_s = [of_frames(n, s) for n, s in zip(encoded.num_frames, seconds, strict=True)]
     return AudioBatch(
         inputs={"input_ids": input_ids_BT, "attention_mask": mask_BT, **encoded.features},
         audio_positions=[positions for positions, _ in heard],
@@ -105,7 +110,7 @@ def build_inputs(
             first + len(prompt) - 1 + torch.arange(len(response))
             for first, prompt, response in zip(firsts, prompts, responses, strict=True)
         ],
-        audio_times_s=[times_s for _, times_s in heard],
+        audio_times_s=times_s,
     )
 
 

@@ -89,8 +89,7 @@ def load_audio_lm(model: str, dtype: str = "auto", device: str = "auto") -> Audi
     extractor = audio_extractor(processor, model)
     if family is UNLISTED:
         log.warning(
-            "%s: %s is not among the families known here; it is read by transformers' conventions, "
-            "and whether a recording hears the padding of its batch was not tried",
+            "%s: %s is not among the families known here; it is read by transformers' conventions",
             model,
             architecture or "its class",
         )

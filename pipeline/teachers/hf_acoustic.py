@@ -15,9 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audio_models.families import UNLISTED
 from audio_models.forward import forward_with_states
 from audio_models.inputs import AudioBatch, Request, build_inputs
 from audio_models.load import AudioLM
+from audio_models.padding import hears_padding
+from cache_schema.console import say
 from cache_schema.rows import hidden_row
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, IntArray
@@ -57,10 +60,11 @@ class AudioLMTeacher:
         wanted: signals of each response token; its ``layers`` are ``audio_layers`` or none.
     """
 
-    same_length = False
-
     def __init__(self, lm: AudioLM, audio_layers: Sequence[int], wanted: Wanted) -> None:
         self._lm, self._audio_layers, self._wanted = lm, tuple(audio_layers), wanted
+        self.same_length = lm.family is UNLISTED and hears_padding(lm)
+        if self.same_length:
+            say(f"{lm.path} hears padding, so only recordings of equal length are heard together")
         self._reads_tokens = bool(wanted.top_k or wanted.lens or wanted.draws)
 
     @property

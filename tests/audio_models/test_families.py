@@ -14,6 +14,7 @@ from audio_models.forward import forward_with_states, unembed
 from audio_models.generate import generate
 from audio_models.inputs import Request, build_inputs
 from audio_models.load import AudioLM, load_audio_lm
+from audio_models.padding import hears_padding
 from audio_models.rows_alone import join_rows
 from cache_schema.errors import AudioError
 
@@ -268,3 +269,28 @@ def test_rows_alone_are_needed_where_the_table_says_so(lm: AudioLM, family_dir: 
     single = plain(lm, alone, network).hidden_states[0][0, alone.audio_positions[0]]
     hears_padding = not torch.allclose(together, single, atol=ATOL, rtol=1e-3)
     assert hears_padding == (lm.family.rows_alone is not None)
+
+
+def test_qwen3_omni_tokens_have_the_seconds_of_their_frames(tmp_path: Path) -> None:
+    """13 tokens a second: twelve of 80 ms and one of 40 ms."""
+    lm = load_audio_lm(str(tiny_audio_families.save_qwen3_omni(tmp_path)), "float32", "cpu")
+    batch = build_inputs(lm, [one_request(lm, 1.5)])
+    (times_s,) = batch.audio_times_s
+    assert len(times_s) == len(batch.audio_positions[0]) == 13 + 7
+    expected = [*np.arange(13) * 0.08, *(1 + np.arange(7) * 0.08)]
+    np.testing.assert_allclose(times_s[:, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(times_s[:, 1], [*expected[1:], 1.5], atol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_family_nobody_listed_is_tried_for_padding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masked: bool
+) -> None:
+    """Qwen3-Omni hears padding where rows do not run alone; GLM-ASR does not."""
+    save = tiny_audio_families.save_glm_asr if masked else tiny_audio_families.save_qwen3_omni
+    lm = load_audio_lm(str(save(tmp_path)), "float32", "cpu")
+    assert not hears_padding(lm)
+    if not masked:
+        together = type(lm.model).get_audio_features.__get__(lm.model)
+        monkeypatch.setattr(lm.model, "get_audio_features", together)
+        assert hears_padding(lm)
