@@ -18,7 +18,7 @@ from cache_schema import Tape, TapeRow
 from cache_schema.errors import TapeError
 from cache_schema.questions import question_text
 from cache_schema.types import SAMPLE_RATE_HZ, Trace
-from train.recipe import DataRecipe
+from train.settings import DataRecipe
 
 MIN_POOL_STEPS, MAX_POOL_STEPS = 4, 50
 POOL_SHARE = 1 / 8

@@ -31,9 +31,10 @@ from train.checkpoint import rng_state, save_checkpoint
 from train.data import Example, divide_step, run_plan
 from train.metrics import Reporter, StepMetrics, TermValue
 from train.objective import Objective
-from train.recipe import OptimRecipe, TrainRecipe
+from train.recipe import TrainRecipe
 from train.ring import HostBuffer, Readers, prefetch
 from train.rundir import RunDir
+from train.settings import OptimRecipe
 from train.states import damaged_states
 
 STEPS_AHEAD = 2

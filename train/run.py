@@ -28,9 +28,10 @@ from train.data import Example, require_audio, scan, steps_of_run
 from train.loop import Run, train_steps
 from train.metrics import Reporter, cut_metrics
 from train.objective import Objective, Term, check_signals, resolve_terms, teacher_layers
-from train.recipe import OptimRecipe, TrainRecipe
+from train.recipe import TrainRecipe
 from train.report import write_report
 from train.rundir import RunDir, check_run_dir, mark_finished, open_run, refuse_other_start
+from train.settings import OptimRecipe
 from train.student import load_student, save_student
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from audio_models.families import Family
 from audio_models.load import AudioLM, load_audio_lm
 from cache_schema.errors import UsageError, nearest
-from train.recipe import StudentRecipe
+from train.settings import StudentRecipe
 
 
 def load_student(model: str, recipe: StudentRecipe) -> AudioLM:

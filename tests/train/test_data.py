@@ -13,8 +13,8 @@ from cache_schema import Tape, TapeRow, open_tape
 from cache_schema.errors import TapeError
 from train.batch import Needs, TrainBatch, load_batches
 from train.data import Example, divide_step, plan_epoch, scan, steps_of_run
-from train.recipe import DataRecipe
 from train.ring import HostBuffer, Readers
+from train.settings import DataRecipe
 
 EXAMPLES = [
     Example(sample_id=f"s{i}", trace_index=0, num_tokens=20 + (i * 37) % 90) for i in range(101)

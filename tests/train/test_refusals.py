@@ -14,7 +14,7 @@ from cache_schema import open_tape
 from cache_schema.writer import TapeWriter
 from train.cli import app
 from train.data import scan
-from train.recipe import DataRecipe
+from train.settings import DataRecipe
 
 
 def train(tape: Path, student: Path, out: Path, *more: str) -> click.testing.Result:

@@ -1,0 +1,145 @@
+"""Sections of the training recipe beside its terms: rows, student, optimizer, loop, logging."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cache_schema.signals import ORIGINS
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """Which rows are trained on.
+
+    Attributes:
+        wrong_traces: also use traces judged wrong.
+        truncated_traces: also use traces cut at the teacher's length limit.
+        origins: where traces may come from: ``free``, ``label`` (the teacher was told the right
+            answer; so were all its signals, and the student is not) or ``given`` (a column's).
+        max_tokens: rows longer than this (prompt, audio and trace) are left out.
+    """
+
+    wrong_traces: bool = False
+    truncated_traces: bool = False
+    origins: tuple[str, ...] = ORIGINS
+    max_tokens: int = 4096
+
+    def __post_init__(self) -> None:
+        _require(bool(self.origins), f"origins: expected one or more of {ORIGINS}, got none")
+        for origin in self.origins:
+            _require(origin in ORIGINS, f"origins: {origin!r}: one of {ORIGINS}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentRecipe:
+    """What of the student is trained, and how it is held.
+
+    Attributes:
+        freeze: parts that stay as they are: ``audio_tower``, ``projector``, ``language_model``.
+        activation_checkpointing: recompute blocks in the backward pass, for less memory.
+        autocast: ``auto`` (bfloat16 on CUDA, none elsewhere), ``bfloat16`` or ``none``; weights
+            are held in float32 and saved in the dtype they came in.
+        lora_rank: 0 trains the weights themselves, otherwise adapters of this rank (peft).
+        lora_alpha: scale of the adapters, ``alpha / rank``.
+        lora_targets: names of the linear layers of the language model that get an adapter.
+    """
+
+    freeze: tuple[str, ...] = ()
+    activation_checkpointing: bool = False
+    autocast: str = "auto"
+    lora_rank: int = 0
+    lora_alpha: int = 16
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+    def __post_init__(self) -> None:
+        choices = ("auto", "bfloat16", "none")
+        _require(self.autocast in choices, f"autocast {self.autocast!r}: one of {choices}")
+        _require(self.lora_rank >= 0, f"lora_rank {self.lora_rank}: expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimRecipe:
+    """AdamW, warmed up linearly, decayed along a cosine.
+
+    Attributes:
+        lr: peak learning rate of the student.
+        projector_lr: peak learning rate of the projectors, which start from scratch.
+        weight_decay: on matrices; vectors (norms, biases) have none.
+        betas: the two moments' decay.
+        eps: the denominator's floor.
+        warmup_fraction: share of the steps with a rising learning rate.
+        final_lr_fraction: learning rate at the end, as a share of the peak.
+        clip_norm: gradients are scaled down to this norm; 0 leaves them.
+    """
+
+    lr: float = 1e-5
+    projector_lr: float = 1e-3
+    weight_decay: float = 0.0
+    betas: tuple[float, ...] = (0.9, 0.95)
+    eps: float = 1e-8
+    warmup_fraction: float = 0.03
+    final_lr_fraction: float = 0.1
+    clip_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "projector_lr", "weight_decay", "eps", "clip_norm"):
+            _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)}: expected 0 or more")
+        for name in ("warmup_fraction", "final_lr_fraction"):
+            _require(
+                0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}: expected 0 to 1"
+            )
+        valid = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        _require(valid, f"betas {self.betas}: expected two numbers, each from 0 to below 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopRecipe:
+    """How long, and in what portions.
+
+    Attributes:
+        epochs: passes over the tape.
+        max_steps: stop after this many steps, however many epochs that is; 0 goes by epochs.
+        batch_tokens: tokens of one step over all processes (prompt, audio and trace).
+        micro_tokens: padded tokens of one forward pass; smaller needs less memory.
+        vocab_chunk: tokens whose logits exist at one time.
+        seed: of the order of rows, of new weights and of dropout.
+    """
+
+    epochs: int = 3
+    max_steps: int = 0
+    batch_tokens: int = 8192
+    micro_tokens: int = 8192
+    vocab_chunk: int = 1024
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_tokens", "micro_tokens", "vocab_chunk"):
+            _require(getattr(self, name) > 0, f"{name} {getattr(self, name)}: expected 1 or more")
+        _require(self.max_steps >= 0, f"max_steps {self.max_steps}: expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointRecipe:
+    """A checkpoint every ``every`` steps, of which the last ``keep`` stay."""
+
+    every: int = 200
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        _require(self.every > 0 and self.keep > 0, "every and keep: expected 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingRecipe:
+    """A progress line every ``every`` steps; each term's gradient norm every so many (0: never)."""
+
+    every: int = 10
+    gradient_norms_every: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.every > 0, f"every {self.every}: expected 1 or more")
