@@ -108,10 +108,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         members = [member for member in typing.get_args(hint) if member is not type(None)]
         return _convert(members[0], value, where)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, Mapping):
-            raise UsageError(f"{where}: expected a section, got {value!r}")
-        return build(hint, value, where)
+    if hasattr(hint, "from_values") or dataclasses.is_dataclass(hint):
+        return _section(hint, value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise UsageError(f"{where}: expected a list, got {value!r}")
@@ -128,6 +126,15 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         quoted = f"; as text it is '\"{value}\"'" if hint is str else ""
         raise UsageError(f"{where}: expected {hint.__name__}, got {value!r}{quoted}")
     return value
+
+
+def _section(hint: Any, value: Any, where: str) -> Any:
+    """Build a section; one whose keys are no fixed set of fields builds itself."""
+    if hasattr(hint, "from_values"):
+        return hint.from_values(value, where)
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where}: expected a section, got {value!r}")
+    return build(hint, value, where)
 
 
 def one_of(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -254,8 +254,7 @@ def _require_finite(run: Run, step: int, loss: float, norm: float, values_M: Ten
     rows = next(itertools.islice(plan, step - 1, None))
     shown = ", ".join(example.sample_id for example in rows[:8]) + ", ..." * (len(rows) > 8)
     ids = [(example.sample_id, example.trace_index) for example in rows]
-    needs = run.needs
-    damaged = damaged_states(run.tape, ids, needs.text_layers, needs.audio_layers)
+    damaged = damaged_states(run.tape, ids, run.needs.states)
     advice = "try a lower --lr, or leave the term out."
     if damaged:
         more = f" (and {len(damaged) - 1} more)" * (len(damaged) > 1)

@@ -1,13 +1,13 @@
 """The training recipe: what is rarely changed, as sections of a TOML file.
 
-Shipped recipes lie in ``train/recipes``; ``joint`` is the default. A term that is absent, or whose
-weight is 0, is not computed.
+Shipped recipes lie in ``train/recipes``; ``joint`` is the default. A term (``train.terms_recipe``)
+that is absent, or whose weight is 0, is not computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cache_schema.errors import UsageError, nearest
@@ -20,76 +20,9 @@ from train.settings import (
     OptimRecipe,
     StudentRecipe,
 )
+from train.terms_recipe import TermsRecipe
 
 SHIPPED = Path(__file__).parent / "recipes"
-DISTANCES = ("cosine", "mse", "cosine_mse")
-PROJECTORS = ("auto", "linear")
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenTerm:
-    """A term with nothing to set but its weight."""
-
-    weight: float
-
-    def __post_init__(self) -> None:
-        _require(self.weight >= 0, f"weight {self.weight}: expected 0 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DivergenceTerm(TokenTerm):
-    """A divergence of next-token distributions at ``temperature``."""
-
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(self.temperature > 0, f"temperature {self.temperature}: expected more than 0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatesTerm(TokenTerm):
-    """A distance between hidden states of paired layers.
-
-    Attributes:
-        layers: ``top``, ``proportional``, ``every:N`` or ``student:teacher`` pairs (``4:5,8:9``).
-        distance: ``cosine``, ``mse`` (relative to the teacher's energy) or ``cosine_mse`` (both).
-        projector: ``auto`` (linear where widths differ) or ``linear`` (always).
-    """
-
-    layers: str = "proportional"
-    distance: str = "cosine_mse"
-    projector: str = "auto"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(self.distance in DISTANCES, f"distance {self.distance!r}: one of {DISTANCES}")
-        _require(self.projector in PROJECTORS, f"projector {self.projector!r}: one of {PROJECTORS}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TermsRecipe:
-    """The objective: named terms, each with its weight; see ``train.objective.TERMS``."""
-
-    ce: TokenTerm | None = None
-    text_kl: DivergenceTerm | None = None
-    text_jsd: DivergenceTerm | None = None
-    text_hidden: StatesTerm | None = None
-    acoustic_hidden: StatesTerm | None = None
-    acoustic_kl: DivergenceTerm | None = None
-
-    def __post_init__(self) -> None:
-        _require(bool(self.active()), "no term has a weight above 0; nothing to train on")
-
-    def active(self) -> dict[str, TokenTerm]:
-        """Return the terms that are computed, by name, in the order of the fields."""
-        terms = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {name: term for name, term in terms.items() if term is not None and term.weight > 0}
 
 
 @dataclass(frozen=True, kw_only=True)

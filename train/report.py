@@ -10,8 +10,8 @@ from audio_models.load import AudioLM
 from cache_schema import Tape
 from cache_schema.codecs.files import write_atomic
 from train.metrics import read_metrics
-from train.objective import Term
 from train.rundir import RunDir
+from train.terms import Term
 
 Line = dict[str, Any]
 """One line of ``metrics.jsonl``."""

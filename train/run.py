@@ -20,19 +20,19 @@ from audio_models.load import AudioLM, read_dtype, read_num_layers
 from cache_schema import Tape, open_tape
 from cache_schema.console import say
 from cache_schema.fingerprint import fingerprint
-from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
-from train.align import align_tokenizers
 from train.batch import Needs
 from train.checkpoint import list_checkpoints, load_checkpoint
 from train.data import Example, require_audio, scan, steps_of_run
 from train.loop import Run, train_steps
 from train.metrics import Reporter, cut_metrics
-from train.objective import Objective, Term, check_signals, resolve_terms, teacher_layers
+from train.needs import resolve_needs, with_every_signal
+from train.objective import Objective
 from train.recipe import TrainRecipe
 from train.report import write_report
 from train.rundir import RunDir, check_run_dir, mark_finished, open_run, refuse_other_start
 from train.settings import OptimRecipe
 from train.student import load_student, save_student
+from train.terms import Term, check_signals, resolve_terms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,8 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
     torch.manual_seed(recipe.loop.seed)
     lm = load_student(flags.student, recipe.student)
     examples, left_out = scan(tape, lm, recipe.data, signals)
+    examples, incomplete = with_every_signal(tape, examples, terms)
+    left_out += incomplete
     needs = resolve_needs(lm, tape, terms, examples)
     if accelerator.is_main_process:
         _say_plan(terms, examples, left_out, lm)
@@ -92,7 +94,7 @@ def make_accelerator(recipe: TrainRecipe, terms: tuple[Term, ...]) -> Accelerato
     """Return the accelerator: device, processes and precision."""
     wanted = recipe.student.autocast
     bfloat16 = wanted == "bfloat16" or (wanted == "auto" and torch.cuda.is_available())
-    only_states = all(term.spec.states for term in terms)
+    only_states = not any(term.over_output for term in terms)
     return Accelerator(
         cpu=_processes_on_cpu(),
         mixed_precision="bf16" if bfloat16 else "no",
@@ -107,23 +109,6 @@ def _processes_on_cpu() -> bool:
     Accelerate must be told: it would otherwise run every process as if it were alone.
     """
     return "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
-
-
-def resolve_needs(
-    lm: AudioLM, tape: Tape, terms: tuple[Term, ...], examples: list[Example]
-) -> Needs:
-    """Return what batches read, after checking that token ids mean the same to the student."""
-    topk = sorted({term.spec.source for term in terms if term.spec.divergence is not None})
-    known = {
-        source: align_tokenizers(lm, tape, source, examples).known
-        for source in dict.fromkeys([TEXT_SOURCE, *topk])
-    }
-    return Needs(
-        topk=tuple(topk),
-        text_layers=teacher_layers(terms, TEXT_SOURCE),
-        audio_layers=teacher_layers(terms, AUDIO_SOURCE),
-        known=known,
-    )
 
 
 def build_run(

@@ -24,8 +24,8 @@ from cache_schema.codecs import bfloat16
 from cache_schema.errors import TapeError
 from cache_schema.hidden import HiddenPlace
 from cache_schema.signals import AUDIO_ROW
-from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
 from train.ring import HostBuffer, Readers
+from train.terms import StatesAt
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
@@ -62,16 +62,12 @@ class StatesPlan:
         return math.prod(self.shape) * TORCH_DTYPES[self.dtype].itemsize
 
 
-def plan_states(
-    places: Sequence[HiddenPlace], layers: tuple[int, ...], signal: str
-) -> StatesPlan | None:
-    """Return the plan of a micro-batch's states, ``None`` if no layer is read.
+def plan_states(places: Sequence[HiddenPlace], layers: tuple[int, ...], signal: str) -> StatesPlan:
+    """Return the plan of a micro-batch's states.
 
     Raises:
         TapeError: rows were recorded with different widths.
     """
-    if not layers:
-        return None
     widths = sorted({place.states.width for place in places})
     if len(widths) != 1:
         raise TapeError(f"{signal} has states of widths {widths} in one batch; verify the tape")
@@ -80,7 +76,7 @@ def plan_states(
     return StatesPlan(layers=layers, places=tuple(places), width=widths[0], dtype=dtype)
 
 
-def start_states(plan: StatesPlan | None, buffer: HostBuffer, readers: Readers) -> Tensor | None:
+def start_states(plan: StatesPlan, buffer: HostBuffer, readers: Readers) -> Tensor:
     """Begin to read states; return their tensor [L, N, D], whole after ``buffer.wait``.
 
     Args:
@@ -88,8 +84,6 @@ def start_states(plan: StatesPlan | None, buffer: HostBuffer, readers: Readers) 
         buffer: with room reserved for ``plan.num_bytes``.
         readers: threads that read.
     """
-    if plan is None:
-        return None
     states_LND = buffer.take(plan.shape, TORCH_DTYPES[plan.dtype])
     raw = states_LND.view(torch.int16) if plan.dtype == "bfloat16" else states_LND
     memory = raw.numpy().view(bfloat16.STORED_DTYPES[plan.dtype])
@@ -119,10 +113,7 @@ def _widened(place: HiddenPlace) -> Callable[[int, NDArray[Any]], None]:
 
 
 def damaged_states(
-    tape: Tape,
-    rows: Sequence[tuple[str, int]],
-    text_layers: tuple[int, ...],
-    audio_layers: tuple[int, ...],
+    tape: Tape, rows: Sequence[tuple[str, int]], states: Mapping[StatesAt, tuple[int, ...]]
 ) -> list[str]:
     """Return what is wrong with the states of (sample id, trace index) rows, a line a row.
 
@@ -131,13 +122,10 @@ def damaged_states(
     """
     found = []
     for sample_id, trace in rows:
-        for source, index, layers in (
-            (TEXT_SOURCE, trace, text_layers),
-            (AUDIO_SOURCE, AUDIO_ROW, audio_layers),
-        ):
+        for where, layers in states.items():
+            name = f"{where.source}/hidden"
             try:
-                if layers:
-                    tape[sample_id].signal(f"{source}/hidden", index, layers)
+                tape[sample_id].signal(name, AUDIO_ROW if where.audio else trace, layers)
             except TapeError as error:
-                found.append(f"{source}/hidden of sample {sample_id!r}: {error}")
+                found.append(f"{name} of sample {sample_id!r}: {error}")
     return found

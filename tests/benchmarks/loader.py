@@ -66,21 +66,14 @@ def plan_rows(counts: dict[str, int]) -> list[list[Rows]]:
 
 def plan_rows_states(tape: Tape, rows: Rows) -> StatesPlan:
     places = [tape[name].hidden_place(SIGNAL, trace, LAYERS) for name, trace in rows]
-    plan = plan_states(places, LAYERS, SIGNAL)
-    assert plan is not None
-    return plan
+    return plan_states(places, LAYERS, SIGNAL)
 
 
 def load_step(tape: Tape, readers: Readers, step: list[Rows], buffer: HostBuffer) -> list[Tensor]:
     """What the loader does with a step, its states only."""
     plans = [plan_rows_states(tape, rows) for rows in step]
     buffer.reserve([plan.num_bytes for plan in plans])
-    loaded = []
-    for plan in plans:
-        states = start_states(plan, buffer, readers)
-        assert states is not None
-        loaded.append(states)
-    return loaded
+    return [start_states(plan, buffer, readers) for plan in plans]
 
 
 def take_epochs(

@@ -15,6 +15,7 @@ from train.batch import Needs, TrainBatch, load_batches
 from train.data import Example, divide_step, plan_epoch, scan, steps_of_run
 from train.ring import HostBuffer, Readers
 from train.settings import DataRecipe
+from train.terms import StatesAt
 
 EXAMPLES = [
     Example(sample_id=f"s{i}", trace_index=0, num_tokens=20 + (i * 37) % 90) for i in range(101)
@@ -25,7 +26,8 @@ def known(token_ids: np.ndarray) -> np.ndarray:
     return token_ids < 1_000_000
 
 
-NEEDS = Needs(topk=("textual",), text_layers=(2, 4), audio_layers=(1, 2), known={"textual": known})
+TEXT, AUDIO = StatesAt("textual", audio=False), StatesAt("acoustic", audio=True)
+NEEDS = Needs(topk=("textual",), states={TEXT: (2, 4), AUDIO: (1, 2)}, known={"textual": known})
 
 
 def load(lm: AudioLM, tape: Tape, names: Sequence[str]) -> TrainBatch:
@@ -112,13 +114,13 @@ def test_teacher_rows_join_by_id_in_any_order(make_tape: MakeTape, student: Audi
         np.testing.assert_array_equal(batch.target_ids[where], ids)
         assert torch.equal(batch.topk["textual"].token_ids[where], single.topk["textual"].token_ids)
         hidden = alone["textual/hidden"].states
-        np.testing.assert_array_equal(batch.text_states[:, where], hidden.swapaxes(0, 1))
+        np.testing.assert_array_equal(batch.states[TEXT][:, where], hidden.swapaxes(0, 1))
         # the token that comes next, at the position that predicts it
         row = names.index(name)
         columns = batch.audio.predict_positions[row]
         np.testing.assert_array_equal(batch.audio.inputs["input_ids"][row, columns + 1], ids)
     counts = [len(positions) for positions in batch.audio.audio_positions]
-    parts = torch.split(batch.audio_states, counts, dim=1)
+    parts = torch.split(batch.states[AUDIO], counts, dim=1)
     for name, states in zip(names, parts, strict=True):
         expected = tape[name]["acoustic/hidden"].states.swapaxes(0, 1)
         np.testing.assert_array_equal(states, expected)

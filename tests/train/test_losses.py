@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from cache_schema.types import TopK
-from train.batch import NO_TOKEN, fold_topk
-from train.losses import eager, states, vocabulary
+from train.losses import divergences, eager, states, vocabulary
 from train.losses.chunked import chunked_sums
+from train.targets import NO_TOKEN, fold_topk
 
 N, V, K = 7, 40, 6
 # float32 against a reference that forms probabilities: log(p / q) loses digits where p is small
@@ -39,16 +39,16 @@ def bucketed(divergence, teacher_NV: Tensor, k: int, temperature: float = 1.0):
     ids, kept, tail = recorded(teacher_NV, k)
 
     def run(student_NV: Tensor) -> Tensor:
-        p = vocabulary.temper(vocabulary.teacher_buckets(kept, tail), temperature)
-        q = vocabulary.temper(vocabulary.student_buckets(student_NV, ids), temperature)
+        p = divergences.temper(vocabulary.teacher_buckets(kept, tail), temperature)
+        q = divergences.temper(vocabulary.student_buckets(student_NV, ids), temperature)
         return divergence(p, q)
 
     return run
 
 
 PAIRS = [
-    (vocabulary.forward_kl, eager.dense_forward_kl),
-    (vocabulary.jensen_shannon, eager.dense_jensen_shannon),
+    (divergences.forward_kl, eager.dense_forward_kl),
+    (divergences.jensen_shannon, eager.dense_jensen_shannon),
 ]
 
 
@@ -80,7 +80,7 @@ def test_buckets_equal_explicit_buckets_and_bound_the_divergence_below(fast, den
     assert (value >= 0).all()
 
 
-@pytest.mark.parametrize("divergence", [vocabulary.forward_kl, vocabulary.jensen_shannon])
+@pytest.mark.parametrize("divergence", [divergences.forward_kl, divergences.jensen_shannon])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_teacher_itself_costs_nothing(divergence, temperature: float) -> None:
     teacher = logits(0)
@@ -89,7 +89,7 @@ def test_the_teacher_itself_costs_nothing(divergence, temperature: float) -> Non
     torch.testing.assert_close(grad, torch.zeros_like(grad), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("divergence", [vocabulary.forward_kl, vocabulary.jensen_shannon])
+@pytest.mark.parametrize("divergence", [divergences.forward_kl, divergences.jensen_shannon])
 def test_tail_logits_get_gradient(divergence) -> None:
     teacher, student = logits(0), logits(1)
     ids, _, _ = recorded(teacher, K)
@@ -106,7 +106,7 @@ def test_a_tail_too_small_for_one_minus_the_sum_keeps_its_digits() -> None:
     assert tail.item() == pytest.approx(math.log((V - 1) * math.exp(-30.0)), rel=1e-5)
 
 
-@pytest.mark.parametrize("divergence", [vocabulary.forward_kl, vocabulary.jensen_shannon])
+@pytest.mark.parametrize("divergence", [divergences.forward_kl, divergences.jensen_shannon])
 def test_a_student_vocabulary_with_padding_rows_puts_them_in_the_tail(divergence) -> None:
     teacher, student = logits(0), logits(1, vocab=V + 8)
     value, grad = both(bucketed(divergence, teacher, K), student)
@@ -117,7 +117,7 @@ def test_a_student_vocabulary_with_padding_rows_puts_them_in_the_tail(divergence
     torch.testing.assert_close(both(bucketed(divergence, teacher, K), padded)[0], without)
 
 
-@pytest.mark.parametrize("divergence", [vocabulary.forward_kl, vocabulary.jensen_shannon])
+@pytest.mark.parametrize("divergence", [divergences.forward_kl, divergences.jensen_shannon])
 def test_absent_entries_make_no_nan(divergence) -> None:
     teacher = logits(0)
     ids, kept, tail = recorded(teacher, K)
@@ -137,7 +137,7 @@ def test_absent_entries_make_no_nan(divergence) -> None:
 def test_jensen_shannon_is_bounded_and_finite_for_disjoint_distributions() -> None:
     p = torch.tensor([[0.0, -math.inf]])
     q = torch.tensor([[-math.inf, 0.0]], requires_grad=True)
-    value = vocabulary.jensen_shannon(p, q)
+    value = divergences.jensen_shannon(p, q)
     value.sum().backward()
     assert value.item() == pytest.approx(math.log(2))
     assert q.grad is not None

@@ -19,12 +19,14 @@ from cache_schema.types import Sample, Trace
 from cache_schema.writer import TapeWriter
 from train.batch import BatchPlan, Needs, plan_batch
 from train.ring import HostBuffer, Readers
-from train.states import damaged_states, plan_states, start_states
+from train.states import damaged_states, start_states
+from train.terms import StatesAt
 
 LAYERS = (1, 3, 4)
 WIDTH = 8
 NAMES = [f"s{number}" for number in range(9)]
-NEEDS = Needs(text_layers=(1, 4), known={})
+AT = StatesAt("textual", audio=False)
+NEEDS = Needs(states={AT: (1, 4)})
 
 
 def trace_ids(number: int) -> NDArray[np.int64]:
@@ -68,9 +70,8 @@ def read(plan: BatchPlan, threads: int, buffer: HostBuffer | None = None) -> tor
     buffer = buffer or HostBuffer()
     buffer.reserve(plan.sizes)
     with Readers(threads) as readers:
-        tensor = start_states(plan.text_states, buffer, readers)
+        tensor = start_states(plan.states[AT], buffer, readers)
         buffer.wait()
-    assert tensor is not None
     return tensor
 
 
@@ -84,7 +85,7 @@ def test_states_arrive_in_the_type_they_are_stored_in(
     plan = plan_batch(tape, [(NAMES[number], 0) for number in order], NEEDS)
     states_LND = read(plan, threads)
     assert states_LND.dtype == getattr(torch, dtype)
-    for index, layer in enumerate(NEEDS.text_layers):
+    for index, layer in enumerate(NEEDS.states[AT]):
         expected = np.concatenate([states_of(number, dtype)[layer] for number in order])
         assert states_LND[index].is_contiguous()
         np.testing.assert_array_equal(states_LND[index].float(), expected)
@@ -115,7 +116,6 @@ def test_shards_of_different_widths_are_refused(tmp_path: Path) -> None:
     tape = write(tmp_path / "tape", "bfloat16", "bfloat16", width=4)
     with pytest.raises(TapeError, match=r"textual/hidden has states of widths \[4, 8\]"):
         plan_batch(tape, [(name, 0) for name in NAMES], NEEDS)
-    assert plan_states([], (), "textual/hidden") is None
 
 
 def test_the_row_whose_states_are_not_finite_is_found(
@@ -124,9 +124,9 @@ def test_the_row_whose_states_are_not_finite_is_found(
     monkeypatch.setattr("cache_schema.codecs.bfloat16.is_finite", lambda values: True)
     tape = write(tmp_path / "tape", "bfloat16", bad="s5")
     rows = [(name, 0) for name in NAMES]
-    (found,) = damaged_states(tape, rows, (1, 4), ())
+    (found,) = damaged_states(tape, rows, {AT: (1, 4)})
     assert "textual/hidden of sample 's5'" in found
-    assert damaged_states(tape, rows, (1, 3), ()) == []
+    assert damaged_states(tape, rows, {AT: (1, 3)}) == []
 
 
 def test_a_truncated_array_is_an_error_of_the_read(tmp_path: Path) -> None:

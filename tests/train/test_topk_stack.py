@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cache_schema.types import TopK
-from train.batch import NO_TOKEN, Place, _stack_topk
+from train.targets import NO_TOKEN, Place, stack_topk
 
 
 def place_of(number: int, k: int, tokens: int) -> Place:
@@ -28,7 +28,7 @@ def place_of(number: int, k: int, tokens: int) -> Place:
 @pytest.mark.parametrize("widths", [(5, 5, 5), (5, 3, 4), (3, 5, 5), (1, 6, 2)])
 def test_rows_of_different_k_meet_at_the_narrowest(widths: tuple[int, ...]) -> None:
     places = [place_of(number, k, number + 1) for number, k in enumerate(widths)]
-    stacked = _stack_topk(places, "textual", lambda ids: ids != 11)
+    stacked = stack_topk(places, "textual", lambda ids: ids != 11)
     assert stacked.token_ids.shape == (6, min(widths))
     ids, logprobs = stacked.token_ids.numpy(), stacked.logprobs.numpy()
     np.testing.assert_allclose(np.exp(logprobs).sum(axis=1) + stacked.tail.numpy(), 1, atol=1e-6)

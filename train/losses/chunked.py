@@ -12,14 +12,16 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from train.losses.precision import wide
+
 ChunkLoss = Callable[[Tensor, slice], Tensor]
-"""(float32 logits [n, V], which positions) -> losses [M], each summed over the n positions."""
+"""(logits [n, V], in float32 or wider, which positions) -> losses [M], summed over the n."""
 
 
 def chunked_sums(
     readout_ND: Tensor, unembed: Callable[[Tensor], Tensor], losses: ChunkLoss, chunk: int
 ) -> Tensor:
-    """Return float32 [M]: every loss summed over the N positions.
+    """Return [M]: every loss summed over the N positions.
 
     Args:
         readout_ND: inputs of the unembedding.
@@ -29,7 +31,7 @@ def chunked_sums(
     """
 
     def one_chunk(readout_nD: Tensor, where: slice) -> Tensor:
-        return losses(unembed(readout_nD).float(), where)
+        return losses(wide(unembed(readout_nD)), where)
 
     sums: Sequence[Tensor] = [
         checkpoint(one_chunk, readout_ND[start : start + chunk], slice(start, start + chunk),

@@ -1,0 +1,212 @@
+"""What teachers say of the response tokens, stacked over the rows of a micro-batch.
+
+Rows go to their place one by one: beside the batch there is never more than one of them.
+
+Shapes: N response tokens of all rows in order, T of one row, K kept tokens, U unique drawn tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cache_schema import TapeRow
+from cache_schema.errors import MissingSignalError, TokenizerMismatchError
+from cache_schema.types import IntArray, Lens, Sampled, TopK
+
+NO_TOKEN = -1
+"""A kept token the student does not have; its mass is in the tail."""
+
+Known = Callable[[IntArray], Any]
+"""Token ids -> a boolean mask: which mean the same to the student."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """One row's sample, which of its traces, and that trace's ids, int64 [R]."""
+
+    row: TapeRow
+    trace_index: int
+    target_ids: IntArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKTargets:
+    """A teacher's kept tokens: int64 [N, K] (``NO_TOKEN``: none), float32 [N, K] and tail [N]."""
+
+    token_ids: Tensor
+    logprobs: Tensor
+    tail: Tensor
+
+    def to(self, device: torch.device) -> TopKTargets:
+        """Return them on ``device``."""
+        return TopKTargets(
+            token_ids=self.token_ids.to(device, non_blocking=True),
+            logprobs=self.logprobs.to(device, non_blocking=True),
+            tail=self.tail.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledTargets:
+    """Drawn tokens: int64 [N, U] (``NO_TOKEN``: none) and their shares of the draws [N, U]."""
+
+    token_ids: Tensor
+    shares: Tensor
+
+    def to(self, device: torch.device) -> SampledTargets:
+        """Return them on ``device``."""
+        return SampledTargets(
+            token_ids=self.token_ids.to(device, non_blocking=True),
+            shares=self.shares.to(device, non_blocking=True),
+        )
+
+
+def stack_topk(places: Sequence[Place], source: str, known: Known) -> TopKTargets:
+    """Stack a source's top-k; entries beyond the narrowest row's k go to the tail.
+
+    Raises:
+        TokenizerMismatchError: it was recorded on other ids than the trace's.
+    """
+    stack = _Stack(sum(len(place.target_ids) for place in places), known)
+    for place in places:
+        stack.add(cast("TopK", _of_trace(place, f"{source}/topk")))
+    return stack.targets()
+
+
+def stack_lens(
+    places: Sequence[Place], source: str, layers: Sequence[int], known: Known
+) -> dict[int, TopKTargets]:
+    """Stack layers of a source's lens, as ``stack_topk`` does; each row is decoded once.
+
+    Raises:
+        TokenizerMismatchError: it was recorded on other ids than the trace's.
+        MissingSignalError: a row lacks a layer.
+    """
+    num_tokens = sum(len(place.target_ids) for place in places)
+    stacks = {layer: _Stack(num_tokens, known) for layer in layers}
+    for place in places:
+        lens = cast("Lens", _of_trace(place, f"{source}/lens"))
+        for layer, stack in stacks.items():
+            if layer not in lens.layers:
+                raise MissingSignalError(
+                    f"sample {place.row.sample_id!r}: {source}/lens has layers "
+                    f"{', '.join(map(str, lens.layers))}, not {layer}; verify the tape"
+                )
+            m = lens.layers.index(layer)
+            stack.add(
+                TopK(
+                    target_ids=lens.target_ids,
+                    token_ids=lens.token_ids[:, m],
+                    logprobs=lens.logprobs[:, m],
+                    tail=lens.tail[:, m],
+                )
+            )
+    return {layer: stack.targets() for layer, stack in stacks.items()}
+
+
+def stack_sampled(places: Sequence[Place], source: str, known: Known) -> SampledTargets:
+    """Stack a source's drawn tokens.
+
+    Raises:
+        TokenizerMismatchError: they were recorded on other ids than the trace's.
+    """
+    drawn = [cast("Sampled", _of_trace(place, f"{source}/sampled")) for place in places]
+    widths = [np.diff(each.offsets) for each in drawn]
+    shape = sum(map(len, widths)), max((int(w.max()) for w in widths if len(w)), default=0)
+    token_ids = np.full(shape, NO_TOKEN, dtype=np.int64)
+    shares = np.zeros(shape, dtype=np.float32)
+    # row-major order of a mask is that of the entries: token by token
+    filled = np.arange(shape[1]) < np.concatenate(widths)[:, None]
+    ids = np.concatenate([each.token_ids for each in drawn])
+    token_ids[filled] = np.where(known(ids), ids, NO_TOKEN)
+    shares[filled] = np.concatenate([each.counts / each.num_draws for each in drawn])
+    return SampledTargets(token_ids=torch.from_numpy(token_ids), shares=torch.from_numpy(shares))
+
+
+def _of_trace(place: Place, name: str) -> Any:
+    signal: Any = place.row.signal(name, place.trace_index)
+    require_same_tokens(place, name, signal.target_ids)
+    return signal
+
+
+def require_same_tokens(place: Place, name: str, target_ids: IntArray | None) -> None:
+    """Refuse a signal of other tokens than the trace's.
+
+    Raises:
+        TokenizerMismatchError: naming it.
+    """
+    if target_ids is None or not np.array_equal(target_ids, place.target_ids):
+        raise TokenizerMismatchError(
+            f"sample {place.row.sample_id!r}: {name} was recorded on other token ids "
+            f"than the trace's, so its teacher's tokenizer differs from the textual one; leave "
+            f"terms on {name} out of the recipe"
+        )
+
+
+class _Stack:
+    """Top-k of N tokens, filled row by row; as wide as its narrowest row in the end.
+
+    Args:
+        num_tokens: N.
+        known: which ids mean the same to the student.
+    """
+
+    def __init__(self, num_tokens: int, known: Known) -> None:
+        self._num_tokens, self._known = num_tokens, known
+        self._start = 0
+        self._arrays: tuple[Any, Any, Any] | None = None
+        self._narrowest = 0
+
+    def add(self, topk: TopK) -> None:
+        """Add the next row."""
+        own = topk.token_ids.shape[1]
+        if self._arrays is None:
+            shape = (self._num_tokens, own)
+            self._narrowest = own
+            self._arrays = (
+                np.full(shape, NO_TOKEN, dtype=np.int64),
+                np.full(shape, -np.inf, dtype=np.float32),
+                np.empty(self._num_tokens, dtype=np.float32),
+            )
+        token_ids, logprobs, tail = self._arrays
+        own = min(own, token_ids.shape[1])
+        rows = slice(self._start, self._start + len(topk.target_ids))
+        token_ids[rows, :own], logprobs[rows, :own], tail[rows] = fold_topk(topk, own, self._known)
+        self._narrowest, self._start = min(self._narrowest, own), rows.stop
+
+    def targets(self) -> TopKTargets:
+        """Return what was added."""
+        assert self._arrays is not None
+        assert self._start == self._num_tokens
+        token_ids, logprobs, tail = self._arrays
+        if self._narrowest < token_ids.shape[1]:
+            stacked = TopK(
+                target_ids=token_ids[:, 0], token_ids=token_ids, logprobs=logprobs, tail=tail
+            )
+            token_ids, logprobs, tail = fold_topk(
+                stacked, self._narrowest, lambda ids: ids != NO_TOKEN
+            )
+        return TopKTargets(
+            token_ids=torch.from_numpy(token_ids),
+            logprobs=torch.from_numpy(logprobs),
+            tail=torch.from_numpy(tail),
+        )
+
+
+def fold_topk(topk: TopK, width: int, known: Known) -> tuple[Any, Any, Any]:
+    """Return ids, log-probabilities [T, width] and tail [T], what is left out added to the tail.
+
+    Merging buckets is exact: the divergence is that over the coarser buckets.
+    """
+    kept = known(topk.token_ids) & ~np.isneginf(topk.logprobs)
+    kept[:, width:] = False
+    folded = np.where(kept, 0.0, np.exp(topk.logprobs.astype(np.float64))).sum(axis=1)
+    ids = np.where(kept, topk.token_ids, NO_TOKEN)[:, :width]
+    logprobs = np.where(kept, topk.logprobs, -np.inf)[:, :width].astype(np.float32)
+    return ids, logprobs, (topk.tail + folded).astype(np.float32)

@@ -1,0 +1,199 @@
+"""The terms of one run: their signals found on the tape, their layers paired.
+
+What a recipe asks is checked against the tape's own description before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cache_schema import Tape
+from cache_schema.errors import MissingSignalError, nearest
+from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
+from train.layers import Pairs, map_layers
+from train.terms_recipe import (
+    LensTerm,
+    StatesTerm,
+    TeacherTerm,
+    TermSpec,
+    TermsRecipe,
+    TokenTerm,
+    spec_of,
+)
+
+KINDS = {"audio": "audio positions", "token": "response positions", "frame": "an encoder's frames",
+         "text": "a description's tokens"}  # fmt: skip
+"""Kind of recorded states -> where they were taken."""
+
+
+class StatesAt(NamedTuple):
+    """Where states are compared: of which source, at audio positions or at response tokens."""
+
+    source: str
+    audio: bool
+
+    @property
+    def kind(self) -> str:
+        """The kind of recorded states that belongs there."""
+        return "audio" if self.audio else "token"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Term:
+    """A term of this run: its spec, its settings and, for layers, the (student, teacher) pairs."""
+
+    name: str
+    spec: TermSpec
+    settings: TokenTerm
+    pairs: Pairs = ()
+
+    @property
+    def source(self) -> str:
+        """Its teacher's name on the tape; empty where it has none."""
+        return source_of(self.settings)
+
+    @property
+    def states_at(self) -> StatesAt:
+        """Where it compares states."""
+        return StatesAt(self.source, self.spec.at_audio)
+
+    @property
+    def over_output(self) -> bool:
+        """Whether it reads the student's own next-token distribution."""
+        return self.spec.signal in ("", "topk", "sampled")
+
+
+def source_of(settings: TokenTerm) -> str:
+    """Return the source a term's settings name, empty if it has none."""
+    return settings.source if isinstance(settings, TeacherTerm) else ""
+
+
+def check_signals(recipe: TermsRecipe, tape: Tape) -> tuple[str, ...]:
+    """Return the signals the recipe reads, sorted.
+
+    Raises:
+        MissingSignalError: the tape lacks some: which recipe line asks, how to record it, and what
+            the tape has.
+    """
+    signals = {f"{TEXT_SOURCE}/trace"}
+    faults: list[str] = []
+    if not signals <= set(tape.signals):
+        faults.append(f"  every term needs {TEXT_SOURCE}/trace: give a --text-teacher")
+    for name, settings in recipe.active().items():
+        spec, source = spec_of(name), source_of(settings)
+        if not source:
+            continue
+        signals.add(f"{source}/{spec.signal}")
+        if fault := _fault(tape, spec, source):
+            faults.append(f"  [terms.{name}] {fault}")
+    if faults:
+        named = [fault.split()[0] for fault in faults if fault.startswith("  [")]
+        off = f", or leave out: --set {named[0].strip('[]')}.weight=0" if named else ""
+        lines = [
+            f"{tape.location} lacks signals the recipe needs:",
+            *faults,
+            f"It has: {', '.join(tape.signals) or 'no signals'}.",
+            f"Record them with pipeline extract-teachers{off}",
+        ]
+        raise MissingSignalError("\n".join(lines))
+    return tuple(sorted(signals))
+
+
+def _fault(tape: Tape, spec: TermSpec, source: str) -> str:
+    """Return why the tape cannot serve a term and how to record what it lacks, else nothing."""
+    name = f"{source}/{spec.signal}"
+    group = tape.groups.get(source)
+    if group is not None and group.kind != spec.kind:
+        near = [other for other, each in tape.groups.items() if each.kind == spec.kind]
+        return (
+            f"source {source!r} is of kind {group.kind}; the term needs one of kind {spec.kind} "
+            f"(the tape has: {', '.join(near) or 'none'})"
+        )
+    how = _how_to_record(spec, source)
+    if name not in tape.signals:
+        others = [each for each in tape.signals if each.endswith(f"/{spec.signal}")]
+        return f"needs {name} ({how}){nearest(name, others)}"
+    if spec.signal == "hidden":
+        kinds = recorded_kinds(tape, source)
+        wanted = StatesAt(source, spec.at_audio).kind
+        if wanted not in kinds:
+            has = " and ".join(KINDS[kind] for kind in kinds) or "no states"
+            aside = "; frames cannot be aligned with positions yet" if "frame" in kinds else ""
+            return f"needs {name} at {KINDS[wanted]}, it has {has}{aside} ({how})"
+    return ""
+
+
+def _how_to_record(spec: TermSpec, source: str) -> str:
+    """Return the flags of stage one that record a term's signal."""
+    textual = spec.kind == TEXT_SOURCE
+    side = "textual" if textual else "acoustic"
+    flags = {
+        "topk": "--top-k 64",
+        "sampled": f"--set {side}.draws=50",
+        "lens": f"--set {side}.lens=every:4",
+        "hidden": "--text-layers proportional:4" if textual else "--acoustic-layers proportional:4",
+    }[spec.signal]
+    if spec.signal == "hidden" and not textual and not spec.at_audio:
+        flags += " --set acoustic.states_at=both"
+    named = source not in (TEXT_SOURCE, AUDIO_SOURCE)
+    teacher = "--text-teacher M" if textual else "--acoustic-teacher M"
+    return f"record it: {teacher} {flags}" + f" --set {side}.name={source}" * named
+
+
+def recorded_kinds(tape: Tape, source: str) -> tuple[str, ...]:
+    """Return of which kinds a source's states are, from the manifest alone."""
+    totals = [shard.record.totals for shard in tape.shards[source]]
+    return tuple(k for k in KINDS if any(each.get(f"hidden_{k}_positions", 0) for each in totals))
+
+
+def resolve_terms(recipe: TermsRecipe, tape: Tape, student_layers: int) -> tuple[Term, ...]:
+    """Return the run's terms with their layer pairs.
+
+    Raises:
+        MissingSignalError: a layer pair is not on the tape, or how many layers its teacher has.
+        UsageError: a layer map is malformed.
+    """
+    terms = []
+    for name, settings in recipe.active().items():
+        pairs: Pairs = ()
+        if isinstance(settings, StatesTerm | LensTerm):
+            about = tape.sources[settings.source]
+            where = f"terms.{name}.layers"
+            if not isinstance(about.get("num_layers"), int):
+                raise MissingSignalError(
+                    f"{where}: {tape.location} does not say how many layers the teacher of "
+                    f"{settings.source!r} has (num_layers), so none can be paired"
+                )
+            pairs = map_layers(
+                settings.layers,
+                student_layers,
+                about["num_layers"],
+                about["signals"][spec_of(name).signal]["layers"],
+                where,
+            )
+        terms.append(Term(name=name, spec=spec_of(name), settings=settings, pairs=pairs))
+    return tuple(terms)
+
+
+def sources_read(terms: tuple[Term, ...], signal: str) -> tuple[str, ...]:
+    """Return the sources whose signal the terms read, sorted."""
+    return tuple(sorted({term.source for term in terms if term.spec.signal == signal}))
+
+
+def states_read(terms: tuple[Term, ...]) -> dict[StatesAt, tuple[int, ...]]:
+    """Return the recorded states the terms read: where -> layers, ascending."""
+    found: dict[StatesAt, set[int]] = {}
+    for term in terms:
+        if term.spec.signal == "hidden":
+            found.setdefault(term.states_at, set()).update(teacher for _, teacher in term.pairs)
+    return {where: tuple(sorted(layers)) for where, layers in sorted(found.items())}
+
+
+def lens_read(terms: tuple[Term, ...]) -> dict[str, tuple[int, ...]]:
+    """Return the layers of the lens the terms read: source -> layers, ascending."""
+    found: dict[str, set[int]] = {}
+    for term in terms:
+        if term.spec.signal == "lens":
+            found.setdefault(term.source, set()).update(teacher for _, teacher in term.pairs)
+    return {source: tuple(sorted(layers)) for source, layers in sorted(found.items())}
