@@ -23,6 +23,11 @@ from cache_schema.errors import OutputError
 _NAME = re.compile(r"step-(\d{8})")
 
 
+def checkpoint_name(step: int) -> str:
+    """Return the name of a checkpoint's directory."""
+    return f"step-{step:08d}"
+
+
 def trained_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     """Return the parameters that are trained, by name; what is frozen comes with the student."""
     return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
@@ -36,8 +41,9 @@ def save_checkpoint(
     state: dict[str, Any],
     rng_states: Sequence[dict[str, torch.Tensor]],
     keep: int,
+    best_step: int = 0,
 ) -> None:
-    """Write the checkpoint of ``step`` and remove all but the last ``keep``.
+    """Write the checkpoint of ``step``; remove all but the last ``keep`` and the best.
 
     Args:
         folder: where checkpoints lie.
@@ -47,8 +53,9 @@ def save_checkpoint(
         state: JSON values to hand back on loading.
         rng_states: every process's random state, by rank.
         keep: checkpoints that stay.
+        best_step: one that stays however old it is; 0 for none.
     """
-    final = folder / f"step-{step:08d}"
+    final = folder / checkpoint_name(step)
     beside = folder / f".{final.name}.partial"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -63,8 +70,9 @@ def save_checkpoint(
     shutil.rmtree(final, ignore_errors=True)
     beside.rename(final)
     sync_dir(folder)
-    for _, old in list_checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+    for number, old in list_checkpoints(folder)[:-keep]:
+        if number != best_step:
+            shutil.rmtree(old)
 
 
 def rng_state() -> dict[str, torch.Tensor]:
@@ -73,6 +81,13 @@ def rng_state() -> dict[str, torch.Tensor]:
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
+
+
+def restore_rng(state: dict[str, torch.Tensor]) -> None:
+    """Put a random state of ``rng_state`` back."""
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
@@ -95,6 +110,20 @@ def load_checkpoint(
     Raises:
         OutputError: the checkpoint is of a student with other trained parameters.
     """
+    load_weights(path, module)
+    optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True))
+    rng_states = torch.load(path / "rng.pt", weights_only=True)
+    if rank < len(rng_states):
+        restore_rng(rng_states[rank])
+    return dict(json.loads((path / "state.json").read_text()))
+
+
+def load_weights(path: Path, module: nn.Module) -> None:
+    """Put a checkpoint's weights back, and nothing else.
+
+    Raises:
+        OutputError: the checkpoint is of a student with other trained parameters.
+    """
     saved = load_file(path / "weights.safetensors")
     current = trained_tensors(module)
     if saved.keys() != current.keys():
@@ -106,10 +135,3 @@ def load_checkpoint(
     with torch.no_grad():
         for name, tensor in current.items():
             tensor.copy_(saved[name])
-    optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True))
-    rng_states = torch.load(path / "rng.pt", weights_only=True)
-    if rank < len(rng_states):
-        torch.set_rng_state(rng_states[rank]["cpu"])
-        if "cuda" in rng_states[rank] and torch.cuda.is_available():
-            torch.cuda.set_rng_state(rng_states[rank]["cuda"])
-    return dict(json.loads((path / "state.json").read_text()))

@@ -137,15 +137,15 @@ def plan_epoch(
     steps = sum(example.num_tokens for example in examples) / batch_tokens
     pool_steps = min(max(steps * POOL_SHARE, MIN_POOL_STEPS), MAX_POOL_STEPS)
     ordered: list[Example] = []
-    for number, pool in enumerate(_cut(shuffled, int(pool_steps * batch_tokens))):
+    for number, pool in enumerate(cut_to_budget(shuffled, int(pool_steps * batch_tokens))):
         pool.sort(key=lambda example: example.num_tokens, reverse=number % 2 == 1)
         ordered += pool
-    planned = _cut(ordered, batch_tokens)
+    planned = cut_to_budget(ordered, batch_tokens)
     order.shuffle(planned)
     return planned
 
 
-def _cut(examples: Sequence[Example], budget: int) -> list[list[Example]]:
+def cut_to_budget(examples: Sequence[Example], budget: int) -> list[list[Example]]:
     """Cut a sequence into runs whose tokens stay within the budget."""
     runs: list[list[Example]] = []
     filled = 0

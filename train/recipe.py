@@ -15,6 +15,7 @@ from cache_schema.recipes import load_recipe
 from train.settings import (
     CheckpointRecipe,
     DataRecipe,
+    EvalRecipe,
     LoggingRecipe,
     LoopRecipe,
     OptimRecipe,
@@ -34,6 +35,7 @@ class TrainRecipe:
     student: StudentRecipe = field(default_factory=StudentRecipe)
     optim: OptimRecipe = field(default_factory=OptimRecipe)
     loop: LoopRecipe = field(default_factory=LoopRecipe)
+    eval: EvalRecipe = field(default_factory=EvalRecipe)
     checkpoints: CheckpointRecipe = field(default_factory=CheckpointRecipe)
     logging: LoggingRecipe = field(default_factory=LoggingRecipe)
 

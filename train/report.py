@@ -6,53 +6,81 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from audio_models.load import AudioLM
-from cache_schema import Tape
 from cache_schema.codecs.files import write_atomic
-from train.metrics import read_metrics
-from train.rundir import RunDir
+from train.metrics import read_held_out, read_metrics
+from train.parts import Progress, Run
 from train.terms import Term
 
 Line = dict[str, Any]
 """One line of ``metrics.jsonl``."""
 
 
-def write_report(
-    run: RunDir,
-    tape: Tape,
-    lm: AudioLM,
-    terms: Sequence[Term],
-    num_examples: int,
-    left_out: Counter[str],
-) -> None:
+_TERMS_HEAD = (
+    "| term | weight | start | end | positions | gradient norm | layer pairs (student:teacher) |"
+)
+
+
+def write_report(run: Run, progress: Progress, num_examples: int, left_out: Counter[str]) -> None:
     """Write the report from the metrics and what the run was given."""
-    lines = read_metrics(run.metrics)
+    directory, tape, lm = run.directory, run.tape, run.lm
+    lines = read_metrics(directory.metrics)
     seconds = sum(line["step_s"] for line in lines)
     waited = sum(line["loader_wait_s"] for line in lines)
     tokens = sum(line["tokens"] for line in lines)
+    speed = tokens / seconds
     dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items())) or "none"
+    held = f", of which {len(run.held_out)} held out" * bool(run.held_out)
+    early = f" of {run.total_steps}, stopped early" * progress.stopped
     text = [
         "# Training report",
         "",
         f"- student: `{lm.path}` ({lm.family.name}, {lm.num_layers} layers, width {lm.width})",
         f"- tape: `{tape.location}`, fingerprint `{tape.fingerprint}`",
         *(f"- {name} teacher: `{about.get('model')}`" for name, about in tape.sources.items()),
-        f"- rows: {num_examples} used; left out: {dropped}",
-        f"- steps: {len(lines)}; {tokens:,} tokens in {seconds:.1f} s, {tokens / seconds:,.0f}/s",
+        f"- rows: {num_examples} used{held}; left out: {dropped}",
+        f"- steps: {len(lines)}{early}; {tokens:,} tokens in {seconds:.1f} s, {speed:,.0f}/s",
+        f"- micro-batches: at most {progress.micro_tokens} tokens with padding, at the end",
         f"- waiting for data: {waited / seconds:.1%} of the time",
-        f"- result: `{run.student}`, recipe: `{run.recipe}`, every step: `{run.metrics}`",
+        f"- result: `{directory.student}`, recipe: `{directory.recipe}`",
+        f"- every step: `{directory.metrics}`",
         "",
         "## Terms",
         "",
-        "Means over a tenth of the steps, at the start and at the end; values are unweighted.",
+        "Means over a tenth of the steps, at the start and at the end; values are unweighted. The",
+        "gradient norm is the weighted term's, on one micro-batch, where it was last measured.",
         "",
-        "| term | weight | start | end | layer pairs (student:teacher) |",
-        "|---|---|---|---|---|",
-        *(_term_row(term, lines) for term in terms),
-        f"| loss | | {_mean(lines, _loss, True):.4f} | {_mean(lines, _loss, False):.4f} | |",
+        _TERMS_HEAD,
+        "|---|---|---|---|---|---|---|",
+        *(_term_row(term, lines) for term in run.unwrapped.terms),
+        f"| loss | | {_mean(lines, _loss, True):.4f} | {_mean(lines, _loss, False):.4f} | | | |",
+        "",
+        *_held_out(run, progress),
+    ]
+    write_atomic(directory.report, "\n".join(text).encode())
+
+
+def _held_out(run: Run, progress: Progress) -> list[str]:
+    """Return the section on held-out rows, a row an evaluation; empty without any."""
+    lines = read_held_out(run.directory.metrics)
+    if not lines:
+        return []
+    names = [term.name for term in run.unwrapped.terms]
+    saved = progress.best_step if run.recipe.eval.save == "best" else progress.done
+    return [
+        "## Held-out rows",
+        "",
+        f"Lowest loss after step {progress.best_step}; the saved student is that of step {saved}.",
+        "",
+        f"| step | loss | {' | '.join(names)} |",
+        "|---" * (len(names) + 2) + "|",
+        *(
+            f"| {line['step']} | {line['loss']:.4f} | "
+            + " | ".join(f"{line['terms'][name]['value']:.4f}" for name in names)
+            + " |"
+            for line in lines
+        ),
         "",
     ]
-    write_atomic(run.report, "\n".join(text).encode())
 
 
 def _term_row(term: Term, lines: Sequence[Line]) -> str:
@@ -61,7 +89,13 @@ def _term_row(term: Term, lines: Sequence[Line]) -> str:
 
     pairs = " ".join(f"{student}:{teacher}" for student, teacher in term.pairs)
     start, end = _mean(lines, value, True), _mean(lines, value, False)
-    return f"| {term.name} | {term.settings.weight:g} | {start:.4f} | {end:.4f} | {pairs} |"
+    count = sum(line["terms"][term.name]["count"] for line in lines)
+    norms = [line["terms"][term.name].get("gradient_norm") for line in lines]
+    measured = [f"{norm:.3g}" for norm in norms if norm is not None]
+    return (
+        f"| {term.name} | {term.settings.weight:g} | {start:.4f} | {end:.4f} | {count:,} | "
+        f"{measured[-1] if measured else ''} | {pairs} |"
+    )
 
 
 def _loss(line: Line) -> float:

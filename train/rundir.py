@@ -4,7 +4,8 @@
 RUN/
   run.json         tape, student, rows, recipe; "finished" when done; written first
   recipe.toml      the resolved recipe
-  metrics.jsonl    one line a step
+  metrics.jsonl    one line a step, and one an evaluation
+  trackers/        TensorBoard's files, if asked for
   checkpoints/     step-00000200/, ...
   student/         the trained student, written last but for the report
   report.md
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,8 @@ from typing import Any
 
 from cache_schema.codecs.files import write_atomic
 from cache_schema.errors import OutputError, ProvenanceError, UsageError
-from cache_schema.recipes import as_toml
+from cache_schema.fingerprint import fingerprint
+from cache_schema.recipes import as_toml, build
 from train.recipe import TrainRecipe
 
 RUN_FORMAT = "teachertape-run"
@@ -84,7 +87,7 @@ def check_run_dir(run: RunDir, recipe: TrainRecipe, resume: bool) -> dict[str, A
     info = json.loads(run.info.read_text(encoding="utf-8"))
     if info.get("format") != RUN_FORMAT:
         raise OutputError(f"{run.info} is not a training run's; nothing was changed")
-    changed = _differences(info["recipe"], _as_json(recipe), "")
+    changed = _differences(_with_defaults(info["recipe"]), _as_json(recipe), "")
     if changed:
         raise UsageError(
             f"{run.root} was started with another recipe:\n  " + "\n  ".join(changed) + "\n"
@@ -101,7 +104,7 @@ def open_run(run: RunDir, recipe: TrainRecipe, about: dict[str, Any]) -> None:
     """
     if not run.info.is_file():
         run.root.mkdir(parents=True, exist_ok=True)
-        info = {"format": RUN_FORMAT, **about, "recipe": _as_json(recipe)}
+        info = {"format": RUN_FORMAT, "id": uuid.uuid4().hex, **about, "recipe": _as_json(recipe)}
         write_atomic(run.info, (json.dumps(info, indent=2) + "\n").encode())
         write_atomic(run.recipe, as_toml(recipe).encode())
         return
@@ -127,6 +130,12 @@ def refuse_other_start(run: RunDir, about: Mapping[str, Any]) -> None:
         )
 
 
+def run_id(run: RunDir) -> str:
+    """Return what tells a run from all others; that of an older run is its ``run.json``'s hash."""
+    info = json.loads(run.info.read_text(encoding="utf-8"))
+    return str(info.get("id") or fingerprint(info))
+
+
 def mark_finished(run: RunDir) -> None:
     """Record that nothing is left to do."""
     info = json.loads(run.info.read_text(encoding="utf-8"))
@@ -135,6 +144,20 @@ def mark_finished(run: RunDir) -> None:
 
 def _as_json(recipe: TrainRecipe) -> Any:
     return json.loads(json.dumps(dataclasses.asdict(recipe)))
+
+
+def _with_defaults(recorded: dict[str, Any]) -> Any:
+    """Return a recorded recipe with what did not exist yet at its default; as it is if unknown."""
+    try:
+        return _as_json(build(TrainRecipe, _without_none(recorded), "recipe"))
+    except UsageError:
+        return recorded
+
+
+def _without_none(values: Any) -> Any:
+    if isinstance(values, dict):
+        return {key: _without_none(value) for key, value in values.items() if value is not None}
+    return values
 
 
 def _holds_something(root: Path) -> bool:

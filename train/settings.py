@@ -6,6 +6,10 @@ from dataclasses import dataclass
 
 from cache_schema.signals import ORIGINS
 
+SCHEDULES = ("cosine", "linear", "constant", "wsd")
+TRACKERS = ("tensorboard", "trackio", "wandb")
+SAVED = ("last", "best")
+
 
 def _require(holds: bool, message: str) -> None:
     if not holds:
@@ -64,7 +68,7 @@ class StudentRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimRecipe:
-    """AdamW, warmed up linearly, decayed along a cosine.
+    """AdamW, warmed up linearly, decayed along a curve.
 
     Attributes:
         lr: peak learning rate of the student.
@@ -72,8 +76,10 @@ class OptimRecipe:
         weight_decay: on matrices; vectors (norms, biases) have none.
         betas: the two moments' decay.
         eps: the denominator's floor.
+        schedule: ``cosine``, ``linear``, ``constant`` or ``wsd``; formulas: ``train.schedule``.
         warmup_fraction: share of the steps with a rising learning rate.
-        final_lr_fraction: learning rate at the end, as a share of the peak.
+        final_lr_fraction: learning rate at the end, as a share of the peak; not of ``constant``.
+        decay_fraction: share of the steps after the warm-up in which ``wsd`` decays.
         clip_norm: gradients are scaled down to this norm; 0 leaves them.
     """
 
@@ -82,13 +88,20 @@ class OptimRecipe:
     weight_decay: float = 0.0
     betas: tuple[float, ...] = (0.9, 0.95)
     eps: float = 1e-8
+    schedule: str = "cosine"
     warmup_fraction: float = 0.03
     final_lr_fraction: float = 0.1
+    decay_fraction: float = 0.2
     clip_norm: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("lr", "projector_lr", "weight_decay", "eps", "clip_norm"):
             _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)}: expected 0 or more")
+        _require(self.schedule in SCHEDULES, f"schedule {self.schedule!r}: one of {SCHEDULES}")
+        _require(
+            0 < self.decay_fraction <= 1,
+            f"decay_fraction {self.decay_fraction}: expected more than 0, at most 1",
+        )
         for name in ("warmup_fraction", "final_lr_fraction"):
             _require(
                 0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}: expected 0 to 1"
@@ -105,7 +118,9 @@ class LoopRecipe:
         epochs: passes over the tape.
         max_steps: stop after this many steps, however many epochs that is; 0 goes by epochs.
         batch_tokens: tokens of one step over all processes (prompt, audio and trace).
-        micro_tokens: padded tokens of one forward pass; smaller needs less memory.
+        micro_tokens: padded tokens of one forward pass; smaller needs less memory, and what does
+            not fit is made smaller while training. 0 finds it (``--batch-tokens auto``): on CUDA
+            the largest that fits, elsewhere 8192.
         vocab_chunk: tokens whose logits exist at one time.
         seed: of the order of rows, of new weights and of dropout.
     """
@@ -118,9 +133,38 @@ class LoopRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_tokens", "micro_tokens", "vocab_chunk"):
+        for name in ("epochs", "batch_tokens", "vocab_chunk"):
             _require(getattr(self, name) > 0, f"{name} {getattr(self, name)}: expected 1 or more")
-        _require(self.max_steps >= 0, f"max_steps {self.max_steps}: expected 0 or more")
+        for name in ("max_steps", "micro_tokens"):
+            _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)}: expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRecipe:
+    """Evaluation on rows that are not trained on: the objective's own terms.
+
+    Attributes:
+        every: evaluate after so many steps, and after the last one; 0: never, nothing is held out.
+        fraction: about this share of the samples is held out, chosen by a hash of their ids: the
+            same samples whatever their order, the seed or the rest of the tape.
+        patience: stop after so many evaluations in a row without a lower weighted total; 0: never.
+        save: which weights become ``RUN/student``: of the ``last`` step, or the ``best`` of those
+            evaluated, whose checkpoint is kept.
+    """
+
+    every: int = 0
+    fraction: float = 0.05
+    patience: int = 0
+    save: str = "last"
+
+    def __post_init__(self) -> None:
+        for name in ("every", "patience"):
+            _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)}: expected 0 or more")
+        valid = 0 < self.fraction < 1
+        _require(valid, f"fraction {self.fraction}: expected more than 0, less than 1")
+        _require(self.save in SAVED, f"save {self.save!r}: one of {SAVED}")
+        asked = self.patience > 0 or self.save == "best"
+        _require(self.every > 0 or not asked, "patience and save = 'best' need every above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,10 +180,20 @@ class CheckpointRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingRecipe:
-    """A progress line every ``every`` steps; each term's gradient norm every so many (0: never)."""
+    """What is said while training, beside ``metrics.jsonl``.
+
+    Attributes:
+        every: a progress line every so many steps.
+        gradient_norms_every: each term's gradient norm every so many steps; 0: never. It takes a
+            backward pass a term, and memory for another copy of the gradients.
+        trackers: where metrics go too: ``tensorboard``, ``trackio``, ``wandb``.
+    """
 
     every: int = 10
     gradient_norms_every: int = 0
+    trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.every > 0, f"every {self.every}: expected 1 or more")
+        for tracker in self.trackers:
+            _require(tracker in TRACKERS, f"trackers: {tracker!r}: one of {TRACKERS}")

@@ -1,0 +1,138 @@
+"""Student, projectors and optimizer put together on the processes that train them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import distributed
+
+from audio_models.load import AudioLM
+from cache_schema import Tape
+from cache_schema.errors import UsageError
+from train.batch import Needs
+from train.data import Example, steps_of_run
+from train.objective import Objective
+from train.parts import Run
+from train.recipe import TrainRecipe
+from train.rundir import RunDir
+from train.settings import OptimRecipe
+from train.terms import Term
+
+_REPLICATED = (
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+    DistributedType.MULTI_NPU,
+    DistributedType.MULTI_XPU,
+)
+"""Ways of running several processes in which each holds the whole student."""
+
+
+def make_accelerator(recipe: TrainRecipe, out: Path) -> Accelerator:
+    """Return the accelerator: device, processes, precision and trackers.
+
+    Raises:
+        UsageError: the launcher asks for a sharded student.
+    """
+    wanted = recipe.student.autocast
+    bfloat16 = wanted == "bfloat16" or (wanted == "auto" and torch.cuda.is_available())
+    accelerator = Accelerator(
+        cpu=processes_on_cpu(),
+        mixed_precision="bf16" if bfloat16 else "no",
+        log_with=list(recipe.logging.trackers) or None,
+        project_dir=out / "trackers",
+    )
+    if accelerator.distributed_type not in _REPLICATED:
+        raise UsageError(
+            f"the launcher's configuration asks for {accelerator.distributed_type.value}; train "
+            "holds the whole student in every process: launch with torchrun, or choose multi-GPU "
+            "without FSDP, DeepSpeed or Megatron in accelerate config"
+        )
+    return accelerator
+
+
+def processes_on_cpu() -> bool:
+    """Whether a launcher started this process on a machine without CUDA.
+
+    Accelerate must be told: it would otherwise run every process as if it were alone.
+    """
+    return "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
+
+
+def build_run(
+    directory: RunDir,
+    recipe: TrainRecipe,
+    tape: Tape,
+    lm: AudioLM,
+    terms: tuple[Term, ...],
+    rows: tuple[Sequence[Example], Sequence[Example]],
+    needs: Needs,
+    accelerator: Accelerator,
+) -> Run:
+    """Put student, projectors and optimizer together.
+
+    Args:
+        directory: where results go.
+        recipe: the resolved recipe.
+        tape: where rows come from.
+        lm: the student.
+        terms: the objective.
+        rows: those to train on, and those held out.
+        needs: what a batch reads.
+        accelerator: where it runs.
+    """
+    objective = Objective(
+        lm.model,
+        terms,
+        lm.width,
+        {name: about["width"] for name, about in tape.sources.items() if "width" in about},
+        recipe.loop.vocab_chunk,
+    )
+    optimizer = torch.optim.AdamW(
+        parameter_groups(objective, recipe.optim),
+        lr=recipe.optim.lr,
+        betas=(recipe.optim.betas[0], recipe.optim.betas[1]),
+        eps=recipe.optim.eps,
+    )
+    # not wrapped for data parallelism: gradients meet in train.gradients, once all are whole
+    prepared = accelerator.prepare_model(objective, evaluation_mode=True)
+    if accelerator.num_processes > 1:
+        for tensor in objective.state_dict().values():
+            distributed.broadcast(tensor, src=0)
+    loop, (trained, held_out) = recipe.loop, rows
+    return Run(
+        lm=lm,
+        tape=tape,
+        examples=trained,
+        held_out=held_out,
+        needs=needs,
+        objective=prepared,
+        optimizer=accelerator.prepare_optimizer(optimizer),
+        accelerator=accelerator,
+        recipe=recipe,
+        directory=directory,
+        total_steps=steps_of_run(
+            trained, loop.batch_tokens, loop.seed, loop.epochs, loop.max_steps
+        ),
+    )
+
+
+def parameter_groups(objective: Objective, recipe: OptimRecipe) -> list[dict[str, Any]]:
+    """Return optimizer groups: matrices, vectors (no decay) and projectors (their own rate)."""
+    student = [p for p in objective.model.parameters() if p.requires_grad]
+    groups: Mapping[str, Any] = {
+        "matrices": ([p for p in student if p.ndim > 1], recipe.lr, recipe.weight_decay),
+        "vectors": ([p for p in student if p.ndim <= 1], recipe.lr, 0.0),
+        "projectors": (list(objective.projectors.parameters()), recipe.projector_lr, 0.0),
+    }
+    return [
+        {"params": params, "lr": lr, "peak_lr": lr, "weight_decay": decay}
+        for params, lr, decay in groups.values()
+        if params
+    ]

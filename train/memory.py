@@ -1,0 +1,97 @@
+"""What does not fit the memory: told apart, agreed on by all processes, answered by smaller passes.
+
+A process that ran out says so before any of them exchanges gradients, so none runs ahead. The step
+then starts again in micro-batches of half the size that did not fit; its rows stay, and so do its
+gradients, as every term is divided by its count in the whole step.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+
+from cache_schema.console import say
+from cache_schema.errors import TeachertapeError
+from train.loads import MicroSize
+
+_PHRASES = ("can't allocate memory", "out of memory")
+"""Of other allocators' errors: the CPU's, and those of devices without an error of their own."""
+
+
+class StudentMemoryError(TeachertapeError):
+    """One row, the smallest pass there is, does not fit the memory."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _PHRASES)
+
+
+def free_memory() -> None:
+    """Give back what a failed pass left."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def agree_on_size(
+    accelerator: Accelerator, failed: MicroSize | None, micro_tokens: int, what: str
+) -> int | None:
+    """Return the new size of micro-batches if any process ran out of memory, else ``None``.
+
+    Every process calls this at the same point and gets the same answer.
+
+    Args:
+        accelerator: the processes.
+        failed: this process's micro-batch that did not fit.
+        micro_tokens: padded tokens of a micro-batch until now.
+        what: what was done, for messages, such as ``step 7``.
+
+    Raises:
+        StudentMemoryError: a micro-batch of one row did not fit, on every process alike.
+    """
+    mine = (failed.rows, failed.tokens) if failed else (0, 0)
+    if accelerator.num_processes == 1:
+        everyone = [mine]
+    else:
+        sent = torch.tensor([mine], device=accelerator.device)
+        everyone = [(int(rows), int(tokens)) for rows, tokens in accelerator.gather(sent).tolist()]
+    short = [(tokens, rows, rank) for rank, (rows, tokens) in enumerate(everyone) if rows]
+    if not short:
+        return None
+    tokens, rows, rank = min(short)
+    where = f" on process {rank}" if accelerator.num_processes > 1 else ""
+    if rows == 1:
+        raise StudentMemoryError(
+            f"{what}: out of memory with a single row of {tokens} tokens{where}. Set "
+            "student.activation_checkpointing=true, a smaller loop.vocab_chunk, student.lora_rank, "
+            f"or leave such rows out: data.max_tokens={tokens - 1}"
+        )
+    smaller = tokens // 2
+    if accelerator.is_main_process:
+        say(
+            f"{what}: out of memory with {rows} rows, {tokens} tokens with padding, in one pass"
+            f"{where}; at most {smaller} from here on (until now {micro_tokens}). The step starts "
+            "again; its rows stay the same"
+        )
+    return smaller
+
+
+def largest_that_fits(fits: Callable[[int], bool], first: int, limit: int) -> int:
+    """Return the largest of ``first``, 2 ``first``, 4 ``first``, ... up to ``limit`` that fits.
+
+    Returns:
+        0 if not even ``first`` does.
+    """
+    found, size = 0, first
+    while fits(size):
+        found = size
+        if size >= limit:
+            break
+        size = min(2 * size, limit)
+    return found

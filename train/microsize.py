@@ -1,0 +1,89 @@
+"""The size of one forward pass where the recipe leaves it open (``loop.micro_tokens = 0``)."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from cache_schema.console import say
+from train.checkpoint import restore_rng, rng_state
+from train.data import Example, cut_to_budget, divide_step
+from train.gradients import trained_parameters
+from train.loads import loads
+from train.memory import StudentMemoryError, free_memory, largest_that_fits, out_of_memory
+from train.parts import Run
+
+DEFAULT_TOKENS = 8192
+"""Where memory is not searched: a pass this long of a student of 7 B takes some 20 GB."""
+
+SEARCHED_DEVICES = ("cuda",)
+"""Devices that refuse what does not fit. A CPU swaps, or the system ends the process, instead."""
+
+_MOMENTS = 2
+"""Tensors AdamW keeps beside every trained parameter."""
+
+
+def choose_micro_tokens(run: Run) -> int:
+    """Return the padded tokens of one forward pass, the same on every process.
+
+    Raises:
+        StudentMemoryError: the longest row alone does not fit.
+    """
+    if run.recipe.loop.micro_tokens:
+        return run.recipe.loop.micro_tokens
+    found, how = DEFAULT_TOKENS, "the default"
+    if run.accelerator.device.type in SEARCHED_DEVICES:
+        found, how = _search(run), "the largest tried that fits"
+    if run.accelerator.is_main_process:
+        say(f"micro-batches: at most {found} tokens with padding in one pass, {how}")
+    return found
+
+
+def _search(run: Run) -> int:
+    """Double the size from the longest row's up to a process's share of a step."""
+    accelerator = run.accelerator
+    longest = max(example.num_tokens for example in run.examples)
+    limit = max(longest, run.recipe.loop.batch_tokens // accelerator.num_processes)
+    mine = largest_that_fits(lambda tokens: _fits(run, tokens), longest, limit)
+    sizes = accelerator.gather(torch.tensor([mine], device=accelerator.device)).tolist()
+    if min(sizes) == 0:
+        raise StudentMemoryError(
+            f"out of memory with a single row of {longest} tokens. Set "
+            "student.activation_checkpointing=true, a smaller loop.vocab_chunk, student.lora_rank, "
+            f"or leave such rows out: data.max_tokens={longest - 1}"
+        )
+    return int(min(sizes))
+
+
+def _fits(run: Run, tokens: int) -> bool:
+    """Whether two micro-batches of the longest rows fit, one after the other.
+
+    The second one meets the gradients of the first; what the optimizer will need is held meanwhile.
+    Weights and random state stay as they are.
+    """
+    rows = longest_rows(run, tokens)
+    before = rng_state()
+    parameters = trained_parameters(run)
+    try:
+        moments = [torch.empty_like(p) for p in parameters for _ in range(_MOMENTS)]
+        with contextlib.closing(loads(run, [rows] * 2, tokens, alone=True)) as shares:
+            for share in shares:
+                batch = share.micro[0].to(run.accelerator.device)
+                run.accelerator.backward((run.objective(batch) * run.weights_M.float()).sum())
+        del moments
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return False
+    finally:
+        run.optimizer.zero_grad()
+        free_memory()
+        restore_rng(before)
+    return True
+
+
+def longest_rows(run: Run, tokens: int) -> list[Example]:
+    """Return as many of the longest rows as one micro-batch of ``tokens`` holds."""
+    ordered = sorted(run.examples, key=lambda e: (-e.num_tokens, e.sample_id, e.trace_index))
+    return divide_step(cut_to_budget(ordered, tokens)[0], 0, 1, tokens)[0]

@@ -1,0 +1,88 @@
+"""What the loop, the loader and the evaluation of one run work with, and how far the run is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from audio_models.load import AudioLM
+from cache_schema import Tape
+from train.batch import Needs
+from train.data import Example
+from train.objective import Objective
+from train.recipe import TrainRecipe
+from train.rundir import RunDir
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything the loop works with.
+
+    Attributes:
+        lm: the student's processor and facts, for building inputs.
+        tape: where rows come from.
+        examples: the rows trained on, in the tape's order.
+        held_out: the rows it is evaluated on.
+        needs: what a batch reads from the tape.
+        objective: student and losses, as ``Accelerator.prepare_model`` returned it.
+        optimizer: likewise.
+        accelerator: device, processes, precision.
+        recipe: the resolved recipe.
+        directory: where results go.
+        total_steps: how long the run is.
+    """
+
+    lm: AudioLM
+    tape: Tape
+    examples: Sequence[Example]
+    held_out: Sequence[Example] = ()
+    needs: Needs
+    objective: Any
+    optimizer: Any
+    accelerator: Accelerator
+    recipe: TrainRecipe
+    directory: RunDir
+    total_steps: int
+
+    @property
+    def unwrapped(self) -> Objective:
+        """The objective itself."""
+        module: Objective = self.accelerator.unwrap_model(self.objective)
+        return module
+
+    @property
+    def weights_M(self) -> Tensor:  # noqa: N802
+        """Every term's weight, float64 [M]."""
+        weights = [term.settings.weight for term in self.unwrapped.terms]
+        return torch.tensor(weights, dtype=torch.float64, device=self.accelerator.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is; a checkpoint keeps it.
+
+    Attributes:
+        done: steps taken.
+        micro_tokens: padded tokens of one forward pass; what did not fit has made it smaller. 0:
+            not chosen yet.
+        best_loss: lowest weighted total on the held-out rows, ``None`` before the first evaluation.
+        best_step: the step it was measured after.
+        since_best: evaluations after it.
+        stopped: the run ended before its last step, for want of improvement.
+    """
+
+    done: int = 0
+    micro_tokens: int
+    best_loss: float | None = None
+    best_step: int = 0
+    since_best: int = 0
+    stopped: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps; ``Progress(**values)`` reads it back."""
+        return asdict(self)
