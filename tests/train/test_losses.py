@@ -46,10 +46,13 @@ def bucketed(divergence, teacher_NV: Tensor, k: int, temperature: float = 1.0):
     return run
 
 
-PAIRS = [
-    (divergences.forward_kl, eager.dense_forward_kl),
-    (divergences.jensen_shannon, eager.dense_jensen_shannon),
+DIVERGENCES = [
+    divergences.forward_kl,
+    divergences.reverse_kl,
+    divergences.jensen_shannon,
+    divergences.total_variation,
 ]
+PAIRS = list(zip(DIVERGENCES, eager.DENSE.values(), strict=True))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
@@ -60,6 +63,59 @@ def test_all_tokens_kept_equals_the_dense_divergence(fast, dense, temperature: f
     expected, expected_grad = both(lambda s: dense(teacher, s, temperature), student)
     torch.testing.assert_close(value, expected, **TOLERANCE)
     torch.testing.assert_close(grad, expected_grad, **TOLERANCE)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize(("fast", "dense"), PAIRS)
+def test_with_k_equal_v_offline_equals_online_to_the_last_digits(
+    fast, dense, temperature: float
+) -> None:
+    """In float64 nothing is left but rounding: the buckets are the vocabulary."""
+    teacher, student = logits(0).double(), logits(1).double()
+    value, grad = both(bucketed(fast, teacher, V, temperature), student)
+    expected, expected_grad = both(lambda s: dense(teacher, s, temperature), student)
+    torch.testing.assert_close(value, expected, atol=1e-12, rtol=1e-11)
+    torch.testing.assert_close(grad, expected_grad, atol=1e-12, rtol=1e-11)
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
+def test_the_generalised_jensen_shannon_divergence(beta: float) -> None:
+    teacher, student = logits(0).double(), logits(1).double()
+    fast = divergences.divergence_of("jsd", beta=beta)
+    value, grad = both(bucketed(fast, teacher, V), student)
+    expected, expected_grad = both(
+        lambda s: eager.dense_jensen_shannon(teacher, s, 1.0, beta), student
+    )
+    torch.testing.assert_close(value, expected, atol=1e-12, rtol=1e-11)
+    torch.testing.assert_close(grad, expected_grad, atol=1e-12, rtol=1e-11)
+
+
+def test_the_generalised_divergence_tends_to_the_forward_kl() -> None:
+    teacher, student = logits(0).double(), logits(1).double()
+    value, _ = both(bucketed(divergences.divergence_of("jsd", beta=1e-6), teacher, V), student)
+    expected = eager.dense_forward_kl(teacher, student, 1.0)
+    # the next order of beta
+    torch.testing.assert_close(value / 1e-6, expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", divergences.DIVERGENCE_NAMES)
+def test_kl_keeps_its_gradients_scale_and_the_bounded_ones_their_bounds(name: str) -> None:
+    teacher, student = logits(0).double(), logits(1).double()
+    value, _ = both(bucketed(divergences.divergence_of(name, 3.0), teacher, V), student)
+    factor = 9.0 if name in ("kl", "reverse_kl") else 1.0
+    torch.testing.assert_close(value, factor * eager.DENSE[name](teacher, student, 3.0))
+
+
+def test_a_tail_recorded_as_nothing_keeps_the_reverse_kl_finite() -> None:
+    leaf = logits(1).requires_grad_()
+    ids = torch.tensor([[3]]).expand(N, 1)
+    p = vocabulary.teacher_buckets(torch.zeros(N, 1), torch.zeros(N))
+    value = divergences.reverse_kl(p, vocabulary.student_buckets(leaf, ids))
+    value.sum().backward()
+    assert torch.isfinite(value).all()
+    assert torch.isfinite(leaf.grad).all()
+    # to give the tail less costs less
+    assert (leaf.grad[:, 3] < 0).all()
 
 
 @pytest.mark.parametrize(("fast", "dense"), PAIRS)
@@ -80,16 +136,18 @@ def test_buckets_equal_explicit_buckets_and_bound_the_divergence_below(fast, den
     assert (value >= 0).all()
 
 
-@pytest.mark.parametrize("divergence", [divergences.forward_kl, divergences.jensen_shannon])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_teacher_itself_costs_nothing(divergence, temperature: float) -> None:
     teacher = logits(0)
     value, grad = both(bucketed(divergence, teacher, K, temperature), teacher)
     torch.testing.assert_close(value, torch.zeros(N), atol=1e-6, rtol=0)
+    if divergence is divergences.total_variation:
+        return  # it has a kink there
     torch.testing.assert_close(grad, torch.zeros_like(grad), atol=1e-6, rtol=0)
 
 
-@pytest.mark.parametrize("divergence", [divergences.forward_kl, divergences.jensen_shannon])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_tail_logits_get_gradient(divergence) -> None:
     teacher, student = logits(0), logits(1)
     ids, _, _ = recorded(teacher, K)
@@ -106,7 +164,7 @@ def test_a_tail_too_small_for_one_minus_the_sum_keeps_its_digits() -> None:
     assert tail.item() == pytest.approx(math.log((V - 1) * math.exp(-30.0)), rel=1e-5)
 
 
-@pytest.mark.parametrize("divergence", [divergences.forward_kl, divergences.jensen_shannon])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_a_student_vocabulary_with_padding_rows_puts_them_in_the_tail(divergence) -> None:
     teacher, student = logits(0), logits(1, vocab=V + 8)
     value, grad = both(bucketed(divergence, teacher, K), student)
@@ -117,7 +175,7 @@ def test_a_student_vocabulary_with_padding_rows_puts_them_in_the_tail(divergence
     torch.testing.assert_close(both(bucketed(divergence, teacher, K), padded)[0], without)
 
 
-@pytest.mark.parametrize("divergence", [divergences.forward_kl, divergences.jensen_shannon])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_absent_entries_make_no_nan(divergence) -> None:
     teacher = logits(0)
     ids, kept, tail = recorded(teacher, K)

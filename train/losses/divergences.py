@@ -80,7 +80,10 @@ def jensen_shannon(log_p_NB: Tensor, log_q_NB: Tensor, beta: float = 0.5) -> Ten
 
 
 def total_variation(log_p_NB: Tensor, log_q_NB: Tensor) -> Tensor:
-    """Return [N]: ``sum_b |p_b - q_b| / 2`` (f-DISTILL, arXiv 2307.15190); at most 1."""
+    """Return [N]: ``sum_b |p_b - q_b| / 2`` (f-DISTILL, arXiv 2307.15190); at most 1.
+
+    Its gradient does not fade as q nears p: it has a kink there.
+    """
     return (log_p_NB.exp() - log_q_NB.exp()).abs().sum(-1) / 2
 
 
@@ -120,3 +123,7 @@ def divergence_of(name: str, temperature: float = 1.0, beta: float = 0.5) -> Div
         return function(*tempered) * temperature**power
 
     return at_temperature
+
+
+DIVERGENCE_NAMES = tuple(_FUNCTIONS)
+"""Names in a recipe."""

@@ -1,9 +1,14 @@
-"""Readable references over the whole vocabulary: the oracles of the tests, in value and gradient.
+"""Readable references of every term: the oracles of the tests, in value and gradient.
 
-Each forms probabilities outright and needs [N, V] memory several times over.
+Each forms probabilities outright over the whole vocabulary, and needs [N, V] memory several times
+over.
+
+Shapes: N positions, n of one row, V vocabulary, D, E widths.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -21,15 +26,71 @@ def dense_forward_kl(teacher_NV: Tensor, student_NV: Tensor, temperature: float)
     return (p_NV * (p_NV / q_NV).log()).sum(-1)
 
 
-def dense_jensen_shannon(teacher_NV: Tensor, student_NV: Tensor, temperature: float) -> Tensor:
-    """Return [N]: Jensen-Shannon divergence of ``softmax(logits / T)``."""
+def dense_reverse_kl(teacher_NV: Tensor, student_NV: Tensor, temperature: float) -> Tensor:
+    """Return [N]: KL of ``softmax(logits / T)``, student against teacher."""
+    return dense_forward_kl(student_NV, teacher_NV, temperature)
+
+
+def dense_jensen_shannon(
+    teacher_NV: Tensor, student_NV: Tensor, temperature: float, beta: float = 0.5
+) -> Tensor:
+    """Return [N]: Jensen-Shannon divergence, the teacher's share beta in the mixture."""
     p_NV = (teacher_NV / temperature).softmax(-1)
     q_NV = (student_NV / temperature).softmax(-1)
-    m_NV = (p_NV + q_NV) / 2
-    return ((p_NV * (p_NV / m_NV).log()).sum(-1) + (q_NV * (q_NV / m_NV).log()).sum(-1)) / 2
+    m_NV = beta * p_NV + (1 - beta) * q_NV
+    to_p_N = (p_NV * (p_NV / m_NV).log()).sum(-1)
+    to_q_N = (q_NV * (q_NV / m_NV).log()).sum(-1)
+    return beta * to_p_N + (1 - beta) * to_q_N
+
+
+def dense_total_variation(teacher_NV: Tensor, student_NV: Tensor, temperature: float) -> Tensor:
+    """Return [N]: half the sum of ``|p - q|`` of ``softmax(logits / T)``."""
+    p_NV = (teacher_NV / temperature).softmax(-1)
+    q_NV = (student_NV / temperature).softmax(-1)
+    return (p_NV - q_NV).abs().sum(-1) / 2
+
+
+DENSE: Mapping[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "kl": dense_forward_kl,
+    "reverse_kl": dense_reverse_kl,
+    "jsd": dense_jensen_shannon,
+    "tv": dense_total_variation,
+}
+"""Name in a recipe -> (teacher's logits, student's logits, T) -> [N], not multiplied by T^2."""
 
 
 def dense_buckets(probabilities_NV: Tensor, token_ids_NK: Tensor) -> Tensor:
     """Return probabilities [N, K + 1]: those of the tokens, and one minus their sum."""
     kept_NK = probabilities_NV.gather(-1, token_ids_NK)
     return torch.cat([kept_NK, 1 - kept_NK.sum(-1, keepdim=True)], dim=-1)
+
+
+def dense_expected_cross_entropy(p_NV: Tensor, student_NV: Tensor) -> Tensor:
+    """Return [N]: ``-sum_i p_i log q_i``, p any weights: probabilities, or shares of draws."""
+    return -(p_NV * student_NV.softmax(-1).log()).sum(-1)
+
+
+def lens_of_linear_readout(
+    states_ND: Tensor, norm: Callable[[Tensor], Tensor], unembedding_VD: Tensor
+) -> Tensor:
+    """Return [N, V]: states of any layer through the final norm and the unembedding."""
+    return norm(states_ND) @ unembedding_VD.T
+
+
+def cosine_of_each(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
+    """Return [N]: one minus the cosine of each pair of states."""
+    pairs = zip(student_ND, teacher_ND, strict=True)
+    return torch.stack([1 - (s @ t) / (s.norm() * t.norm()) for s, t in pairs])
+
+
+def relative_mse_of_each(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
+    """Return [N]: the squared distance of each pair of states, of the teacher's squared norm."""
+    pairs = zip(student_ND, teacher_ND, strict=True)
+    return torch.stack([((s - t) ** 2).sum() / (t**2).sum() for s, t in pairs])
+
+
+def feature_cka(student_nD: Tensor, teacher_nE: Tensor) -> Tensor:
+    """Return the linear CKA of one row by its definition over features: ``|Y'X|^2 / ...``."""
+    x_nD, y_nE = student_nD - student_nD.mean(0), teacher_nE - teacher_nE.mean(0)
+    shared = (y_nE.T @ x_nD).square().sum()
+    return shared / ((x_nD.T @ x_nD).norm() * (y_nE.T @ y_nE).norm())

@@ -1,0 +1,364 @@
+"""Every term of the objective on a real student, against its readable reference."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import terms_tape
+import tiny_audio_lm
+import torch
+from terms_tape import LAYERS, TEXT_LAYERS
+from torch import Tensor
+
+from audio_models.decoder import decoder_of
+from audio_models.forward import forward_with_states
+from audio_models.load import AudioLM, load_audio_lm
+from cache_schema import Tape, open_tape
+from train.batch import TrainBatch, load_batches
+from train.data import Example
+from train.losses import eager
+from train.needs import resolve_needs
+from train.objective import Objective
+from train.ring import HostBuffer, Readers
+from train.targets import TopKTargets
+from train.terms import StatesAt, Term, check_signals, resolve_terms
+from train.terms_recipe import TERMS, TermsRecipe
+
+VOCABULARY = 270
+NAMES = ("s0", "s3", "s5")
+PAIRED = "1:1,2:2"
+MORE = {
+    "text_lens": {"layers": "1:2,2:4", "divergence": "jsd"},
+    "text_hidden": {"layers": "1:2,2:4"},
+    "acoustic_lens": {"layers": PAIRED},
+    "acoustic_hidden": {"layers": PAIRED, "distance": "cka"},
+    "acoustic_response": {"layers": PAIRED, "distance": "mse"},
+    "acoustic_kl": {"temperature": 2.0},
+    "text_jsd": {"beta": 0.3},
+}
+# float32 sums in another order, of logits of size 10
+TOLERANCE = {"rtol": 2e-4, "atol": 1e-6}
+
+
+def terms_of(tape: Tape, **sections: dict[str, object]) -> tuple[Term, ...]:
+    recipe = TermsRecipe.from_values(sections, "recipe.terms")
+    check_signals(recipe, tape)
+    return resolve_terms(recipe, tape, 2)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> AudioLM:
+    path = tiny_audio_lm.save_omni(tmp_path_factory.mktemp("teacher"), seed=1)
+    return load_audio_lm(str(path), "float32", "cpu")
+
+
+@pytest.fixture(scope="module")
+def tape(tmp_path_factory: pytest.TempPathFactory, student: AudioLM, teacher: AudioLM) -> Tape:
+    """Of the acoustic teacher every token is kept: k = V."""
+    folder = tmp_path_factory.mktemp("tape")
+    return open_tape(terms_tape.write(folder / "tape", student, teacher, k=VOCABULARY))
+
+
+@pytest.fixture
+def model(student_dir: Path) -> AudioLM:
+    return load_audio_lm(str(student_dir), "float32", "cpu")
+
+
+@pytest.fixture(scope="module")
+def every_term(tape: Tape) -> tuple[Term, ...]:
+    sections = {name: {"weight": 1.0, **MORE.get(name, {})} for name in TERMS}
+    return terms_of(tape, **sections, **{"acoustic_kl-second": {"weight": 1.0, "source": "second"}})
+
+
+def load(
+    lm: AudioLM, tape: Tape, terms: tuple[Term, ...], shares: Sequence[Sequence[str]]
+) -> list[TrainBatch]:
+    rows = [Example(sample_id=name, trace_index=0, num_tokens=1) for name in NAMES]
+    needs = resolve_needs(lm, tape, terms, rows)
+    buffer = HostBuffer()
+    with Readers() as readers:
+        batches = load_batches(
+            lm, tape, [[(name, 0) for name in share] for share in shares], needs, buffer, readers
+        )
+        buffer.wait()
+    return batches
+
+
+def objective(lm: AudioLM, terms: tuple[Term, ...], chunk: int = 16) -> Objective:
+    torch.manual_seed(0)
+    widths = {"textual": terms_tape.TEACHER_WIDTH, "acoustic": lm.width, "second": lm.width}
+    return Objective(lm.model, terms, lm.width, widths, chunk)
+
+
+def gradients(module: Objective, value: Tensor) -> dict[str, Tensor]:
+    module.zero_grad()
+    value.backward(retain_graph=True)
+    return {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
+
+
+def compare(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    assert one.keys() == other.keys()
+    largest = max(float(each.abs().max()) for each in other.values())
+    for name, each in one.items():
+        # of small gradients the digits of the large ones they are sums of
+        torch.testing.assert_close(each, other[name], rtol=1e-3, atol=1e-5 * max(largest, 1e-3))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Online:
+    """Student and teacher in memory: what an online distillation of the same rows has."""
+
+    logits: Tensor
+    teacher_logits: Tensor
+    student: dict[StatesAt, dict[int, Tensor]]
+    teacher: dict[StatesAt, dict[int, Tensor]]
+    rows: list[int]
+    audio_rows: list[int]
+
+
+def forward(lm: AudioLM, batch: TrainBatch) -> tuple[Tensor, dict[StatesAt, dict[int, Tensor]]]:
+    audio = batch.audio
+    out = forward_with_states(lm.model, audio.inputs, LAYERS, audio.predict_positions)
+    found: dict[StatesAt, dict[int, Tensor]] = {}
+    for at_audio, positions in ((True, audio.audio_positions), (False, audio.predict_positions)):
+        found[StatesAt("acoustic", at_audio)] = {
+            layer: torch.cat([row[where] for row, where in zip(states, positions, strict=True)])
+            for layer, states in out.states.items()
+        }
+    return out.logits_NV, found
+
+
+def online(lm: AudioLM, teacher: AudioLM, batch: TrainBatch) -> Online:
+    with torch.no_grad():
+        teacher_logits, teacher_states = forward(teacher, batch)
+    logits, states = forward(lm, batch)
+    return Online(
+        logits=logits,
+        teacher_logits=teacher_logits,
+        student=states,
+        teacher=teacher_states,
+        rows=[len(each) for each in batch.audio.predict_positions],
+        audio_rows=[len(each) for each in batch.audio.audio_positions],
+    )
+
+
+def lens(lm: AudioLM, states_ND: Tensor) -> Tensor:
+    weight = lm.model.get_output_embeddings().weight
+    return eager.lens_of_linear_readout(states_ND, decoder_of(lm.model).norm, weight)
+
+
+def cka_sum(seen: Online) -> Tensor:
+    place = StatesAt("acoustic", True)
+    total = torch.zeros(())
+    for layer in LAYERS:
+        rows = (each[place][layer].split(seen.audio_rows) for each in (seen.student, seen.teacher))
+        for one, other in zip(*rows, strict=True):
+            total = total + len(one) * (1 - eager.feature_cka(one, other))
+    return total / len(LAYERS)
+
+
+def mse_sum(seen: Online) -> Tensor:
+    place = StatesAt("acoustic", False)
+    pairs = [(seen.student[place][n], seen.teacher[place][n]) for n in LAYERS]
+    return torch.stack([eager.relative_mse_of_each(*pair).sum() for pair in pairs]).mean()
+
+
+def lens_sum(lm: AudioLM, teacher: AudioLM, seen: Online) -> Tensor:
+    place = StatesAt("acoustic", False)
+    values = []
+    for layer in LAYERS:
+        with torch.no_grad():
+            said = lens(teacher, seen.teacher[place][layer])
+        values.append(eager.dense_jensen_shannon(said, lens(lm, seen.student[place][layer]), 1.0))
+    return torch.stack(values).mean(0).sum()
+
+
+ONLINE: dict[str, Callable[[AudioLM, AudioLM, TrainBatch, Online], Tensor]] = {
+    "ce": lambda lm, t, batch, seen: eager.dense_cross_entropy(seen.logits, batch.target_ids).sum(),
+    "acoustic_kl": lambda lm, t, batch, seen: (
+        4 * eager.dense_forward_kl(seen.teacher_logits, seen.logits, 2.0).sum()
+    ),
+    **{
+        f"acoustic_{name}": functools.partial(
+            lambda dense, lm, t, batch, seen: dense(seen.teacher_logits, seen.logits, 1.0).sum(),
+            dense,
+        )
+        for name, dense in eager.DENSE.items()
+        if name != "kl"
+    },
+    "acoustic_lens": lambda lm, t, batch, seen: lens_sum(lm, t, seen),
+    "acoustic_hidden": lambda lm, t, batch, seen: cka_sum(seen),
+    "acoustic_response": lambda lm, t, batch, seen: mse_sum(seen),
+}
+
+
+@pytest.mark.parametrize("name", list(ONLINE))
+def test_with_k_equal_v_offline_equals_online(
+    tape: Tape, model: AudioLM, teacher: AudioLM, name: str
+) -> None:
+    """From the tape or from a teacher in memory: the same value, the same gradients."""
+    terms = terms_of(tape, **{name: {"weight": 1.0, **MORE.get(name, {})}})
+    (batch,) = load(model, tape, terms, [NAMES])
+    module = objective(model, terms)
+    (value,) = module(batch)
+    found = gradients(module, value)
+    expected = ONLINE[name](model, teacher, batch, online(model, teacher, batch))
+    torch.testing.assert_close(value, expected, **TOLERANCE)
+    compare(found, gradients(module, expected))
+
+
+def test_three_micro_batches_equal_one_for_every_term(
+    tape: Tape, model: AudioLM, every_term: tuple[Term, ...]
+) -> None:
+    """A token's weight depends on no token it is batched with, nor does padding change anything."""
+    module = objective(model, every_term)
+    (whole,) = load(model, tape, every_term, [NAMES])
+    together = module(whole)
+    parts = [module(each) for each in load(model, tape, every_term, [[n] for n in NAMES])]
+    apart = torch.stack(parts).sum(0)
+    counts = torch.stack(
+        [module.counts(b) for b in load(model, tape, every_term, [[n] for n in NAMES])]
+    )
+    torch.testing.assert_close(counts.sum(0), module.counts(whole))
+    for number, term in enumerate(every_term):
+        torch.testing.assert_close(apart[number], together[number], msg=term.name, **TOLERANCE)
+        compare(gradients(module, apart[number]), gradients(module, together[number]))
+
+
+def test_what_stands_at_ignored_tokens_changes_nothing(
+    tape: Tape, model: AudioLM, every_term: tuple[Term, ...]
+) -> None:
+    """Padding behind a row holds any id; what the losses see is the same to the last bit."""
+    module = objective(model, every_term)
+    (batch,) = load(model, tape, every_term, [NAMES])
+    before = module(batch)
+    inputs = dict(batch.audio.inputs)
+    padding = inputs["attention_mask"] == 0
+    assert padding.any()
+    inputs["input_ids"] = inputs["input_ids"].masked_fill(padding, 7)
+    after = module(replace(batch, audio=replace(batch.audio, inputs=inputs)))
+    assert torch.equal(before, after)
+
+
+def test_the_first_response_token_counts_and_the_last_position_does_not(
+    tape: Tape, model: AudioLM
+) -> None:
+    """Masks are not shifted: token t is judged where it is predicted, one position before it."""
+    terms = terms_of(tape, ce={"weight": 1.0}, acoustic_kl={"weight": 1.0})
+    (batch,) = load(model, tape, terms, [NAMES[:1]])
+    logits = model.model(**batch.audio.inputs, use_cache=False).logits[0]
+    ids = batch.audio.inputs["input_ids"][0]
+    count = len(batch.target_ids)
+    assert torch.equal(ids[-count:], batch.target_ids)
+    ce, kl = objective(model, terms)(batch)
+    judged = logits[-count - 1 : -1]
+    torch.testing.assert_close(ce, eager.dense_cross_entropy(judged, ids[-count:]).sum())
+    first = batch.topk["acoustic"]
+    said = torch.full((count, VOCABULARY), -torch.inf)
+    said.scatter_(1, first.token_ids, first.logprobs)
+    torch.testing.assert_close(kl, eager.dense_forward_kl(said, judged, 1.0).sum(), **TOLERANCE)
+
+
+def gradient_of_logits(lm: AudioLM, terms: tuple[Term, ...], batch: TrainBatch) -> Tensor:
+    """Return the gradient of all terms' sum at the unembedding's bias, one entry a token id."""
+    head = lm.model.get_output_embeddings()
+    head.bias = torch.nn.Parameter(torch.zeros(VOCABULARY))
+    module = objective(lm, terms)
+    module(batch).sum().backward()
+    return head.bias.grad
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, spec in TERMS.items() if spec.signal in ("topk", "lens")]
+)
+def test_tokens_in_the_tail_get_gradient(tape: Tape, model: AudioLM, name: str) -> None:
+    side = name.partition("_")[0]
+    layers = {"layers": PAIRED if side == "acoustic" else "1:2,2:4"} if "lens" in name else {}
+    terms = terms_of(tape, **{name: {"weight": 1.0, **layers}})
+    (batch,) = load(model, tape, terms, [NAMES])
+    source = terms[0].source
+
+    def narrow(topk: TopKTargets) -> TopKTargets:
+        rest = topk.logprobs[:, 4:].exp().sum(-1) + topk.tail
+        return TopKTargets(
+            token_ids=topk.token_ids[:, :4] % 9, logprobs=topk.logprobs[:, :4], tail=rest
+        )
+
+    batch = replace(
+        batch,
+        topk={each: narrow(topk) for each, topk in batch.topk.items()},
+        lens={s: {n: narrow(topk) for n, topk in m.items()} for s, m in batch.lens.items()},
+    )
+    assert source in {**batch.topk, **batch.lens}
+    in_tail = gradient_of_logits(model, terms, batch)[9:]
+    assert (in_tail != 0).all()
+
+
+def test_the_lens_trains_the_layer_it_reads_and_the_readout_if_asked(
+    tape: Tape, model: AudioLM
+) -> None:
+    found = {}
+    for readout in ("trained", "fixed"):
+        section = {"weight": 1.0, "layers": "1:2", "readout": readout}
+        terms = terms_of(tape, text_lens=section)
+        (batch,) = load(model, tape, terms, [NAMES])
+        module = objective(model, terms)
+        (value,) = module(batch)
+        found[readout] = (value.detach(), gradients(module, value))
+        assert all(p.requires_grad for p in decoder_of(model.model).norm.parameters())
+    torch.testing.assert_close(found["trained"][0], found["fixed"][0], rtol=0, atol=0)
+    norm = decoder_of(model.model).norm.weight
+    head = model.model.get_output_embeddings().weight
+    names = {n for n, p in module.named_parameters() if p is norm or p is head}
+    trained, fixed = (found[each][1] for each in ("trained", "fixed"))
+    assert trained.keys() - fixed.keys() == names
+    assert len(names) == 2
+    compare(fixed, {n: g for n, g in trained.items() if n not in names})
+    # layer 1 is read, so block 2 has no part in it
+    assert any("layers.0." in n and float(g.abs().max()) > 0 for n, g in fixed.items())
+    assert not any("model.layers.1." in n for n in fixed)
+
+
+def test_no_more_logits_than_a_chunk_exist(
+    tape: Tape, model: AudioLM, every_term: tuple[Term, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    head = model.model.get_output_embeddings()
+    hook = head.register_forward_hook(
+        lambda _m, _a, output: seen.append(output.numel() // VOCABULARY)
+    )
+    module = objective(model, every_term, chunk=5)
+    (batch,) = load(model, tape, every_term, [NAMES])
+    module(batch).sum().backward()
+    hook.remove()
+    assert max(seen) == 5
+    assert len(batch.target_ids) > 50
+
+
+def test_terms_that_need_nothing_load_nothing(tape: Tape, model: AudioLM) -> None:
+    terms = terms_of(tape, ce={"weight": 1.0}, text_lens={"weight": 1.0, "layers": "2:4"})
+    (batch,) = load(model, tape, terms, [NAMES])
+    assert (batch.topk, batch.sampled, batch.states) == ({}, {}, {})
+    assert {source: list(layers) for source, layers in batch.lens.items()} == {"textual": [4]}
+
+
+def test_projectors_stand_where_widths_differ_and_the_distance_minds(
+    tape: Tape, model: AudioLM
+) -> None:
+    def names(**section: object) -> list[str]:
+        terms = terms_of(
+            tape,
+            text_hidden={"weight": 1.0, "layers": "1:2,2:4", **section},
+            acoustic_hidden={"weight": 1.0, "layers": PAIRED},
+        )
+        return list(objective(model, terms).projectors)
+
+    both = ["text_hidden-1-2", "text_hidden-2-4"]
+    assert names() == both
+    assert names(distance="cka") == []
+    assert names(distance="cka", projector="linear") == both
+    assert TEXT_LAYERS == (2, 4)
