@@ -8,10 +8,11 @@ Shapes: N rows, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ FINAL_NORMS = ("norm", "ln_f", "final_layernorm", "final_layer_norm", "norm_f", 
 class Decoder:
     """The blocks of a language model, in order, and the norm its unembedding reads through."""
 
-    blocks: Sequence[nn.Module]
+    blocks: nn.ModuleList
     norm: nn.Module
 
 
@@ -46,7 +47,7 @@ def find_decoder(model: nn.Module, num_layers: int) -> Decoder:
         norms = [getattr(module, name) for name in FINAL_NORMS if hasattr(module, name)]
         for child in module.children():
             if isinstance(child, nn.ModuleList) and len(child) == num_layers and norms:
-                found += [Decoder(blocks=list(child), norm=norms[0])]
+                found += [Decoder(blocks=child, norm=norms[0])]
     if len(found) != 1:
         raise ModelError(
             f"{type(model).__name__}: expected one list of {num_layers} blocks with a final norm "
@@ -61,8 +62,13 @@ def decoder_of(model: Any) -> Decoder:
     Raises:
         ModelError: they cannot be told.
     """
-    layers = int(model.config.get_text_config().num_hidden_layers)
-    return find_decoder(model.get_decoder(), layers)
+    if model not in _FOUND:  # looking for it takes as long as reading a hundred positions
+        layers = int(model.config.get_text_config().num_hidden_layers)
+        _FOUND[model] = find_decoder(model.get_decoder(), layers)
+    return _FOUND[model]
+
+
+_FOUND: WeakKeyDictionary[Any, Decoder] = WeakKeyDictionary()
 
 
 def lens_logits(model: Any, states_ND: Tensor) -> Tensor:

@@ -42,6 +42,14 @@ def flatten_positions(positions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.repeat_interleave(torch.arange(len(positions)), counts), torch.cat(list(positions))
 
 
+def _sent(indices: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return (rows, columns) on the device; CUDA is not waited for."""
+    if device.type == "cuda":
+        rows, columns = (index.pin_memory() for index in indices)
+        return rows.to(device, non_blocking=True), columns.to(device, non_blocking=True)
+    return indices[0].to(device), indices[1].to(device)
+
+
 def forward_with_states(
     model: Any,
     inputs: Mapping[str, Tensor],
@@ -61,11 +69,13 @@ def forward_with_states(
         state_positions: for each row the input positions whose states are kept, taken from a layer
             as it is computed, so that the rest of it is freed at once; all by default.
     """
-    rows, columns = flatten_positions(logit_positions)
+    rows, columns = _sent(flatten_positions(logit_positions), inputs["input_ids"].device)
     blocks = decoder_of(model).blocks
     states: dict[int, Tensor] = {}
     readouts: list[Tensor] = []
-    kept_at = None if state_positions is None else flatten_positions(state_positions)
+    kept_at = None
+    if state_positions is not None:
+        kept_at = _sent(flatten_positions(state_positions), inputs["input_ids"].device)
     with (
         _keep_states(blocks, layers, states, kept_at),
         _cut_readout(model.get_output_embeddings(), rows, columns, readouts, unembed_now),
@@ -83,7 +93,7 @@ def unembed(model: Any, readout_ND: Tensor) -> Tensor:
 
 @contextmanager
 def _keep_states(
-    blocks: Sequence[Any],
+    blocks: Any,
     layers: Sequence[int],
     states: dict[int, Tensor],
     kept_at: tuple[Tensor, Tensor] | None,
@@ -96,7 +106,7 @@ def _keep_states(
 
     def keep(layer: int, states_BTD: Tensor) -> None:
         if kept_at is not None:
-            rows, columns = (index.to(states_BTD.device) for index in kept_at)
+            rows, columns = (index.to(states_BTD.device) for index in kept_at)  # if it is split
             states_BTD = states_BTD[rows, columns]
         states[layer] = states_BTD
 

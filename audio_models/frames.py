@@ -97,6 +97,7 @@ class FrameModel(Protocol):
         shape: what it has to give.
         module: the torch module, in evaluation mode.
         max_audio_s: seconds the front end hears at once; infinite where it has no window.
+        window_s: seconds that every recording is filled up to; 0 where it is taken as it is.
         may_pad: whether recordings of different lengths may share a batch: what the model says of
             one does not depend on the padding beside it.
     """
@@ -105,6 +106,7 @@ class FrameModel(Protocol):
     shape: FrameShape
     module: Any
     max_audio_s: float
+    window_s: float
     may_pad: bool
 
     @property

@@ -34,3 +34,10 @@ class FrontEnd(Protocol):
     def sample_rate_hz(self) -> int: ...  # noqa: D102
     @property
     def max_audio_s(self) -> float: ...  # noqa: D102
+
+
+def window_s(front: FrontEnd) -> float:
+    """Return the seconds of the windows a recording is filled up to, 0 where there are none."""
+    extractor = getattr(front.processor, "feature_extractor", None)
+    samples = getattr(extractor, "n_samples", 0)
+    return 0.0 if front.family.variable_frames else float(samples / front.sample_rate_hz)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from audio_models.blocks import Blocks
 from audio_models.families import Family, family_of
 from audio_models.features import Encoded, encode_audio
 from audio_models.frames import FrameBatch, FrameOutputs, FrameShape
+from audio_models.front_end import window_s
 from audio_models.load import (
     architecture_of,
     check_dtype,
@@ -50,6 +51,7 @@ class AudioTower:
         shape: its blocks and width.
         module: the tower, in evaluation mode.
         max_audio_s: seconds the front end hears; infinite where it takes as many windows as needed.
+        window_s: seconds of the windows a recording is filled up to, 0 where there are none.
         may_pad: recordings of different lengths may share a batch.
         processor: the whole model's processor.
         tokenizer: the processor's tokenizer; the processor wants a placeholder with its audio.
@@ -69,7 +71,12 @@ class AudioTower:
     layout: TowerLayout
     audio_token_id: int
     sample_rate_hz: int
+    window_s: float = field(init=False)
     may_pad: bool = True
+
+    def __post_init__(self) -> None:
+        """Find out what recordings are filled up to."""
+        self.window_s = window_s(self)
 
     @property
     def device(self) -> torch.device:

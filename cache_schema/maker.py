@@ -130,9 +130,11 @@ def refuse_other_maker(recorded: GroupInfo, offered: GroupInfo) -> None:
     if differing:
         told = [(key, *apart(old.get(key), new.get(key), MAX_TOLD)) for key in differing]
         lines = "\n".join(f"  {key}: tape {one}, now {two}" for key, one, two in told)
+        named = recorded.kind == AUDIO_SOURCE
+        or_name = ", or record another teacher under a name of its own (acoustic.name)" * named
         raise ProvenanceError(
             f"{recorded.group!r} was recorded differently:\n{lines}\n"
-            "Use the same settings to continue, or another --out."
+            f"Use the same settings to continue, or another --out{or_name}."
         )
 
 

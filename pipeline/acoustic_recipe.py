@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cache_schema.codecs.sampled import MAX_DRAWS
 from cache_schema.errors import UsageError
 from cache_schema.recipes import one_of
-from cache_schema.types import AUDIO_SOURCE
+from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
 
 PARTS = ("auto", "audio_tower")
 STATES_AT = ("audio", "response", "both")
@@ -19,6 +19,9 @@ LANGUAGE_MODEL_ONLY = ("states_at", "lens", "lens_top_k", "draws")
 
 FRAMES_ONLY = ("chunk_s", "embedding")
 """Settings that the language model of an audio language model has no use for."""
+
+TAKEN = ("samples", "descriptions", "heard", TEXT_SOURCE)
+"""Names of groups that hold something else."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 
@@ -70,9 +73,10 @@ class AcousticRecipe:
         one_of("acoustic.states_at", self.states_at, STATES_AT)
         one_of("acoustic.embedding", self.embedding, EMBEDDINGS)
         one_of("acoustic.device", self.device.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
-        if not _NAME.fullmatch(self.name):
+        if not _NAME.fullmatch(self.name) or self.name in TAKEN or self.name.startswith("heard_"):
             raise UsageError(
-                f"acoustic.name {self.name!r}: expected a-z, 0-9 and _, a letter first"
+                f"acoustic.name {self.name!r}: expected a-z, 0-9 and _, a letter first, and none "
+                f"of the tape's own names ({', '.join(TAKEN)}, heard_...)"
             )
         for name in ("batch_size", "top_k", "draws", "chunk_s"):
             if not getattr(self, name) >= 0:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cache_schema.prepare import RowError
 from cache_schema.rows import Row, hidden_row, lens_row, sampled_row, topk_row
 from cache_schema.types import IntArray, Lens, Sampled, TopK
 from pipeline.teachers.base import TokenSignals
@@ -46,6 +47,9 @@ def add_signals(
         index: number of the response.
         signals: of its tokens.
         lens_layers: the layers of its lens.
+
+    Raises:
+        RowError: tokens were drawn from no distribution.
     """
     target_ids = signals.target_ids
     if signals.topk is not None:
@@ -55,6 +59,8 @@ def add_signals(
         lens = Lens(target_ids=target_ids, layers=lens_layers, **vars(signals.lens))
         recorded.add("lens", lens_row(sample_id, index, lens))
     if signals.drawn_ids is not None:
+        if (signals.drawn_ids < 0).any():
+            raise RowError("tokens were drawn from logits that are not finite")
         drawn = counted(target_ids, signals.drawn_ids)
         recorded.add("sampled", sampled_row(sample_id, index, drawn))
     if signals.states:

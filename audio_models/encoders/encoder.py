@@ -49,10 +49,12 @@ class AudioEncoder:
     fold: Callable[[Tensor], Tensor] | None = None
     may_pad: bool = True
     max_audio_s: float = field(init=False)
+    window_s: float = field(init=False)
 
     def __post_init__(self) -> None:
         """Take over what the front end can hear."""
         self.max_audio_s = self.front.max_audio_s
+        self.window_s = self.front.max_audio_s if self.front.window else 0.0
 
     @property
     def device(self) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -33,7 +33,7 @@ class Capacity:
 
     items: int
     seconds: float | None
-    _peaks: list[float] = field(default_factory=list)
+    _peak: float = 0.0
 
     @classmethod
     def of(cls, batch_size: int) -> Capacity:
@@ -49,11 +49,12 @@ class Capacity:
 
     def halve(self, count: int, longest_s: float, title: str) -> None:
         """Take half of a pass that did not fit, from now on, and say so."""
-        self.items = max(1, count // 2)
-        if self.seconds is not None:
+        if self.seconds is None:
+            self.items = min(self.items, max(1, count // 2))
+        else:
             self.seconds = min(self.seconds, count * longest_s / 2)
-        self._peaks.append(1.0)
-        say(f"{title}: out of memory with {count} items a pass, now {self.items}")
+        self._peak = 1.0  # it does not grow again
+        say(f"{title}: out of memory with {count} items a pass, from now on {self.told()}")
 
     def saw(self, count: int, longest_s: float, used: float | None) -> None:
         """Grow where a full pass left room.
@@ -65,8 +66,8 @@ class Capacity:
         """
         if self.seconds is None or used is None:
             return
-        self._peaks.append(used)
-        if max(self._peaks) < GROWS_BELOW and count * longest_s > self.seconds / 2:
+        self._peak = max(self._peak, used)
+        if self._peak < GROWS_BELOW and count * longest_s > self.seconds / 2:
             self.seconds *= 2
 
     def told(self) -> str:

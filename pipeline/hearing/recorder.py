@@ -6,13 +6,14 @@ are written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from cache_schema import TapeRow
-from cache_schema.errors import AudioError
+from cache_schema.errors import AudioError, ModelError, TokenizerMismatchError
 from cache_schema.prepare import RowError
 from cache_schema.questions import question_text
 from cache_schema.types import SAMPLE_RATE_HZ, IntArray
@@ -28,8 +29,12 @@ from pipeline.teachers.acoustic import AcousticTeacher, Item, Told
 WINDOW = 128
 """Samples sorted by length together: little padding, and shards stay near the dataset's order."""
 
-_BROKEN = (RuntimeError, MemoryError)
-"""What running out of memory may be, besides its own error."""
+BROKE, OUT_OF_MEMORY = "teacher broke", "out of memory"
+_BROKEN = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
+"""What a model raises on a recording it cannot take, or when it cannot go on at all."""
+
+MAX_BREAKS = 3
+"""Samples in a row that the teacher breaks on, each alone, after which it cannot go on."""
 
 
 @dataclass(kw_only=True)
@@ -87,11 +92,13 @@ class Recorder:
     progress: Counter
     _flying: tuple[Batch, Any] | None = None
     _finished: int = 0
+    _breaks: int = 0
 
     def record(self, rows: Sequence[TapeRow]) -> None:
         """Record samples; what cannot be heard or is not finite counts as failed.
 
         Raises:
+            ModelError: the teacher broke on ``MAX_BREAKS`` samples in a row.
             QuarantineError: too many samples failed.
         """
         with ThreadPoolExecutor(max_workers=1) as ahead:
@@ -104,7 +111,6 @@ class Recorder:
             if waiting is not None:
                 self._fly(waiting[0], waiting[1].result())
             self._land()
-            self._tell()
 
     def _tell(self) -> None:
         if self._finished:
@@ -136,12 +142,7 @@ class Recorder:
         ]
 
     def _build(self, batch: Batch) -> Any:
-        try:
-            return self.teacher.build([item for _, item in batch])
-        except AudioError as error:
-            return Unread(reason="audio", detail=str(error))
-        except MemoryError:
-            return Unread(reason="out of memory", detail=_size_of(batch))
+        return _or_unread(batch, lambda: self.teacher.build([item for _, item in batch]))
 
     def _fly(self, batch: Batch, built: Any) -> None:
         """Launch a pass, then land the one before."""
@@ -153,23 +154,19 @@ class Recorder:
         self._flying = batch, flight
 
     def _launch(self, batch: Batch, built: Any) -> Any:
-        while True:
-            try:
-                return self.teacher.launch(built)
-            except _BROKEN as error:
-                if not is_out_of_memory(error):
-                    raise
-            release()  # outside the handler: the pass's tensors live as long as its error
-            if self._flying is None:
-                return Unread(reason="out of memory", detail=_size_of(batch))
-            self._land()  # what is on its way holds memory too; try again without it
+        flight = _or_unread(batch, partial(self.teacher.launch, built))
+        if isinstance(flight, Unread) and flight.reason == OUT_OF_MEMORY and self._flying:
+            self._land()  # what is on its way holds memory too: try again without it
+            flight = _or_unread(batch, partial(self.teacher.launch, built))
+        return flight
 
     def _split(self, batch: Batch, unread: Unread) -> None:
         """Hear the halves of a batch that could not be heard, down to the item that spoils it."""
+        self._land()  # items of one sample stay in order
         if len(batch) == 1:
-            self._fail(batch[0][0], unread.reason, unread.detail)
+            self._fail(batch[0][0], unread)
             return
-        if unread.reason == "out of memory":
+        if unread.reason == OUT_OF_MEMORY:
             longest_s = max(item.length_s for _, item in batch)
             self.capacity.halve(len(batch), longest_s, self.title)
         middle = len(batch) // 2
@@ -177,23 +174,35 @@ class Recorder:
             self._fly(half, self._build(half))
 
     def _land(self) -> None:
-        if self._flying is None:
-            return
-        (batch, flight), self._flying = self._flying, None
-        told = self.teacher.land(flight)
-        longest_s = max(item.length_s for _, item in batch)
-        self.capacity.saw(len(batch), longest_s, memory_used(self.teacher.device))
-        for (waiting, _), one in zip(batch, told, strict=True):
-            waiting.told.append(one)
-            self._count(waiting)
+        """Take what is on its way; what cannot be landed is heard again in halves."""
+        while self._flying is not None:
+            (batch, flight), self._flying = self._flying, None
+            told = _or_unread(batch, partial(self.teacher.land, flight))
+            if isinstance(told, Unread):
+                self._split(batch, told)
+                continue
+            self._breaks = 0
+            longest_s = max(item.length_s for _, item in batch)
+            self.capacity.saw(len(batch), longest_s, memory_used(self.teacher.device))
+            for (waiting, _), one in zip(batch, told, strict=True):
+                waiting.told.append(one)
+                self._count(waiting)
         self._tell()
 
-    def _fail(self, waiting: Waiting, reason: str, detail: str) -> None:
+    def _fail(self, waiting: Waiting, unread: Unread) -> None:
+        row = waiting.row
         if not waiting.failed:
             waiting.failed = True
-            row = waiting.row
-            self.failures.add(row.sample_id, row.row_index, reason, detail)
+            self.failures.add(row.sample_id, row.row_index, unread.reason, unread.detail)
         self._count(waiting)
+        self._breaks = self._breaks + 1 if unread.reason == BROKE else 0
+        if self._breaks == MAX_BREAKS:
+            raise ModelError(
+                f"{self.title}: the teacher broke on {MAX_BREAKS} samples in a row, each alone, "
+                f"last on {row.sample_id!r} (row {row.row_index}): {unread.detail}\n"
+                "What was heard is on the tape; mend the teacher (another dtype, device or model) "
+                "and run the same command again."
+            )
 
     def _count(self, waiting: Waiting) -> None:
         """One item less to come; the last one finishes its sample."""
@@ -209,6 +218,23 @@ class Recorder:
         except RowError as error:
             self.failures.add(row.sample_id, row.row_index, "signals", str(error))
         waiting.told.clear()
+
+
+def _or_unread(batch: Batch, action: Callable[[], Any]) -> Any:
+    """Return what an action on a batch gives, or why it could not be done."""
+    try:
+        return action()
+    except AudioError as error:
+        return Unread(reason="audio", detail=str(error))
+    except TokenizerMismatchError as error:
+        return Unread(reason="other token ids", detail=str(error))
+    except _BROKEN as error:
+        told = (str(error).splitlines() or [""])[0]
+        unread = Unread(reason=BROKE, detail=f"{type(error).__name__}: {told}")
+        if is_out_of_memory(error):
+            unread = Unread(reason=OUT_OF_MEMORY, detail=_size_of(batch))
+    release()  # outside the handler: a pass's tensors live as long as its error
+    return unread
 
 
 def _size_of(batch: Batch) -> str:

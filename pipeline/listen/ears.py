@@ -19,7 +19,14 @@ WINDOW_BATCHES = 16
 """Batches sorted by length together: little padding, and shards stay near the dataset's order."""
 
 BROKE, OUT_OF_MEMORY = "listener broke", "out of memory"
-_NO_MEMORY = (OUT_OF_MEMORY, "not enough memory", "can't allocate memory")
+_NO_MEMORY = (
+    OUT_OF_MEMORY,
+    "not enough memory",
+    "can't allocate memory",
+    "alloc_failed",  # of cuBLAS and cuDNN
+    "bad_alloc",
+    "invalid buffer size",  # of MPS
+)
 
 _BROKEN = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
 """What a model raises on a recording it cannot take, or when it cannot go on at all."""

@@ -125,7 +125,7 @@ def _size(config: Any, name: str) -> int:
     raise ModelError(
         f"model {config.name_or_path!r} ({config.model_type}): its configuration has no {name!r}. "
         "Where the model has such a size, add it to config.json; one that has none (a state-space "
-        "model has no attention heads) cannot be a textual teacher"
+        "model has no attention heads) cannot be a teacher here"
     )
 
 

@@ -5,6 +5,7 @@ Shapes: T response tokens, A audio positions, D width; M kept and N predicting p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from audio_models.families import UNLISTED
 from audio_models.forward import forward_with_states
+from audio_models.front_end import window_s as window_s_of
 from audio_models.inputs import AudioBatch, Request, build_inputs
 from audio_models.load import AudioLM
 from audio_models.padding import hears_padding
@@ -26,13 +28,17 @@ from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, IntArray
 from pipeline.teachers.acoustic import Item, Rows, Told
 from pipeline.teachers.base import Entries, TokenSignals, Wanted
-from pipeline.teachers.offload import Offload, pinned_for
+from pipeline.teachers.offload import Offload, pinned_for, sent
 from pipeline.teachers.readout import uniforms
 from pipeline.teachers.token_readout import read_tokens
 from pipeline.token_rows import Recorded, add_signals
 
 TOKENS_A_SECOND = 25.0
-"""Response tokens that take as much of a pass as a second of audio, about."""
+"""Tokens of text that take as much of a pass as a second of audio, about."""
+
+
+CHARACTERS_A_TOKEN = 4.0
+"""Of a question, about."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +83,10 @@ class AudioLMTeacher:
     ) -> list[Item]:
         """Return one item a response; see ``AcousticTeacher``."""
         seconds = len(audio) / SAMPLE_RATE_HZ
+        window_s = window_s_of(self._lm)
+        if window_s:  # what the tower computes, silence included
+            seconds = math.ceil(seconds / window_s) * window_s
+        asked = len(text) / CHARACTERS_A_TOKEN
         return [
             Item(
                 audio=audio,
@@ -84,7 +94,7 @@ class AudioLMTeacher:
                 text=text,
                 response_ids=ids,
                 seed=seed,
-                length_s=seconds + len(ids) / TOKENS_A_SECOND,
+                length_s=seconds + (asked + len(ids)) / TOKENS_A_SECOND,
             )
             for index, (ids, seed) in enumerate(responses)
         ]
@@ -110,6 +120,10 @@ class AudioLMTeacher:
         at_tokens = batch.predict_positions
         if not (wanted.layers or wanted.lens):
             at_tokens = [positions[:0] for positions in at_tokens]
+        is_audio_M = _which(at_audio, at_tokens)
+        audio_A, tokens_N = (  # as numbers, and sent before the pass: a mask would be waited for
+            sent(mask.nonzero().flatten(), self.device) for mask in (is_audio_M, ~is_audio_M)
+        )
         forward = forward_with_states(
             self._lm.model,
             batch.inputs,
@@ -118,12 +132,11 @@ class AudioLMTeacher:
             unembed_now=False,
             state_positions=[torch.cat(pair) for pair in zip(at_audio, at_tokens, strict=True)],
         )
-        is_audio_M = _which(at_audio, at_tokens).to(self.device)
         found: dict[Any, Tensor] = {}
         for layer in self._audio_layers:
-            found["audio", layer] = forward.states[layer][is_audio_M]
+            found["audio", layer] = forward.states[layer][audio_A]
         of_tokens = {
-            layer: forward.states[layer][~is_audio_M] for layer in {*wanted.layers, *wanted.lens}
+            layer: forward.states[layer][tokens_N] for layer in {*wanted.layers, *wanted.lens}
         }
         for layer in wanted.layers:
             found["token", layer] = of_tokens[layer]
@@ -136,8 +149,10 @@ class AudioLMTeacher:
     ) -> dict[Any, Tensor]:
         ids = [_ids_of(item) for item in items]
         numbers = [uniforms(item.seed, 0, len(i)) for item, i in zip(items, ids, strict=True)]
-        target_N = torch.from_numpy(np.concatenate(ids)).to(self.device)
+        target_N = sent(torch.from_numpy(np.concatenate(ids)), self.device)
         uniforms_N = torch.from_numpy(np.concatenate(numbers))
+        if self.device.type == "cuda":
+            uniforms_N = sent(uniforms_N, self.device)
         return dict(
             read_tokens(self._lm.model, readout_ND, states, target_N, uniforms_N, self._wanted)
         )

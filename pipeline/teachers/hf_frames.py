@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from audio_models.frames import FrameBatch, FrameModel, FrameOutputs
+from cache_schema.errors import AudioError
 from cache_schema.rows import hidden_row
 from cache_schema.rows_classes import embedding_row, frame_logits_row, utterance_logits_row
 from cache_schema.signals import AUDIO_ROW
@@ -71,16 +72,28 @@ class FrameTeacher:
     ) -> list[Item]:
         """Return the recording, or its pieces of equal length; it is asked nothing."""
         del text, responses
+        self._check_length(len(audio) / SAMPLE_RATE_HZ)
         edges = window_edges(len(audio), self._chunk_s or float("inf"))
         return [
             Item(
                 audio=audio[start:end],
                 start_s=start / SAMPLE_RATE_HZ,
                 is_first=start == 0,
-                length_s=(end - start) / SAMPLE_RATE_HZ,
+                length_s=self._model.window_s or (end - start) / SAMPLE_RATE_HZ,
             )
             for start, end in pairwise(edges)
         ]
+
+    def _check_length(self, seconds: float) -> None:
+        most = self._model.max_audio_s
+        if self._chunk_s or seconds <= most:
+            return
+        shape = self._model.shape
+        whole = bool(shape.utterance_labels) or self._embedding == HEAD
+        advice = "cut the recording" if whole else f"--set acoustic.chunk_s={most:g} cuts it"
+        raise AudioError(
+            f"{seconds:.3f} s of audio, and {self._model.path} hears {most:g} s at once; {advice}"
+        )
 
     def build(self, items: Sequence[Item]) -> Built:
         """Build the inputs; see ``AcousticTeacher``."""

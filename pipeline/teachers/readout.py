@@ -52,7 +52,7 @@ def draw_tokens(logits_NV: Tensor, uniforms_N: Tensor, draws: int) -> Tensor:
         draws: n.
 
     Returns:
-        int32 [N, n], ascending.
+        int32 [N, n], ascending; -1, which is no id, where the logits are no distribution.
     """
     device = logits_NV.device
     if device.type == "mps":  # has no float64
@@ -62,7 +62,8 @@ def draw_tokens(logits_NV: Tensor, uniforms_N: Tensor, draws: int) -> Tensor:
     offsets_N1 = uniforms_N.to(cumulative_NV.device)[:, None]
     points_Nn = (steps_n + offsets_N1) / draws * cumulative_NV[:, -1:]
     ids_Nn = torch.searchsorted(cumulative_NV, points_Nn, right=True)
-    return ids_Nn.clamp_max(logits_NV.shape[-1] - 1).int().to(device)
+    ids_Nn = ids_Nn.clamp_max(logits_NV.shape[-1] - 1)
+    return ids_Nn.masked_fill(~cumulative_NV[:, -1:].isfinite(), -1).int().to(device)
 
 
 def uniforms(seed: int, first: int, count: int) -> NDArray[np.float64]:

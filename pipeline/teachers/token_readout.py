@@ -52,8 +52,8 @@ def read_tokens(
 def _of_logits(
     logits_NV: Tensor, target_N: Tensor, uniforms_N: Tensor, wanted: Wanted
 ) -> dict[str, Tensor]:
-    logprobs_NV = logits_NV.log_softmax(dim=-1)
-    found = {"target_logprob": logprobs_NV.gather(1, target_N[:, None])[:, 0]}
+    target_logits_N = logits_NV.gather(1, target_N[:, None])[:, 0]
+    found = {"target_logprob": target_logits_N - logits_NV.logsumexp(dim=-1)}
     if wanted.top_k:
         ids, logprobs, tail = top_entries(logits_NV, wanted.top_k)
         found |= {"topk_ids": ids, "topk_logprobs": logprobs, "tail": tail}

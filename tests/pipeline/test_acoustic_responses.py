@@ -35,7 +35,7 @@ def extraction(folder: Path, teacher: Path, layers: str, **settings: Any) -> Ext
     recipe = ExtractRecipe(
         dataset=DatasetRecipe(path=str(dataset)),
         tape=TapeRecipe(out=str(folder / "tape")),
-        acoustic=AcousticRecipe(teacher=str(teacher), layers=layers, top_k=4),
+        acoustic=AcousticRecipe(teacher=str(teacher), layers=layers, top_k=4, batch_size=8),
         **settings,
     )
     run_step("ingest", recipe)
@@ -180,5 +180,7 @@ def test_memory_runs_out_request_by_request(
     ((failed,)) = tape.quarantined
     assert (failed.sample_id, failed.reason) == ("row-2", "out of memory")
     assert "response tokens do not fit, read alone" in failed.detail
-    assert "out of memory with 8 items a pass, now 4" in capsys.readouterr().err
+    assert (
+        "out of memory with 8 items a pass, from now on 4 items a pass" in capsys.readouterr().err
+    )
     assert len(tape["row-0"]["acoustic/topk"].target_ids) > 0

@@ -21,7 +21,14 @@ from audio_models.decoder import find_decoder, logits_of
 from audio_models.inputs import Request, build_inputs
 from audio_models.load import AudioLM, load_audio_lm
 from cache_schema import Tape, TapeRow, open_tape
-from cache_schema.errors import AudioError, ProvenanceError, UsageError
+from cache_schema.errors import (
+    AudioError,
+    ModelError,
+    ProvenanceError,
+    QuarantineError,
+    TokenizerMismatchError,
+    UsageError,
+)
 from cache_schema.questions import question_text
 from cache_schema.validate import validate
 from pipeline.acoustic_recipe import AcousticRecipe
@@ -31,6 +38,7 @@ from pipeline.hearing.batches import GROWS_BELOW, MAX_ITEMS, Capacity, cut
 from pipeline.recipe import DatasetRecipe, ExtractRecipe, FailureRecipe, TapeRecipe
 from pipeline.step import seed_of
 from pipeline.teachers.acoustic import Item
+from pipeline.teachers.hf_acoustic import AudioLMTeacher
 from pipeline.teachers.readout import draw_tokens, uniforms
 
 ROWS = 5
@@ -286,8 +294,101 @@ def test_a_size_that_is_found_doubles_while_there_is_room(
     assert capacity.told() == "128 s of audio a pass"
     capacity.halve(12, 10.0, "acoustic")
     assert capacity.told() == "60 s of audio a pass"
-    assert "out of memory with 12 items a pass, now 6" in capsys.readouterr().err
+    said = "out of memory with 12 items a pass, from now on 60 s of audio a pass"
+    assert said in capsys.readouterr().err
     assert capacity.holds(1, 1e9)
+    assert capacity.holds(60, 1.0), "short ones share a pass as before"
+    capacity.saw(1, 60.0, used=0.1)
+    assert capacity.told() == "60 s of audio a pass", "it does not grow again"
     fixed = Capacity.of(3)
     fixed.saw(3, 10.0, used=0.01)
     assert fixed.told() == "3 items a pass"
+    fixed.halve(2, 10.0, "acoustic")
+    fixed.halve(3, 10.0, "acoustic")  # a batch that was cut before
+    assert fixed.told() == "1 items a pass"
+
+
+@pytest.mark.parametrize("place", ["build", "launch", "land"])
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+        (ValueError("too many values to unpack"), "teacher broke"),
+        (TokenizerMismatchError("token id 300"), "other token ids"),
+    ],
+)
+def test_what_one_recording_breaks_is_lost_alone(
+    tmp_path: Path,
+    acoustic_teacher: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+    error: Exception,
+    reason: str,
+) -> None:
+    recipe = recipe_for(tmp_path, acoustic_teacher, batch_size=2)
+    longest = max(open_tape(recipe.tape.out), key=lambda row: row.num_audio_samples)
+    does = getattr(AudioLMTeacher, place)
+
+    def items_of(argument: Any) -> Sequence[Item]:
+        return argument if place == "build" else getattr(argument, "built", argument).items
+
+    def breaks(self: AudioLMTeacher, argument: Any) -> Any:
+        if any(len(item.audio) == longest.num_audio_samples for item in items_of(argument)):
+            raise error
+        return does(self, argument)
+
+    monkeypatch.setattr(AudioLMTeacher, place, breaks)
+    run_step("acoustic", recipe)
+    tape = open_tape(recipe.tape.out)
+    assert len(tape.recorded("acoustic")) == ROWS - 1
+    (failed,) = tape.quarantined
+    assert (failed.sample_id, failed.reason) == (longest.sample_id, reason)
+
+
+def test_a_teacher_that_cannot_go_on_keeps_what_was_heard(
+    tmp_path: Path, acoustic_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_for(tmp_path, acoustic_teacher, batch_size=1)
+    launch = AudioLMTeacher.launch
+    passes: list[int] = []
+
+    def breaks(self: AudioLMTeacher, built: Any) -> Any:
+        passes.append(1)
+        if len(passes) > 1:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return launch(self, built)
+
+    monkeypatch.setattr(AudioLMTeacher, "launch", breaks)
+    with pytest.raises(ModelError, match="broke on 3 samples in a row, each alone, last on"):
+        run_step("acoustic", recipe)
+    tape = open_tape(recipe.tape.out)
+    assert len(tape.recorded("acoustic")) == 1
+    assert tape.quarantined == []
+    monkeypatch.setattr(AudioLMTeacher, "launch", launch)
+    run_step("acoustic", recipe)
+    assert len(open_tape(recipe.tape.out).recorded("acoustic")) == ROWS
+
+
+def test_draws_of_no_distribution_are_no_record(
+    tmp_path: Path, acoustic_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"top_k": 0, "draws": 4, "layers": "none"}
+    recipe = recipe_for(tmp_path, acoustic_teacher, **settings)
+    load = language_model.load_audio_lm
+
+    def with_a_hole(*arguments: Any) -> AudioLM:
+        lm = load(*arguments)
+        with torch.no_grad():
+            lm.model.get_output_embeddings().weight[3] = torch.nan
+        return lm
+
+    monkeypatch.setattr(language_model, "load_audio_lm", with_a_hole)
+    with pytest.raises(QuarantineError, match="signals"):
+        run_step("acoustic", recipe)
+    assert open_tape(recipe.tape.out).recorded("acoustic") == set()
+
+
+@pytest.mark.parametrize("name", ["samples", "textual", "heard_x", "Whisper", ""])
+def test_names_that_are_the_tapes_own(name: str) -> None:
+    with pytest.raises(UsageError, match=r"acoustic\.name"):
+        AcousticRecipe(name=name)

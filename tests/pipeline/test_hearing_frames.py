@@ -199,7 +199,8 @@ def test_long_recordings_are_refused_or_heard_in_pieces(tmp_path: Path) -> None:
     tape = recorded(other)
     (failed,) = tape.quarantined
     assert (failed.sample_id, failed.reason) == ("r0", "audio")
-    assert "5.0 s of audio" in failed.detail
+    assert "5.000 s of audio, and" in failed.detail
+    assert "hears 4 s at once; --set acoustic.chunk_s=4 cuts it" in failed.detail
 
 
 @pytest.mark.parametrize(
