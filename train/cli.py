@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cache_schema.console import REPORTED, report_error
-from train.recipe import load_train_recipe
+from train.recipe import load_train_recipe, shipped_recipes
 
 app = typer.Typer(
     help="Stage two: train a student from a tape, without its teachers.",
@@ -16,6 +16,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+SHIPPED = shipped_recipes()
+"""Recipes that can be named."""
 
 EXAMPLE = """Example:
 
@@ -35,7 +38,7 @@ def student(
     out: Annotated[Path, typer.Option("--out", help="The run to write or continue.")],
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", help="A TOML file, or a shipped recipe: joint (default), sft."),
+        typer.Option("--recipe", help=f"A TOML file, or {', '.join(SHIPPED)}; default: joint."),
     ] = None,
     assignments: Annotated[
         list[str] | None,

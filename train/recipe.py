@@ -40,6 +40,11 @@ class TrainRecipe:
     logging: LoggingRecipe = field(default_factory=LoggingRecipe)
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """Return the shipped recipes by name, sorted."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.toml"))}
+
+
 def load_train_recipe(recipe: str | None, overrides: Sequence[str]) -> TrainRecipe:
     """Load a recipe file, or a shipped recipe by name.
 
@@ -47,11 +52,11 @@ def load_train_recipe(recipe: str | None, overrides: Sequence[str]) -> TrainReci
         UsageError: no such file or shipped recipe, or a value in it is wrong.
     """
     name = recipe or "joint"
-    shipped = {path.stem: path for path in SHIPPED.glob("*.toml")}
+    shipped = shipped_recipes()
     path = shipped.get(name, Path(name))
     if not path.is_file():
         raise UsageError(
             f"--recipe {name!r}: no such file, and no shipped recipe{nearest(name, shipped)} "
-            f"(shipped: {', '.join(sorted(shipped))})"
+            f"(shipped: {', '.join(shipped)})"
         )
     return load_recipe(TrainRecipe, path, overrides)

@@ -93,4 +93,5 @@ def feature_cka(student_nD: Tensor, teacher_nE: Tensor) -> Tensor:
     """Return the linear CKA of one row by its definition over features: ``|Y'X|^2 / ...``."""
     x_nD, y_nE = student_nD - student_nD.mean(0), teacher_nE - teacher_nE.mean(0)
     shared = (y_nE.T @ x_nD).square().sum()
-    return shared / ((x_nD.T @ x_nD).norm() * (y_nE.T @ y_nE).norm())
+    cka: Tensor = shared / ((x_nD.T @ x_nD).norm() * (y_nE.T @ y_nE).norm())
+    return cka
