@@ -1,7 +1,21 @@
 from __future__ import annotations
 
+import os
+
+import pytest
 from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch is imported: a core for each worker
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A busy machine is not a failure.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file's tests with one worker, and with another's those that share its tapes."""
+    for item in items:
+        shared = "tape_dir" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("tapes" if shared else str(item.path)))
