@@ -48,7 +48,12 @@ def student(
         int | None, typer.Option("--max-steps", help="Stop after this many steps.")
     ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option("--batch-tokens", help="Tokens a step, over all processes.")
+        str | None,
+        typer.Option(
+            "--batch-tokens",
+            metavar="N|auto",
+            help="Tokens a step, over all processes; auto: the recipe's, in passes that fit.",
+        ),
     ] = None,
     lr: Annotated[float | None, typer.Option("--lr", help="Peak learning rate.")] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Order of rows, new weights.")] = None,
@@ -58,9 +63,11 @@ def student(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
 ) -> None:
     """Train a student from a tape; the same command continues a run that was stopped."""
+    auto = batch_tokens == "auto"
     flags = {
         "loop.max_steps": max_steps,
-        "loop.batch_tokens": batch_tokens,
+        "loop.batch_tokens": None if auto else _number(batch_tokens),
+        "loop.micro_tokens": 0 if auto else None,
         "optim.lr": lr,
         "loop.seed": seed,
     }
@@ -72,3 +79,11 @@ def student(
         train_student(Flags(cache=cache, student=model, out=out, resume=resume), resolved)
     except REPORTED as error:
         raise typer.Exit(report_error(error, debug)) from error
+
+
+def _number(text: str | None) -> int | None:
+    if text is None or text.isdecimal():
+        return None if text is None else int(text)
+    raise typer.BadParameter(
+        f"expected a number or auto, got {text!r}", param_hint="--batch-tokens"
+    )

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tiny_audio_lm
 import torch
 from accelerate.state import AcceleratorState
+from forks import Forks
 from tiny_tape import MakeTape, build_tape
 
 from audio_models.load import AudioLM, load_audio_lm
@@ -39,3 +41,10 @@ def student(student_dir: Path) -> AudioLM:
 @pytest.fixture
 def make_tape(tmp_path: Path, student: AudioLM) -> MakeTape:
     return functools.partial(build_tape, tmp_path / "tape", student)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """A clean process that has imported the trainer, for runs in several processes."""
+    with Forks("train_runs") as started:
+        yield started

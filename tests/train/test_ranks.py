@@ -1,0 +1,87 @@
+"""The number of processes, and being killed, change nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from forks import Forks
+from tiny_tape import MakeTape
+from train_runs import Launch, apart, held_out, same_weights, steps, train_apart, train_here
+
+from cache_schema import open_tape
+from train.data import plan_epoch, scan
+from train.heldout import split
+from train.settings import DataRecipe
+
+SUM_ORDER = 1e-6
+"""Sums of float32 in another order. Measured: 3e-7 of gradient norms, 7e-7 of weights' way."""
+
+FLAGS = (
+    "--max-steps", "8", "--lr", "1e-3", "--set", "checkpoints.every=3",
+    "--set", "logging.gradient_norms_every=4",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_processes_change_no_loss_and_no_weight(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path, forks: Forks, ranks: int
+) -> None:
+    tape = make_tape()
+    # steps of two to five rows: of four processes some have none, and none is waited for
+    more = (*FLAGS, "--batch-tokens", "600", "--set", "loop.micro_tokens=150",
+            "--set", "eval.every=4", "--set", "eval.fraction=0.3")  # fmt: skip
+    one, many = (
+        Launch(tape=tape, student=student_dir, out=tmp_path / name, more=more)
+        for name in ("one", "many")
+    )
+    assert train_here(one).exit_code == 0
+    ended, said = train_apart(forks, many, ranks)
+    assert [process.value for process in ended] == [0] * ranks, said
+    for alone, together in zip(
+        steps(one.out) + held_out(one.out), steps(many.out) + held_out(many.out), strict=True
+    ):
+        assert together["tokens"] == alone["tokens"]
+        assert together["loss"] == pytest.approx(alone["loss"], rel=SUM_ORDER)
+        norm = pytest.approx(alone.get("grad_norm", 0.0), rel=5 * SUM_ORDER)
+        assert together.get("grad_norm", 0.0) == norm
+        for name, term in alone["terms"].items():
+            assert together["terms"][name]["count"] == term["count"]
+            value = pytest.approx(term["value"], rel=10 * SUM_ORDER, abs=SUM_ORDER)
+            assert together["terms"][name]["value"] == value
+    assert apart(one.out, many.out, student_dir) < 10 * SUM_ORDER
+
+
+def test_some_processes_had_no_row(make_tape: MakeTape, student: object) -> None:
+    """What the test above relies on."""
+    examples, _ = scan(open_tape(make_tape()), student, DataRecipe(), ())
+    trained, _ = split(examples, 0.3)
+    rows = {len(step) for epoch in range(4) for step in plan_epoch(trained, 600, 0, epoch)}
+    assert min(rows) < 4 <= max(rows)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_killed_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path, forks: Forks, ranks: int
+) -> None:
+    tape = make_tape()
+    more = (*FLAGS, "--batch-tokens", "250", "--set", "eval.every=2", "--set", "eval.fraction=0.3")
+    straight = Launch(tape=tape, student=student_dir, out=tmp_path / "straight", more=more)
+    killed = Launch(
+        tape=tape, student=student_dir, out=tmp_path / "killed", more=more, kill_after=5
+    )
+    assert [process.value for process in train_apart(forks, straight, ranks)[0]] == [0] * ranks
+    ended, _ = train_apart(forks, killed, ranks)
+    assert ended[0].status == -9
+    # no process goes on alone, and none waits for ever
+    assert all(process.value != 0 for process in ended)
+    assert len(steps(killed.out)) == 5
+    again = Launch(
+        tape=tape, student=student_dir, out=tmp_path / "killed", more=(*more, "--resume")
+    )
+    ended, said = train_apart(forks, again, ranks)
+    assert [process.value for process in ended] == [0] * ranks, said
+    assert "continuing after step 3 of 8" in said
+    assert steps(killed.out) == steps(straight.out)
+    assert held_out(killed.out) == held_out(straight.out)
+    assert same_weights(killed.out, straight.out)
