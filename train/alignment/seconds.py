@@ -1,6 +1,6 @@
 """Audio positions of another model, or frames of an encoder, for the student's: by seconds.
 
-Shapes: F teacher positions, A student positions, E overlaps, D width.
+Shapes: F teacher positions, A student positions, E overlaps, C covered student positions.
 """
 
 from __future__ import annotations
@@ -8,9 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cache_schema.types import FloatArray, IntArray
 
@@ -30,15 +28,6 @@ class Resampling:
     teachers: IntArray
     weights: FloatArray
     covered: IntArray
-
-    def apply(self, states_FD: Tensor) -> Tensor:
-        """Return the teacher's states at the student's covered positions, float32 [C, D]."""
-        device = states_FD.device
-        into = torch.from_numpy(np.searchsorted(self.covered, self.students)).to(device)
-        picked = states_FD[torch.from_numpy(self.teachers).to(device)].float()
-        weighted = picked * torch.from_numpy(self.weights).to(device)[:, None]
-        out = torch.zeros(len(self.covered), states_FD.shape[1], device=device)
-        return out.index_add_(0, into, weighted)
 
 
 def by_seconds(teacher_times_s: FloatArray, student_times_s: FloatArray) -> Resampling:
