@@ -245,7 +245,9 @@ def test_no_serving_engine_and_no_datasets_in_the_process(
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=120)
 
 
-def test_a_launcher_starts_two_processes(make_tape: MakeTape, student_dir: Path, tmp_path: Path) -> None:
+def test_a_launcher_starts_two_processes(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
     tape = make_tape()
     more = flags(4, "--set", "loop.micro_tokens=150", "--set", "logging.gradient_norms_every=2")
     assert train(tape, student_dir, tmp_path / "one", *more).exit_code == 0
