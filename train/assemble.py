@@ -17,6 +17,7 @@ from cache_schema import Tape
 from cache_schema.errors import UsageError
 from train.batch import Needs
 from train.data import Example, steps_of_run
+from train.memory import named_shortage
 from train.objective import Objective
 from train.parts import Run
 from train.recipe import TrainRecipe
@@ -101,10 +102,10 @@ def build_run(
         eps=recipe.optim.eps,
     )
     # not wrapped for data parallelism: gradients meet in train.gradients, once all are whole
-    prepared = accelerator.prepare_model(objective, evaluation_mode=True)
+    with named_shortage("moving the student to the device"):
+        prepared = accelerator.prepare_model(objective, evaluation_mode=True)
     if accelerator.num_processes > 1:
-        for tensor in objective.state_dict().values():
-            distributed.broadcast(tensor, src=0)
+        _begin_alike(objective)
     loop, (trained, held_out) = recipe.loop, rows
     return Run(
         lm=lm,
@@ -121,6 +122,15 @@ def build_run(
             trained, loop.batch_tokens, loop.seed, loop.epochs, loop.max_steps
         ),
     )
+
+
+@torch.no_grad()
+def _begin_alike(objective: Objective) -> None:
+    """Give every process the first one's weights."""
+    for tensor in objective.state_dict().values():
+        sent = tensor.contiguous()
+        distributed.broadcast(sent, src=0)
+        tensor.copy_(sent)
 
 
 def parameter_groups(objective: Objective, recipe: OptimRecipe) -> list[dict[str, Any]]:

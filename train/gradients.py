@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from train.batch import TrainBatch
 from train.checkpoint import restore_rng, rng_state
@@ -151,10 +150,10 @@ def sum_gradients(parameters: Sequence[Tensor], num_processes: int) -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     for bucket in _buckets([p.grad for p in shared if p.grad is not None]):
-        flat = _flatten_dense_tensors(bucket)
+        flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
         distributed.all_reduce(flat)
-        for gradient, summed in zip(bucket, _unflatten_dense_tensors(flat, bucket), strict=True):
-            gradient.copy_(summed)
+        for gradient, summed in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            gradient.copy_(summed.view_as(gradient))
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -25,6 +25,7 @@ from train.data import Example, run_plan
 from train.gradients import step_gradients, trained_parameters
 from train.heldout import HeldOut, evaluate
 from train.loads import Feed
+from train.memory import named_shortage
 from train.metrics import HeldOutMetrics, Reporter, StepMetrics, TermValue
 from train.parts import Progress, Run
 from train.schedule import set_learning_rate
@@ -62,7 +63,8 @@ def train_steps(run: Run, progress: Progress, reporter: Reporter | None) -> Prog
             limit = recipe.optim.clip_norm or math.inf
             norm = float(accelerator.clip_grad_norm_(parameters, limit))
             _require_finite(run, step, loss, norm, sums.values_M)
-            run.optimizer.step()
+            with named_shortage(f"step {step}, in the optimizer"):
+                run.optimizer.step()
             run.optimizer.zero_grad()
             spent_s = time.perf_counter() - began_s
             if reporter is not None:

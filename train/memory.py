@@ -7,8 +7,9 @@ gradients, as every term is divided by its count in the whole step.
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
@@ -22,7 +23,7 @@ _PHRASES = ("can't allocate memory", "out of memory")
 
 
 class StudentMemoryError(TeachertapeError):
-    """One row, the smallest pass there is, does not fit the memory."""
+    """The student, or the smallest pass there is, that of one row, does not fit the memory."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -30,6 +31,24 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _PHRASES)
+
+
+@contextlib.contextmanager
+def named_shortage(what: str) -> Iterator[None]:
+    """Give running out of memory where smaller passes would not help its name.
+
+    Raises:
+        StudentMemoryError: instead of the allocator's error.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise StudentMemoryError(
+            f"{what}: out of memory. Weights, gradients and the optimizer's two moments of every "
+            "trained parameter take 16 bytes each; train less: student.lora_rank, student.freeze"
+        ) from error
 
 
 def free_memory() -> None:

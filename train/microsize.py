@@ -57,21 +57,10 @@ def _search(run: Run) -> int:
 
 
 def _fits(run: Run, tokens: int) -> bool:
-    """Whether two micro-batches of the longest rows fit, one after the other.
-
-    The second one meets the gradients of the first; what the optimizer will need is held meanwhile.
-    Weights and random state stay as they are.
-    """
-    rows = longest_rows(run, tokens)
+    """Whether a step of micro-batches of the longest rows fits; it leaves nothing behind."""
     before = rng_state()
-    parameters = trained_parameters(run)
     try:
-        moments = [torch.empty_like(p) for p in parameters for _ in range(_MOMENTS)]
-        with contextlib.closing(loads(run, [rows] * 2, tokens, alone=True)) as shares:
-            for share in shares:
-                batch = share.micro[0].to(run.accelerator.device)
-                run.accelerator.backward((run.objective(batch) * run.weights_M.float()).sum())
-        del moments
+        _try(run, tokens)
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             raise
@@ -81,6 +70,20 @@ def _fits(run: Run, tokens: int) -> bool:
         free_memory()
         restore_rng(before)
     return True
+
+
+def _try(run: Run, tokens: int) -> None:
+    """Pass two micro-batches through the student, forward and backward.
+
+    The second one meets the gradients of the first; what the optimizer will need is held meanwhile.
+    """
+    rows = longest_rows(run, tokens)
+    moments = [torch.empty_like(p) for p in trained_parameters(run) for _ in range(_MOMENTS)]
+    with contextlib.closing(loads(run, [rows] * 2, tokens, alone=True)) as shares:
+        for share in shares:
+            batch = share.micro[0].to(run.accelerator.device)
+            run.accelerator.backward((run.objective(batch) * run.weights_M.float()).sum())
+    del moments
 
 
 def longest_rows(run: Run, tokens: int) -> list[Example]:

@@ -159,6 +159,19 @@ def test_tokens_of_a_batch_are_a_number_or_auto(start: StartRun) -> None:
         assert "batch" in result.output
 
 
+def test_where_smaller_passes_do_not_help_it_has_a_name(
+    start: StartRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", refuse)
+    result = train_here(start("run"))
+    assert result.exit_code == 1
+    assert "step 1, in the optimizer: out of memory." in result.output
+    assert "student.lora_rank, student.freeze" in result.output
+
+
 def test_sizes_are_doubled_until_one_does_not_fit() -> None:
     for memory, found in ((5, 0), (10, 10), (39, 20), (79, 40), (1000, 90)):
         tried: list[int] = []

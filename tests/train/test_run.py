@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 import textwrap
@@ -93,6 +94,26 @@ def test_a_stopped_run_continues_bit_for_bit(
         for name in ("straight", "stopped")
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_from_before_a_setting_existed_goes_on(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tape = make_tape()
+    with monkeypatch.context() as patch:
+        stop_after(patch, 7)
+        assert train(tape, student_dir, tmp_path / "run", *flags(10)).exit_code == 130
+    info = json.loads((tmp_path / "run" / "run.json").read_text())
+    del info["recipe"]["eval"], info["recipe"]["optim"]["schedule"], info["id"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(info))
+    state = tmp_path / "run" / "checkpoints" / "step-00000005" / "state.json"
+    state.write_text(json.dumps({"total_steps": 10, "step": 5}))
+    other = train(tape, student_dir, tmp_path / "run", *flags(10, "--set", "eval.every=3"))
+    assert other.exit_code == 2
+    assert "eval.every: then 0, now 3" in other.output
+    result = train(tape, student_dir, tmp_path / "run", *flags(10))
+    assert result.exit_code == 0, result.output
+    assert "continuing after step 5 of 10" in result.output
 
 
 def test_micro_batches_equal_one_big_batch(
