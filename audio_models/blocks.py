@@ -10,7 +10,7 @@ Shapes: B rows, T positions, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,8 +42,15 @@ class Blocks:
         self._num_layers = num_layers
 
     @contextmanager
-    def read(self, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
-        """Collect the chosen layers, [B, T, D] each, of the one forward pass run inside.
+    def read(
+        self, layers: Collection[int], keep: Callable[[Tensor], Tensor] | None = None
+    ) -> Iterator[dict[int, Tensor]]:
+        """Collect the chosen layers of the one forward pass run inside.
+
+        Args:
+            layers: their numbers.
+            keep: states [B, T, D] -> a copy of those that are kept, run on a layer as soon as it is
+                computed, so that the rest of it can be freed at once; all of them by default.
 
         Raises:
             ModelError: the pass ran another number of blocks.
@@ -54,12 +61,14 @@ class Blocks:
         def before(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             nonlocal calls
             if calls in layers:
-                states[calls] = args[0] if args else kwargs["hidden_states"]
+                layer_BTD = args[0] if args else kwargs["hidden_states"]
+                states[calls] = layer_BTD if keep is None else keep(layer_BTD)
             calls += 1
 
         def after(_module: Any, _args: Any, output: Any) -> None:
             if calls == self._num_layers and calls in layers:
-                states[calls] = output[0] if isinstance(output, tuple) else output
+                layer_BTD = output[0] if isinstance(output, tuple) else output
+                states[calls] = layer_BTD if keep is None else keep(layer_BTD)
 
         handles = []
         for block in self._blocks:
@@ -86,7 +95,7 @@ class Blocks:
             lambda: self._model(input_ids=ids_1T, output_hidden_states=True).hidden_states
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: modules may keep what they made, for training too
     def check_reported(self, run: Callable[[], Sequence[Tensor] | None]) -> None:
         """Compare what is read with the hidden states the model reports itself.
 
@@ -99,26 +108,55 @@ class Blocks:
         """
         with self.read(range(self._num_layers + 1)) as states:
             reported = run()
-        same = reported is not None and len(reported) == self._num_layers + 1
-        if same and reported is not None:
-            same = all(torch.equal(states[n], reported[n]) for n in range(self._num_layers))
-            same = same and self._ends_in(states[self._num_layers], reported[-1])
-        if not same:
-            raise ModelError(
-                f"{type(self._model).__name__}: its blocks' states are not the hidden states that "
-                "the model reports itself; this family cannot be read"
-            )
+        check_same(type(self._model).__name__, states, reported, self.norms)
 
-    def _ends_in(self, last: Tensor, reported: Tensor) -> bool:
-        """Whether the last layer is what is reported, or is that before the final norm."""
-        if torch.equal(last, reported):
-            return True
+    @property
+    def norms(self) -> list[nn.Module]:
+        """The norms outside the blocks; one of them may be the final one."""
         inside = set(self._blocks.modules())
-        norms = [
+        return [
             module
             for module in self._model.modules()
-            if module not in inside
-            and "norm" in type(module).__name__.lower()
-            and getattr(module, "weight", torch.empty(0)).shape == last.shape[-1:]
+            if module not in inside and "norm" in type(module).__name__.lower()
         ]
-        return any(torch.equal(norm(last), reported) for norm in norms)
+
+
+def check_same(
+    name: str,
+    states: Mapping[int, Tensor],
+    reported: Sequence[Tensor] | None,
+    norms: Sequence[nn.Module],
+) -> None:
+    """Compare the states read at all blocks with the hidden states a model reports, bit by bit.
+
+    Args:
+        name: the model's class, for the message.
+        states: layer -> [B, T, D], of all layers.
+        reported: [B, T, D] for each layer, 0 included; the last one may be behind a final norm.
+        norms: the norms that can be meant.
+
+    Raises:
+        ModelError: they differ, so this is a family whose states cannot be read.
+    """
+    last = len(states) - 1
+    same = reported is not None and len(reported) == len(states)
+    if same and reported is not None:
+        same = all(torch.equal(states[layer], reported[layer]) for layer in range(last))
+        same = same and _ends_in(states[last], reported[-1], norms)
+    if not same:
+        raise ModelError(
+            f"{name}: its blocks' states are not the hidden states that the model reports itself; "
+            "this family cannot be read"
+        )
+
+
+def _ends_in(last: Tensor, reported: Tensor, norms: Sequence[nn.Module]) -> bool:
+    """Whether the last layer is what is reported, or is that before the final norm."""
+    if torch.equal(last, reported):
+        return True
+    weights = [getattr(norm, "weight", None) for norm in norms]
+    return any(
+        torch.equal(norm(last), reported)
+        for norm, weight in zip(norms, weights, strict=True)
+        if weight is not None and weight.shape == last.shape[-1:]
+    )

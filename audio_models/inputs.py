@@ -78,8 +78,8 @@ def build_inputs(
             placeholders and features do not match.
         TokenizerMismatchError: a response id is beyond the model's vocabulary.
     """
-    for index, request in enumerate(requests):
-        _check_tokens(lm, request, index)
+    for request in requests:
+        _check_tokens(lm, request)
     audios = prepare_waveforms(
         [request.audio for request in requests],
         model=lm.path,
@@ -92,7 +92,9 @@ def build_inputs(
     _check_placeholders(lm, prompts, encoded.num_frames)
     seconds = [len(audio) / lm.sample_rate_hz for audio in audios]
     if encoded.num_frames is not None and lm.family.seconds_per_token is None:
-        seconds = [n * hop_length(lm) / lm.sample_rate_hz for n in encoded.num_frames]
+        # the last feature frame may reach behind the recording; no position does
+        samples = zip(encoded.num_frames, audios, strict=True)
+        seconds = [min(n * hop_length(lm), len(a)) / lm.sample_rate_hz for n, a in samples]
     responses = [_response(request) for request in requests]
     rows = [torch.cat(pair) for pair in zip(prompts, responses, strict=True)]
     input_ids_BT, mask_BT = _pad(rows, lm.tokenizer.pad_token_id, padding_side)
@@ -132,20 +134,20 @@ def _heard(lm: AudioLM, input_ids_T: Tensor, duration_s: float) -> tuple[Tensor,
     return positions, np.minimum(times_s, duration_s).astype(np.float32)
 
 
-def _check_tokens(lm: AudioLM, request: Request, index: int) -> None:
+def _check_tokens(lm: AudioLM, request: Request) -> None:
     placeholder = placeholder_of(lm)
     # ids made from a chat request never have a special token for what is written in its text
     if placeholder in request.text and not lm.family.chat_ids:
-        raise AudioError(f"row {index}: its text holds the audio placeholder {placeholder!r}")
+        raise AudioError(f"its text holds the audio placeholder {placeholder!r}")
     if request.response_ids is None or len(request.response_ids) == 0:
         return
     if lm.audio_token_id in request.response_ids:
-        raise AudioError(f"row {index}: its response holds the audio placeholder {placeholder!r}")
+        raise AudioError(f"its response holds the audio placeholder {placeholder!r}")
     largest = int(request.response_ids.max())
     if largest >= lm.vocab_size:
         raise TokenizerMismatchError(
-            f"row {index}: its response has token id {largest}, and {lm.path} has {lm.vocab_size} "
-            "ids; responses must be in its own tokenizer"
+            f"its response has token id {largest}, and {lm.path} has {lm.vocab_size} ids; "
+            "responses must be in its own tokenizer"
         )
 
 
@@ -159,11 +161,11 @@ def _check_placeholders(
         if lm.family.tokens_of_frames is not None and num_frames is not None:
             features = lm.family.tokens_of_frames(num_frames[index])
         if features < 1:
-            raise AudioError(f"row {index}: the recording is too short to be heard")
+            raise AudioError("the recording is too short to be heard")
         if placeholders != features:
             raise AudioError(
-                f"row {index}: {placeholders} audio placeholders for {features} audio features; "
-                f"does the chat template of {lm.path} render audio?"
+                f"{placeholders} audio placeholders for {features} audio features; does the chat "
+                f"template of {lm.path} render audio?"
             )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,9 +81,10 @@ def load_audio_lm(model: str, dtype: str = "auto", device: str = "auto") -> Audi
 
     Raises:
         ModelError: nothing there, not an audio language model, no processor or no chat template.
-        UsageError: unknown dtype.
+        UsageError: unknown dtype, or a device that is not there.
     """
     check_dtype(dtype)
+    place = resolve_device(device)
     config = load_config(model)
     architecture = architecture_of(config)
     family = family_of(architecture)
@@ -101,7 +104,7 @@ def load_audio_lm(model: str, dtype: str = "auto", device: str = "auto") -> Audi
         )
     if family.rows_alone is not None:
         family.rows_alone(network)
-    network.to(resolve_device(device))
+    network.to(place)
     return AudioLM(
         path=model,
         model=network,
@@ -152,12 +155,56 @@ def read_dtype(model: str) -> torch.dtype:
 
 
 def resolve_device(device: str) -> torch.device:
-    """Return the torch device; ``auto`` is CUDA where there is one, else MPS, else the CPU."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
+    """Return the torch device; ``auto`` is CUDA where there is one, else MPS, else the CPU.
+
+    Nothing is loaded, so it can be asked before anything is.
+
+    Raises:
+        UsageError: torch knows no such device, or it is not there; what is there is named.
+    """
+    if device == "auto" and torch.cuda.is_available():
         return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if device == "auto":
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    there = _devices()
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(
+            f"device {device!r}: expected auto, {', '.join(there)} ({first_line(error)})"
+        ) from error
+    numbered = f"{found.type}:{found.index or 0}" if found.type == "cuda" else found.type
+    if numbered not in there or (found.type != "cuda" and found.index):
+        raise UsageError(
+            f"device {device!r}: torch finds no such device on this machine; there is "
+            f"{', '.join(there)}"
+        )
+    return found
+
+
+@contextmanager
+def telling_dtype(model: str, dtype: str, device: torch.device) -> Iterator[None]:
+    """Say what a model was tried in where the first pass, run inside, fails.
+
+    Raises:
+        ModelError: the pass failed for another reason than memory.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        advice = "" if dtype == "float32" else "; try float32"
+        raise ModelError(
+            f"model {model!r} cannot compute in {dtype} on {device} ({first_line(error)}){advice}"
+        ) from error
+
+
+def _devices() -> list[str]:
+    """Return the devices that are there."""
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return [*(f"cuda:{index}" for index in range(gpus)), *mps, "cpu"]
 
 
 def load_config(model: str) -> Any:

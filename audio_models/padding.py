@@ -9,10 +9,8 @@ from torch import Tensor
 from audio_models.forward import forward_with_states
 from audio_models.inputs import Request, build_inputs
 from audio_models.load import AudioLM
+from audio_models.moved import moved
 from cache_schema.types import SAMPLE_RATE_HZ
-
-TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""How far padding may move a state, of the largest one: other shapes round otherwise."""
 
 SECONDS = (0.43, 1.57)
 """Below and above one second: some towers take longer ones to pieces of a second."""
@@ -26,8 +24,7 @@ def hears_padding(lm: AudioLM) -> bool:
     ]
     alone = _last_states(lm, requests[:1])
     beside = _last_states(lm, requests)[: len(alone)]
-    allowed = TOLERANCE[alone.dtype] * alone.abs().max()
-    return not bool((alone - beside).abs().max() <= allowed)
+    return moved(alone, beside, alone.dtype)
 
 
 def _noise(seconds: float) -> np.ndarray:

@@ -10,7 +10,7 @@ Shapes: F tower frames of a recording, N of all of them, D width.
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ from audio_models.load import (
     load_network,
     read_dtype,
     resolve_device,
+    telling_dtype,
 )
 from audio_models.processors import (
     audio_extractor,
@@ -36,7 +37,8 @@ from audio_models.processors import (
     load_processor,
     longest_audio_s,
 )
-from audio_models.tower_layouts import TowerLayout
+from audio_models.reported import check_tower_states, second_of_noise
+from audio_models.tower_layouts import TowerCall, TowerLayout
 from audio_models.waveforms import prepare_waveforms
 from cache_schema.errors import AudioError, ModelError
 from cache_schema.types import FloatArray
@@ -75,8 +77,9 @@ class AudioTower:
     may_pad: bool = True
 
     def __post_init__(self) -> None:
-        """Find out what recordings are filled up to."""
+        """Find the blocks, and out what recordings are filled up to."""
         self.window_s = window_s(self)
+        self._blocks = Blocks(self.module, self.shape.num_layers)
 
     @property
     def device(self) -> torch.device:
@@ -106,12 +109,21 @@ class AudioTower:
             self.layout.times_s(count, len(audio) / self.sample_rate_hz)
             for count, audio in zip(num_features, heard, strict=True)
         ]
-        for index, times in enumerate(times_s):
-            if not len(times):
-                raise AudioError(f"row {index}: the recording is too short to be heard")
+        if not all(map(len, times_s)):
+            raise AudioError("the recording is too short to be heard")
         return FrameBatch(
             inputs={**encoded.features, "num_features": num_features}, times_s=times_s
         )
+
+    def check_states(self) -> None:
+        """Compare the states that are read with those the tower reports itself, where it does.
+
+        Raises:
+            ModelError: they differ, so this is a family whose states cannot be read.
+        """
+        batch = self.build([second_of_noise(self.max_audio_s)]).to(self.device)
+        for call in self._calls(batch):
+            check_tower_states(self.module, self.shape.num_layers, call)
 
     def forward(self, batch: FrameBatch, layers: Sequence[int]) -> FrameOutputs:
         """Run a batch that is on the device; only the chosen layers are kept.
@@ -119,18 +131,16 @@ class AudioTower:
         Raises:
             ModelError: the tower ran otherwise than its configuration says.
         """
-        features = {key: value for key, value in batch.inputs.items() if key != "num_features"}
-        calls = self.layout.calls(
-            self.module, features, batch.inputs["num_features"], batch.num_frames
-        )
-        blocks = Blocks(self.module, self.shape.num_layers)
         kept: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-        for call in calls:
-            with blocks.read(layers) as states:
+        for call in self._calls(batch):
+            with self._blocks.read(kept, call.select) as states:
                 self.module(**call.inputs)
-            for layer in layers:
-                kept[layer].append(call.select(states[layer]))
-        joined = {layer: torch.cat(parts) for layer, parts in kept.items()}
+            for layer, states_ND in states.items():
+                kept[layer].append(states_ND)
+        joined = {}
+        for layer in list(kept):
+            parts = kept.pop(layer)  # before the next one is joined, so that none is there twice
+            joined[layer] = parts[0] if len(parts) == 1 else torch.cat(parts)
         expected = (sum(batch.num_frames), self.shape.width)
         for layer, states_ND in joined.items():
             if tuple(states_ND.shape) != expected:
@@ -139,6 +149,12 @@ class AudioTower:
                     f"{tuple(states_ND.shape)}, expected {expected} (frames, width)"
                 )
         return FrameOutputs(states=joined)
+
+    def _calls(self, batch: FrameBatch) -> Iterator[TowerCall]:
+        features = {key: value for key, value in batch.inputs.items() if key != "num_features"}
+        return self.layout.calls(
+            self.module, features, batch.inputs["num_features"], batch.num_frames
+        )
 
 
 def tower_shape(model: str) -> FrameShape:
@@ -152,7 +168,7 @@ def tower_shape(model: str) -> FrameShape:
 
 
 def load_audio_tower(model: str, dtype: str = "auto", device: str = "auto") -> AudioTower:
-    """Load an audio language model on the CPU and keep its audio tower, on the device.
+    """Load an audio language model on the CPU and keep its audio tower, on the device; try it.
 
     Args:
         model: local directory or hub id in transformers' layout.
@@ -160,10 +176,12 @@ def load_audio_tower(model: str, dtype: str = "auto", device: str = "auto") -> A
         device: ``auto``, or a torch device.
 
     Raises:
-        ModelError: the model cannot be loaded, or the family's tower is not known.
-        UsageError: unknown dtype.
+        ModelError: the model cannot be loaded, the family's tower is not known, or its states
+            cannot be read, or it cannot compute in the dtype.
+        UsageError: unknown dtype, or a device that is not there.
     """
     check_dtype(dtype)
+    place = resolve_device(device)
     config = load_config(model)
     layout = _layout(model, config)
     architecture = architecture_of(config)
@@ -177,10 +195,10 @@ def load_audio_tower(model: str, dtype: str = "auto", device: str = "auto") -> A
         module = getattr(module, name)
     del network
     gc.collect()  # models hold themselves in circles, and the rest is most of the memory
-    return AudioTower(
+    tower = AudioTower(
         path=model,
         shape=_shape(model, config, layout),
-        module=module.to(resolve_device(device)),
+        module=module.to(place),
         max_audio_s=longest_audio_s(processor, extractor, family),
         processor=processor,
         tokenizer=processor.tokenizer,
@@ -189,6 +207,9 @@ def load_audio_tower(model: str, dtype: str = "auto", device: str = "auto") -> A
         audio_token_id=placeholder,
         sample_rate_hz=extractor.sampling_rate,
     )
+    with telling_dtype(model, dtype, tower.device):
+        tower.check_states()
+    return tower
 
 
 def _layout(model: str, config: Any) -> TowerLayout:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import create_bidirectional_mask
 
+from audio_models.valid_frames import sent
 from cache_schema.types import FloatArray
 
 
@@ -27,8 +28,8 @@ class TowerCall:
 
     Attributes:
         inputs: its keyword arguments.
-        kept_N: bool, which of its states, [W, S, D] or [N, D] as one row of frames, stand for the
-            recordings; ``None`` for the first ``num_frames``.
+        kept_N: int64 on the device, which of its states, [W, S, D] or [N, D] as one row of frames,
+            stand for the recordings; ``None`` for the first ``num_frames``.
         num_frames: how many those are.
     """
 
@@ -37,9 +38,11 @@ class TowerCall:
     kept_N: Tensor | None = None  # noqa: N815
 
     def select(self, states: Tensor) -> Tensor:
-        """Return the states [num_frames, D] that stand for the recordings."""
+        """Return a copy [num_frames, D] of the states that stand for the recordings."""
         frames_ND = states.reshape(-1, states.shape[-1])
-        return frames_ND[: self.num_frames] if self.kept_N is None else frames_ND[self.kept_N]
+        if self.kept_N is None:
+            return frames_ND[: self.num_frames].clone()
+        return frames_ND[self.kept_N]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +101,11 @@ def _window_mask(num_features: Sequence[int], window: int) -> Tensor:
     return torch.arange(window // 2) < frames_W[:, None]
 
 
+def _numbers(mask: Tensor, device: torch.device) -> Tensor:
+    """Return the numbers of what a mask of the CPU keeps, as one row, on the device."""
+    return sent(mask.flatten().nonzero().flatten(), device)
+
+
 def window_calls(
     _tower: Any,
     inputs: Mapping[str, Any],
@@ -106,8 +114,9 @@ def window_calls(
 ) -> Iterator[TowerCall]:
     """All windows at once; the mask of feature frames goes along where the tower takes one."""
     features_WKT = inputs["input_features"]
-    kept_WS = _window_mask(num_features, features_WKT.shape[-1]).to(features_WKT.device)
-    yield TowerCall(inputs=inputs, kept_N=kept_WS.flatten(), num_frames=sum(num_frames))
+    kept_WS = _window_mask(num_features, features_WKT.shape[-1])
+    kept_N = _numbers(kept_WS, features_WKT.device)
+    yield TowerCall(inputs=inputs, kept_N=kept_N, num_frames=sum(num_frames))
 
 
 def unmasked_window_calls(
@@ -129,15 +138,15 @@ def masked_window_calls(
 ) -> Iterator[TowerCall]:
     """One window a recording; the mask of attention is made outside the tower, as Qwen2-Audio."""
     features_BKT = inputs["input_features"]
-    kept_BS = _window_mask(num_features, features_BKT.shape[-1]).to(features_BKT.device)
+    kept_BS = _window_mask(num_features, features_BKT.shape[-1])
     mask = create_bidirectional_mask(
         config=tower.config,
         inputs_embeds=features_BKT.new_zeros((*kept_BS.shape, 1)),
-        attention_mask=kept_BS.long(),
+        attention_mask=sent(kept_BS.long(), features_BKT.device),
     )
     yield TowerCall(
         inputs={"input_features": features_BKT, "attention_mask": mask},
-        kept_N=kept_BS.flatten(),
+        kept_N=_numbers(kept_BS, features_BKT.device),
         num_frames=sum(num_frames),
     )
 
@@ -166,7 +175,7 @@ def packed_calls_alone(
 
 
 def _packed(rows: Sequence[Tensor], num_frames: int) -> TowerCall:
-    lens = torch.tensor([row.shape[1] for row in rows], device=rows[0].device)
+    lens = sent(torch.tensor([row.shape[1] for row in rows]), rows[0].device)
     inputs = {"input_features": torch.cat(list(rows), dim=1), "feature_lens": lens}
     return TowerCall(inputs=inputs, num_frames=num_frames)
 

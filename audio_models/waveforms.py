@@ -34,32 +34,24 @@ def prepare_waveforms(
     Raises:
         AudioError: a recording is empty, not mono, not finite, too long or too short.
     """
-    return [
-        _prepare(audio, index, model, sample_rate_hz, max_audio_s, min_audio_s)
-        for index, audio in enumerate(audios)
-    ]
+    return [_prepare(audio, model, sample_rate_hz, max_audio_s, min_audio_s) for audio in audios]
 
 
 def _prepare(
-    audio: FloatArray,
-    index: int,
-    model: str,
-    sample_rate_hz: int,
-    max_audio_s: float,
-    min_audio_s: float,
+    audio: FloatArray, model: str, sample_rate_hz: int, max_audio_s: float, min_audio_s: float
 ) -> FloatArray:
     if audio.ndim != 1 or audio.size == 0:
-        raise AudioError(f"row {index}: expected mono samples, got an array of shape {audio.shape}")
+        raise AudioError(f"expected mono samples, got an array of shape {audio.shape}")
     if not np.isfinite(audio).all():
-        raise AudioError(f"row {index}: the recording holds NaN or infinite samples")
+        raise AudioError("the recording holds NaN or infinite samples")
     duration_s = audio.size / SAMPLE_RATE_HZ
     if duration_s > max_audio_s:
         raise AudioError(
-            f"row {index}: {duration_s:.1f} s of audio, and {model} hears {max_audio_s:g} s; "
-            "cut the recording first"
+            f"{_digits(duration_s)} s of audio, and {model} hears {_digits(max_audio_s)} s; cut "
+            "the recording first"
         )
     if duration_s < min_audio_s:
-        raise AudioError(f"row {index}: {audio.size} samples of audio are too short to be heard")
+        raise AudioError(f"{audio.size} samples of audio are too short to be heard")
     if sample_rate_hz == SAMPLE_RATE_HZ:
         return np.ascontiguousarray(audio, dtype=np.float32)
     import torchaudio  # only models at another rate need it
@@ -69,10 +61,16 @@ def _prepare(
     return np.asarray(resampled.numpy(), dtype=np.float32)
 
 
+def _digits(seconds: float) -> str:
+    """Return seconds with as many digits as tell one sample more."""
+    return f"{seconds:.4f}".rstrip("0").rstrip(".")
+
+
 def audio_position_times_s(duration_s: float, num_positions: int) -> FloatArray:
     """Return float32 [A, 2]: position a covers ``[a, a + 1] * duration_s / A`` seconds.
 
-    ``duration_s`` is that of the valid features (frames x hop); the last position ends there.
+    ``duration_s`` is that of the valid features (frames x hop), no more than the recording's; the
+    last position ends there.
     """
     edges = np.linspace(0.0, duration_s, num_positions + 1, dtype=np.float32)
     return np.stack([edges[:-1], edges[1:]], axis=1)

@@ -187,8 +187,11 @@ class BundleNetwork(nn.Module):
         """Return bool [B, F], true for frames behind a recording."""
         if mask_BS is None:
             return None
-        counts = [self._convolutions.num_frames(length) for length in mask_BS.sum(-1).tolist()]
-        counts_B = torch.tensor(counts, device=mask_BS.device)
+        counts_B = mask_BS.sum(-1)  # counted where it is: the host does not wait for it
+        for kernel, stride in zip(
+            self._convolutions.kernels, self._convolutions.strides, strict=True
+        ):
+            counts_B = (counts_B - kernel) // stride + 1
         return torch.arange(num_frames, device=mask_BS.device)[None] >= counts_B[:, None]
 
 

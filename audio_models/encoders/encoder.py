@@ -5,8 +5,9 @@ Shapes: B recordings, F frames, N valid frames of all, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +16,11 @@ from torch import Tensor
 
 from audio_models.blocks import Blocks
 from audio_models.encoders.alone import RowsAlone
-from audio_models.encoders.fronts import FrontEnd
-from audio_models.encoders.heads import HeadReader, join_frames
+from audio_models.encoders.fronts import ROW_LENGTHS, FrontEnd
+from audio_models.encoders.heads import HeadReader
 from audio_models.frames import FrameBatch, FrameOutputs, FrameShape
-from cache_schema.errors import ModelError, UsageError
+from audio_models.valid_frames import ValidFrames
+from cache_schema.errors import UsageError
 from cache_schema.types import FloatArray
 
 
@@ -84,21 +86,23 @@ class AudioEncoder:
             )
         counts = batch.num_frames
         inputs = self.cast(batch)
-        with self._rows(inputs, counts), self.head.listen(), self.blocks.read(layers) as states:
+        valid = ValidFrames.first(counts, self.device)
+
+        def keep(states_BTD: Tensor) -> Tensor:
+            return valid.take(states_BTD if self.fold is None else self.fold(states_BTD))
+
+        with (
+            self._rows(batch),
+            _no_warning_of_masks("attention_mask" in inputs),
+            self.head.listen(),
+            self.blocks.read(layers, keep) as states,
+        ):
             output = self.module(**inputs)
-        if self.fold is not None:
-            states = {layer: self.fold(states_BTD) for layer, states_BTD in states.items()}
-        for states_BFD in states.values():
-            if states_BFD.shape[1] < max(counts):
-                raise ModelError(
-                    f"{self.path}: the encoder made {states_BFD.shape[1]} frames where its "
-                    f"configuration says {max(counts)}"
-                )
         logits, embedding = self.head.utterance(output)
         return FrameOutputs(
-            states={layer: join_frames(states[layer], counts) for layer in layers},
+            states={layer: states[layer] for layer in layers},
             utterance_logits_BC=logits,
-            frame_logits_NC=self.head.frames(output, counts),
+            frame_logits_NC=self.head.frames(output, valid),
             embedding_BE=embedding,
         )
 
@@ -108,10 +112,25 @@ class AudioEncoder:
         return {
             name: value.to(dtype) if value.is_floating_point() else value
             for name, value in batch.inputs.items()
+            if name != ROW_LENGTHS
         }
 
-    def _rows(self, inputs: dict[str, Any], counts: Sequence[int]) -> Any:
+    def _rows(self, batch: FrameBatch) -> Any:
         """Let what hears padding run row by row where a batch has padding."""
-        if self.alone is None or "attention_mask" not in inputs:
+        if self.alone is None or ROW_LENGTHS not in batch.inputs:
             return nullcontext()
-        return self.alone.lengths(inputs["attention_mask"].sum(-1).tolist(), counts)
+        return self.alone.lengths(batch.inputs[ROW_LENGTHS], batch.num_frames)
+
+
+@contextmanager
+def _no_warning_of_masks(padded: bool) -> Iterator[None]:
+    """Silence torch's advice to whoever wrote WavLM's attention, in the pass run inside.
+
+    transformers makes its mask of keys bool and its position bias float; the result is right.
+    """
+    if not padded:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
+        yield

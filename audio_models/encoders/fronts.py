@@ -28,6 +28,11 @@ from audio_models.frames import FrameBatch
 from audio_models.waveforms import prepare_waveforms
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray
 
+ROW_LENGTHS = "row_lengths"
+"""Among the inputs of a batch with padding: the length of each row, a list of numbers on the CPU.
+
+The network does not get it; asking its mask on the device would be waited for."""
+
 
 class FrontEnd(Protocol):
     """What a front end can hear, and how it is fed.
@@ -181,11 +186,10 @@ def frame_times(
     return [np.stack([edge[:-1], edge[1:]], axis=1).astype(np.float32) for edge in edges]
 
 
-def _padded(name: str, rows: Sequence[Tensor]) -> dict[str, Tensor]:
-    inputs = {name: pad_sequence(list(rows), batch_first=True)}
-    lengths = torch.tensor([len(row) for row in rows])
-    if int(lengths.min()) < int(lengths.max()):
-        inputs["attention_mask"] = (
-            torch.arange(int(lengths.max()))[None] < lengths[:, None]
-        ).long()
+def _padded(name: str, rows: Sequence[Tensor]) -> dict[str, Any]:
+    inputs: dict[str, Any] = {name: pad_sequence(list(rows), batch_first=True)}
+    lengths = [len(row) for row in rows]
+    if min(lengths) < max(lengths):
+        heard_BT = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
+        inputs |= {"attention_mask": heard_BT.long(), ROW_LENGTHS: lengths}
     return inputs

@@ -9,21 +9,24 @@
 - ``...ForAudioFrameClassification``: logits of each frame.
 
 Every other class (``...ForCTC``, ``...ForPreTraining``, ``...Model``) gives its encoder alone.
+Where that leaves out a head nobody here knows, such as that of a class of the checkpoint's own, it
+is said (``say_left_out``).
 
 Shapes: B recordings, C classes, E embedding, F frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from audio_models.load import architecture_of
+from audio_models.valid_frames import ValidFrames
+from cache_schema.console import say
 from cache_schema.errors import ModelError
 
 HEADS = {
@@ -33,6 +36,15 @@ HEADS = {
     "ForAudioFrameClassification": "frame",
 }
 """End of a class's name -> kind of its head."""
+
+HEADLESS = ("Model", "Encoder", "ForCTC", "ForPreTraining", "ForConditionalGeneration")
+"""Ends of the names of classes known to have no classes."""
+
+_NOT_READ = (
+    "lm_head.", "quantizer.", "project_", "final_proj.", "label_embeddings_concat", "speaker_proj.",
+    "ctc_proj.", "layer_norm_for_extract.", "decoder.", "proj_out.", "masked_spec_embed",
+)  # fmt: skip
+"""Weights of recognisers and of training, which are left out everywhere and lose no classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +112,28 @@ def read_head(model: str, config: Any) -> Head:
     )
 
 
+def say_left_out(model: str, config: Any, unexpected: Iterable[str]) -> None:
+    """Say which head of a checkpoint is not read, if there is one that is not known.
+
+    Args:
+        model: the checkpoint.
+        config: its configuration.
+        unexpected: names of the weights that the class that was loaded has no place for.
+    """
+    architecture = architecture_of(config)
+    names = [name.removeprefix("model.") for name in unexpected]
+    left = sorted(name for name in names if not name.startswith(_NOT_READ))
+    known = not architecture or architecture.endswith((*HEADS, *HEADLESS))
+    if known and not left:
+        return
+    which = f"{len(left)} weights, such as {left[0]}, are" if left else "no weights are"
+    say(
+        f"{model}: its class {architecture or '(none named)'} has a head that is not known here "
+        f"and is not read; {which} left out. Heads are read of classes that end in "
+        f"{', '.join(HEADS)}"
+    )
+
+
 def count_tdnn_frames(network: Any) -> None:
     """Let an x-vector head count its frames with the dilation of its layers.
 
@@ -154,16 +188,11 @@ class HeadReader:
             return output.logits, pooled
         return None, None
 
-    def frames(self, output: Any, num_frames: Sequence[int]) -> Tensor | None:
+    def frames(self, output: Any, valid: ValidFrames) -> Tensor | None:
         """Return logits [N, C] of all valid frames, where there are."""
         if self._head.kind != "frame":
             return None
-        return join_frames(output.logits, num_frames)
-
-
-def join_frames(values: Tensor, num_frames: Sequence[int]) -> Tensor:
-    """Return the valid frames [N, ...] of values [B, F, ...], recording after recording."""
-    return torch.cat([row[:count] for row, count in zip(values, num_frames, strict=True)])
+        return valid.take(output.logits)
 
 
 def _fewest_frames(config: Any) -> int:

@@ -16,9 +16,7 @@ from audio_models.encoders.pretrained import (
 )
 from audio_models.encoders.probe import check_states, hears_padding
 from audio_models.frames import FrameModel, FrameShape
-from audio_models.load import DTYPES, check_dtype, load_config, resolve_device
-from audio_models.processors import first_line
-from cache_schema.errors import ModelError
+from audio_models.load import DTYPES, check_dtype, load_config, resolve_device, telling_dtype
 
 
 def is_audio_encoder(model: str) -> bool:
@@ -56,23 +54,16 @@ def load_audio_encoder(model: str, dtype: str = "auto", device: str = "auto") ->
     Raises:
         ModelError: nothing there, no acoustic encoder, no feature extractor, weights missing, a
             family whose states cannot be read, or a dtype it cannot compute in.
-        UsageError: unknown dtype.
+        UsageError: unknown dtype, or a device that is not there.
     """
     check_dtype(dtype)
+    place = resolve_device(device)
     if model.startswith(PREFIX):
         encoder = load_bundle(model, DTYPES.get(dtype, torch.float32))
     else:
         encoder = load_pretrained(model, dtype)
-    encoder.module.to(resolve_device(device))
-    try:
+    encoder.may_pad = not hears_padding(encoder)
+    encoder.module.to(place)
+    with telling_dtype(model, dtype, encoder.device):
         check_states(encoder)
-        encoder.may_pad = not hears_padding(encoder)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        advice = "" if dtype == "float32" else "; try float32"
-        raise ModelError(
-            f"model {model!r} cannot compute in {dtype} on {encoder.device} "
-            f"({first_line(error)}){advice}"
-        ) from error
     return encoder

@@ -20,7 +20,7 @@ from audio_models.encoders.fronts import (
     MelFront,
     WaveformFront,
 )
-from audio_models.encoders.heads import Head, HeadReader, count_tdnn_frames, read_head
+from audio_models.encoders.heads import Head, HeadReader, count_tdnn_frames, read_head, say_left_out
 from audio_models.encoders.windows import patch_grid, spectrogram_window, whisper_window
 from audio_models.frames import FrameShape
 from audio_models.load import DTYPES, architecture_of, load_config
@@ -176,6 +176,7 @@ def _load_network(model: str, config: Any, head: Head, dtype: str) -> Any:
             f"model {model!r}: its files lack {len(missing)} weights of a {loader.__name__}, such "
             f"as {missing[0]}; random ones would be recorded in their place"
         )
+    say_left_out(model, config, report["unexpected_keys"])
     return network
 
 

@@ -96,7 +96,11 @@ def whisper_window(model: str, extractor: Any, config: Any) -> WindowFront:
 def spectrogram_window(model: str, extractor: Any, config: Any) -> WindowFront:
     """Return the front end of the Audio Spectrogram Transformer: a column of patches to a frame.
 
-    Mel frames are 10 ms apart, each of 25 ms; a longer recording would be cut in silence.
+    Mel frames are 10 ms apart, each of 25 ms; a longer recording would be cut in silence. Patches
+    begin ``time_stride`` mel frames apart as long as a whole one fits, so the end of a full window
+    has no frame: of the 10.255 s that the published models hear (1024 mel frames, patches of 16,
+    stride 10), the last frame is 10.0 to 10.1 s, its patch hears up to 10.175 s, and what is behind
+    that is heard by nothing.
 
     Raises:
         ModelError: the feature extractor's window or mel bins are not the model's.

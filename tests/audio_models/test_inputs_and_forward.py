@@ -154,7 +154,7 @@ def test_short_features_equal_those_of_the_full_window(
 
 
 def test_audio_beyond_the_window_is_refused(qwen_audio: AudioLM) -> None:
-    with pytest.raises(AudioError, match=r"5\.0 s of audio.*hears 4 s"):
+    with pytest.raises(AudioError, match=r"^5 s of audio.*hears 4 s"):
         build_inputs(qwen_audio, [Request(audio=np.zeros(80_000, np.float32), text="?")])
 
 
