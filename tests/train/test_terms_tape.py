@@ -169,6 +169,28 @@ def test_every_term_trains_at_once_and_is_reported(
     assert "acoustic_hidden-b" in report
 
 
+@pytest.mark.parametrize(
+    "more",
+    ["student.lora_rank=2", "student.activation_checkpointing=true", "student.autocast=bfloat16"],
+)
+def test_the_lens_and_relations_train_however_the_student_is_held(
+    tape_dir: Path, student_dir: Path, tmp_path: Path, more: str
+) -> None:
+    found = []
+    for readout in ("trained", "fixed"):
+        out = tmp_path / readout
+        sets = ("terms.text_lens.weight=1", f"terms.text_lens.readout={readout}", "optim.lr=0.01",
+                "terms.text_hidden.weight=0.1", "terms.text_hidden.distance=cka")  # fmt: skip
+        status, said = train(tape_dir, student_dir, out, *sets, more)
+        assert status == 0, said
+        found.append(
+            [line["terms"]["text_lens"]["value"] for line in read_metrics(out / "metrics.jsonl")]
+        )
+    assert found[0][0] == found[1][0]
+    # adapters leave norm and unembedding as they are: what is not trained cannot be fixed
+    assert (found[0][1] == found[1][1]) == more.startswith("student.lora")
+
+
 def test_frames_are_refused_at_the_start_of_a_run(
     tape_dir: Path, student_dir: Path, tmp_path: Path
 ) -> None:

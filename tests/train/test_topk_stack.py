@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cache_schema.types import TopK
-from train.targets import NO_TOKEN, Place, stack_topk
+from cache_schema.errors import MissingSignalError
+from cache_schema.types import Lens, TopK
+from train.targets import NO_TOKEN, Place, stack_lens, stack_topk
 
 
 def place_of(number: int, k: int, tokens: int) -> Place:
@@ -43,3 +44,31 @@ def test_rows_of_different_k_meet_at_the_narrowest(widths: tuple[int, ...]) -> N
         kept = np.where(expected == NO_TOKEN, -np.inf, topk.logprobs[:, : min(widths)])
         np.testing.assert_array_equal(logprobs[rows], kept)
         start = rows.stop
+
+
+def lens_place(layers: tuple[int, ...]) -> Place:
+    tokens = 3
+    shape = (tokens, len(layers), 2)
+    lens = Lens(
+        target_ids=np.arange(tokens),
+        layers=layers,
+        token_ids=np.arange(np.prod(shape)).reshape(shape),
+        logprobs=np.log(np.full(shape, 0.25, dtype=np.float32)),
+        tail=np.full(shape[:2], 0.5, dtype=np.float32),
+    )
+    row = SimpleNamespace(sample_id="s", signal=lambda name, trace: lens)
+    return Place(row=row, trace_index=0, target_ids=np.arange(tokens))  # type: ignore[arg-type]
+
+
+def test_layers_of_the_lens_are_found_by_number() -> None:
+    places = [lens_place((2, 4, 7)), lens_place((4, 7))]
+    stacked = stack_lens(places, "textual", (4, 7), lambda ids: ids != 9)
+    assert list(stacked) == [4, 7]
+    assert stacked[7].token_ids[:, 0].tolist() == [4, 10, 16, 2, 6, 10]
+    assert stacked[4].token_ids[:, 1].tolist() == [3, NO_TOKEN, 15, 1, 5, NO_TOKEN]
+    assert stacked[4].tail.tolist() == [0.5, 0.75, 0.5, 0.5, 0.5, 0.75]
+
+
+def test_a_row_without_a_layer_is_named() -> None:
+    with pytest.raises(MissingSignalError, match="textual/lens has layers 4, 7, not 2"):
+        stack_lens([lens_place((2, 4)), lens_place((4, 7))], "textual", (2,), lambda ids: ids >= 0)
