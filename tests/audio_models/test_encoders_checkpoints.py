@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,55 @@ def test_what_identifies_it(tmp_path: Path) -> None:
     other = describe_audio_encoder(path)
     assert other["model_digest"] == told["model_digest"]
     assert other["front_end_digest"] != told["front_end_digest"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "extra", "told"),
+    [
+        ("Wav2Vec2ForSpeechClassification", True, r"Wav2Vec2ForSpeechClassification .* 2 weights"),
+        ("Wav2Vec2ForSpeechClassification", False, "Wav2Vec2ForSpeechClassification"),
+        ("Wav2Vec2Model", True, r"such as classifier\.dense\.bias"),
+        ("Wav2Vec2ForCTC", True, "2 weights"),
+        ("Wav2Vec2Model", False, None),
+        ("Wav2Vec2ForCTC", False, None),
+    ],
+)
+def test_a_head_that_is_not_read_is_told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    architecture: str,
+    extra: bool,
+    told: str | None,
+) -> None:
+    path = tiny.save_encoder(tmp_path, "wav2vec2", "ForCTC")
+    config = transformers.AutoConfig.from_pretrained(path)
+    config.architectures = [architecture]
+    config.save_pretrained(path)
+    if extra:
+        weights = load_file(path / "model.safetensors")
+        weights |= {
+            "classifier.dense.weight": torch.ones(3, 4),
+            "classifier.dense.bias": torch.ones(3),
+        }
+        save_file(weights, path / "model.safetensors", {"format": "pt"})
+    capsys.readouterr()
+    load_audio_encoder(str(path), "float32", "cpu")
+    said = capsys.readouterr().err
+    assert ("not known here" in said) == (told is not None)
+    if told:
+        assert re.search(told, said)
+
+
+@pytest.mark.parametrize(
+    ("family", "ending"),
+    [
+        ("unispeech-sat", "ForPreTraining"),
+        ("whisper", "ForConditionalGeneration"),
+        ("ast", "Model"),
+    ],
+)
+def test_what_trains_an_encoder_is_left_out_without_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str, ending: str
+) -> None:
+    load_audio_encoder(str(tiny.save_encoder(tmp_path, family, ending)), "float32", "cpu")
+    assert "not known here" not in capsys.readouterr().err

@@ -294,3 +294,29 @@ def test_a_family_nobody_listed_is_tried_for_padding(
         together = type(lm.model).get_audio_features.__get__(lm.model)
         monkeypatch.setattr(lm.model, "get_audio_features", together)
         assert hears_padding(lm)
+
+
+def test_no_position_ends_behind_the_recording(lm: AudioLM) -> None:
+    """The last feature frame of 1.0625 s ends at 1.07 s."""
+    for samples in (1000, 17_000, 17_040):
+        if tokens_of(lm.family.name, samples) < 1:
+            continue
+        request = Request(audio=tone(2.0, 300.0)[:samples], text="?")
+        (times_s,) = build_inputs(lm, [request]).audio_times_s
+        assert times_s.max() <= np.float32(samples / 16_000)
+        assert times_s[-1, 1] > np.float32(samples / 16_000) - 0.1
+        assert (times_s[:, 1] >= times_s[:, 0]).all()  # Granite's last stand for silence
+
+
+def test_messages_leave_the_place_in_a_batch_out(lm: AudioLM) -> None:
+    """Whoever calls names the sample; batches are halved, so a number would mean nothing."""
+    good = one_request(lm, 1.0)
+    for audio in (np.zeros(0, np.float32), np.full(8000, np.nan, np.float32)):
+        with pytest.raises(AudioError) as told:
+            build_inputs(lm, [good, Request(audio=audio, text="?")])
+        assert "row" not in str(told.value)
+    if lm.max_audio_s < float("inf"):
+        audio = tone(lm.max_audio_s, 300.0)
+        longer = np.append(audio, audio[:1])
+        with pytest.raises(AudioError, match=rf"^{lm.max_audio_s:g}\.0001 s of audio"):
+            build_inputs(lm, [Request(audio=longer, text="?")])

@@ -14,10 +14,12 @@ import transformers
 from family_requests import plain, requests_for
 
 from audio_models import families, processors
+from audio_models.encoders.load import load_audio_encoder
 from audio_models.generate import generate
 from audio_models.inputs import build_inputs
 from audio_models.load import load_audio_lm, resolve_device
-from cache_schema.errors import AudioError, ModelError
+from audio_models.tower import load_audio_tower
+from cache_schema.errors import AudioError, ModelError, UsageError
 
 
 def needing_torchvision(model: str) -> None:
@@ -206,3 +208,30 @@ def test_auto_takes_the_fastest_device_there_is(
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
     assert resolve_device("auto") == torch.device(expected)
     assert resolve_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "there"),
+    [
+        ("cuda", 0, "cpu"),
+        ("cuda:7", 0, "cpu"),
+        ("cuda:7", 2, "cuda:0, cuda:1, cpu"),
+        ("mps", 0, "cpu"),
+        ("meta", 0, "cpu"),
+        ("quantum", 1, "cuda:0, cpu"),
+        ("cuda:-1", 1, "cuda:0, cpu"),
+        ("", 0, "cpu"),
+    ],
+)
+def test_a_device_that_is_not_there_is_named_before_anything_loads(
+    monkeypatch: pytest.MonkeyPatch, device: str, gpus: int, there: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for use in (load_audio_lm, load_audio_tower, load_audio_encoder):
+        with pytest.raises(UsageError, match=rf"device {device!r}: .*{there}"):
+            use("/nothing/there", "float32", device)
+    if gpus:
+        assert resolve_device("cuda") == torch.device("cuda")
+        assert resolve_device("cuda:0") == torch.device("cuda:0")
