@@ -78,6 +78,23 @@ def test_with_k_equal_v_offline_equals_online_to_the_last_digits(
     torch.testing.assert_close(grad, expected_grad, atol=1e-12, rtol=1e-11)
 
 
+def test_a_tempered_tail_is_an_approximation_and_no_bound() -> None:
+    """Its tokens together have more mass than it has as one for T > 1, less for T < 1."""
+    teacher = logits(0).double()
+    ids, kept, tail = recorded(teacher, K)
+    p_NB = vocabulary.teacher_buckets(kept, tail)
+    for temperature, more in ((2.0, 1), (0.5, -1)):
+        found = divergences.temper(p_NB, temperature).exp()[:, -1]
+        exact = (teacher / temperature).softmax(-1).scatter(-1, ids, 0.0).sum(-1)
+        assert (more * (exact - found) > 0).all()
+    gaps = []
+    for seed in range(40):
+        student = teacher + 0.3 * logits(seed + 1).double()
+        value, _ = both(bucketed(divergences.forward_kl, teacher, K, 2.0), student)
+        gaps += (value - eager.dense_forward_kl(teacher, student, 2.0)).tolist()
+    assert min(gaps) < 0 < max(gaps)
+
+
 @pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
 def test_the_generalised_jensen_shannon_divergence(beta: float) -> None:
     teacher, student = logits(0).double(), logits(1).double()

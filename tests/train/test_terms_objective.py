@@ -403,3 +403,17 @@ def test_projectors_stand_where_widths_differ_and_the_distance_minds(
     assert names(distance="cka") == []
     assert names(distance="cka", projector="linear") == both
     assert TEXT_LAYERS == (2, 4)
+
+
+@pytest.mark.gpu
+def test_every_term_on_a_gpu_equals_the_cpu(
+    tape: Tape, model: AudioLM, every_term: tuple[Term, ...]
+) -> None:
+    module = objective(model, every_term)
+    (batch,) = load(model, tape, every_term, [NAMES])
+    expected = module(batch).detach()
+    device = torch.device("cuda")
+    found = module.to(device)(batch.to(device))
+    found.sum().backward()
+    # float32 matrix products in another order
+    torch.testing.assert_close(found.detach().cpu(), expected, rtol=1e-3, atol=1e-4)
