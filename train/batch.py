@@ -21,7 +21,8 @@ from cache_schema.errors import TapeError
 from cache_schema.hidden import HiddenPlace
 from cache_schema.questions import question_text
 from cache_schema.signals import AUDIO_ROW
-from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE, Trace
+from cache_schema.types import TEXT_SOURCE, Trace
+from train.alignment.meeting import Meeting, meet
 from train.ring import HostBuffer, Readers
 from train.states import StatesPlan, plan_states, start_states
 from train.targets import (
@@ -80,8 +81,9 @@ class TrainBatch:
         topk: source -> what it says about the same tokens.
         sampled: source -> tokens it drew in their places.
         lens: source -> layer -> what that layer says about the same tokens.
-        states: where -> [L, N, D] at the positions that predict them, or [L, A, D] at audio
-            positions, in the type they are stored in.
+        states: where -> [L, N, D] at the positions that predict them, or [L, F, D] at the teacher's
+            audio positions or frames, in the type they are stored in.
+        meetings: where, of audio -> which positions of the student they are compared with.
         num_tokens: unpadded input positions.
     """
 
@@ -91,12 +93,8 @@ class TrainBatch:
     sampled: dict[str, SampledTargets]
     lens: dict[str, dict[int, TopKTargets]]
     states: dict[StatesAt, Tensor]
+    meetings: dict[StatesAt, Meeting]
     num_tokens: int
-
-    @property
-    def num_audio_positions(self) -> int:
-        """A, audio positions of all rows."""
-        return sum(len(positions) for positions in self.audio.audio_positions)
 
     def to(self, device: torch.device) -> TrainBatch:
         """Return the batch on ``device``."""
@@ -113,6 +111,7 @@ class TrainBatch:
             states={
                 where: states.to(device, non_blocking=True) for where, states in self.states.items()
             },
+            meetings={where: meeting.to(device) for where, meeting in self.meetings.items()},
         )
 
 
@@ -149,7 +148,7 @@ def load_batches(
         readers: threads that read states while the calling one extracts audio features.
 
     Raises:
-        TapeError: a signal belongs to other tokens or other audio positions than the row's.
+        TapeError: a signal belongs to other tokens than the row's, or to other seconds.
         TokenizerMismatchError: a teacher was read on other ids than the trace's.
         MissingSignalError: a row lacks a signal.
     """
@@ -196,9 +195,12 @@ def _collate(
             for place in places
         ],
     )
-    for where, each in plan.states.items():
-        if where.audio:
-            _require_same_positions(places, where.source, each, audio)
+    names = [f"sample {place.row.sample_id!r}" for place in places]
+    meetings = {
+        where: meet(names, each.places, audio.audio_positions, audio.audio_times_s)
+        for where, each in plan.states.items()
+        if where.audio
+    }
     known = needs.known
     return TrainBatch(
         audio=audio,
@@ -210,6 +212,7 @@ def _collate(
             for source, layers in needs.lens.items()
         },
         states=states,
+        meetings=meetings,
         num_tokens=int(audio.inputs["attention_mask"].sum()),
     )
 
@@ -239,17 +242,3 @@ def _states_place(place: Place, where: StatesAt, layers: tuple[int, ...]) -> Hid
             f"trace {place.trace_index}; verify the tape"
         )
     return hidden
-
-
-def _require_same_positions(
-    places: Sequence[Place], source: str, states: StatesPlan, audio: AudioBatch
-) -> None:
-    """Refuse acoustic states of other audio positions than the student's."""
-    for place, hidden, positions in zip(places, states.places, audio.audio_positions, strict=True):
-        if hidden.kind != "audio" or hidden.count != len(positions):
-            teacher = "the acoustic teacher" if source == AUDIO_SOURCE else f"{source!r}"
-            raise TapeError(
-                f"sample {place.row.sample_id!r}: {teacher} has {hidden.count} "
-                f"positions ({hidden.kind}), the student {len(positions)} audio positions; the "
-                "acoustic terms need a teacher with the student's audio front end"
-            )

@@ -27,7 +27,7 @@ from train.losses.sampled import sampled_cross_entropy
 from train.losses.states import ANY_WIDTH, DISTANCES
 from train.readout import lens_reader, output_reader
 from train.targets import TopKTargets
-from train.terms import Term, states_read
+from train.terms import Term, sources_read, states_read
 from train.terms_recipe import DivergenceTerm, JensenShannonTerm, LensTerm, StatesTerm
 
 
@@ -71,7 +71,7 @@ class Objective(nn.Module):
     def counts(self, batch: TrainBatch) -> Tensor:
         """Return float64 [M]: the positions each term sums over."""
         counts = [
-            batch.num_audio_positions if term.spec.at_audio else len(batch.target_ids)
+            batch.meetings[term.states_at].count if term.spec.at_audio else len(batch.target_ids)
             for term in self.terms
         ]
         return torch.tensor(counts, dtype=torch.float64)
@@ -130,12 +130,13 @@ class Objective(nn.Module):
         """Return the mean over layer pairs of the distance of their states, over positions.
 
         ``mean_(s,t) d(P h_s, h_t)``, P a learned projector where there is one: ``L_layer`` of arXiv
-        2509.18579 at response tokens, its ``L_ac`` at audio positions.
+        2509.18579 at response tokens, its ``L_ac`` at audio positions: those of another front end,
+        or an encoder's frames, are averaged over the student's seconds (``alignment.meeting``).
         """
         settings = cast("StatesTerm", term.settings)
-        audio = batch.audio
-        positions = audio.audio_positions if term.spec.at_audio else audio.predict_positions
-        recorded_LND = batch.states[term.states_at]
+        meeting = batch.meetings.get(term.states_at)
+        positions = meeting.positions if meeting else batch.audio.predict_positions
+        recorded_LFD = batch.states[term.states_at]
         layers = self._recorded[term.states_at]
         distance = DISTANCES[settings.distance]
         total: list[Tensor] = []
@@ -144,7 +145,10 @@ class Objective(nn.Module):
             name = f"{term.name}-{student}-{teacher}"
             if name in self.projectors:
                 student_ND = wide(self.projectors[name](student_ND))
-            teacher_ND = recorded_LND[layers.index(teacher)].to(student_ND.dtype)
+            teacher_FD = recorded_LFD[layers.index(teacher)]
+            teacher_ND = (meeting.states(teacher_FD) if meeting else teacher_FD).to(
+                student_ND.dtype
+            )
             total.append(distance(student_ND, teacher_ND, [len(row) for row in positions]).sum())
         return torch.stack(total).mean()
 
@@ -164,19 +168,28 @@ def _output_sums(
     terms: tuple[Term, ...], batch: TrainBatch, logits_nV: Tensor, where: slice
 ) -> Tensor:
     """Return [M] sums of the terms over the student's own distribution, for one chunk."""
-    buckets: dict[str, tuple[Tensor, Tensor]] = {}
+    masses = {
+        source: vocabulary.log_masses(logits_nV, batch.topk[source].token_ids[where])
+        for source in sources_read(terms, "topk")
+    }
+    # any source's buckets divide the vocabulary: no term goes over it again for its sum
+    log_total_n = next(iter(masses.values()), logits_nV).logsumexp(-1)
     sums = []
     for term in terms:
         source = term.source
         if term.spec.signal == "sampled":
             drawn = batch.sampled[source]
-            value_n = sampled_cross_entropy(logits_nV, drawn.token_ids[where], drawn.shares[where])
+            value_n = sampled_cross_entropy(
+                logits_nV, drawn.token_ids[where], drawn.shares[where], log_total_n
+            )
         elif term.spec.signal == "topk":
-            if source not in buckets:
-                buckets[source] = vocabulary.buckets(batch.topk[source], logits_nV, where)
+            topk = batch.topk[source]
             divergence = _divergence(cast("DivergenceTerm", term.settings), term.spec.divergence)
-            value_n = divergence(*buckets[source])
+            value_n = divergence(
+                vocabulary.teacher_buckets(topk.logprobs[where], topk.tail[where]),
+                masses[source] - log_total_n[:, None],
+            )
         else:
-            value_n = vocabulary.cross_entropy(logits_nV, batch.target_ids[where])
+            value_n = vocabulary.cross_entropy(logits_nV, batch.target_ids[where], log_total_n)
         sums.append(value_n.sum())
     return torch.stack(sums)

@@ -34,9 +34,9 @@ class StatesAt(NamedTuple):
     audio: bool
 
     @property
-    def kind(self) -> str:
-        """The kind of recorded states that belongs there."""
-        return "audio" if self.audio else "token"
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of recorded states that can be compared there."""
+        return ("audio", "frame") if self.audio else ("token",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,11 +116,11 @@ def _fault(tape: Tape, spec: TermSpec, source: str) -> str:
         return f"needs {name} ({how}){nearest(name, others)}"
     if spec.signal == "hidden":
         kinds = recorded_kinds(tape, source)
-        wanted = StatesAt(source, spec.at_audio).kind
-        if wanted not in kinds:
+        wanted = StatesAt(source, spec.at_audio).kinds
+        if not set(wanted) & set(kinds):
             has = " and ".join(KINDS[kind] for kind in kinds) or "no states"
-            aside = "; frames cannot be aligned with positions yet" if "frame" in kinds else ""
-            return f"needs {name} at {KINDS[wanted]}, it has {has}{aside} ({how})"
+            needs = " or ".join(KINDS[kind] for kind in wanted)
+            return f"needs {name} at {needs}, it has {has} ({how})"
     return ""
 
 

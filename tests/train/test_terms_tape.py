@@ -85,11 +85,10 @@ def test_the_nearest_source_is_named(tape: Tape) -> None:
     assert "did you mean 'acoustic/lens'" in said
 
 
-def test_frames_are_refused_by_name(tape: Tape) -> None:
-    for name in ("acoustic_hidden", "acoustic_response"):
-        said = refusal(tape, **{name: {"source": "frames"}})
-        assert "frames/hidden at" in said
-        assert "it has an encoder's frames; frames cannot be aligned with positions yet" in said
+def test_frames_are_no_response_positions(tape: Tape) -> None:
+    said = refusal(tape, acoustic_response={"source": "frames"})
+    assert "needs frames/hidden at response positions, it has an encoder's frames" in said
+    assert "frames/hidden" in check_signals(recipe(acoustic_hidden={"source": "frames"}), tape)
 
 
 def test_a_source_of_the_other_kind_is_refused(tape: Tape) -> None:
@@ -191,13 +190,13 @@ def test_the_lens_and_relations_train_however_the_student_is_held(
     assert (found[0][1] == found[1][1]) == more.startswith("student.lora")
 
 
-def test_frames_are_refused_at_the_start_of_a_run(
+def test_frames_are_refused_as_responses_at_the_start_of_a_run(
     tape_dir: Path, student_dir: Path, tmp_path: Path
 ) -> None:
-    sets = ("terms.acoustic_hidden.weight=1", "terms.acoustic_hidden.source=frames")
+    sets = ("terms.acoustic_response.weight=1", "terms.acoustic_response.source=frames")
     status, said = train(tape_dir, student_dir, tmp_path / "run", *sets)
     assert status == 1
-    assert "[terms.acoustic_hidden] needs frames/hidden at audio positions" in said
+    assert "[terms.acoustic_response] needs frames/hidden at response positions" in said
     assert not (tmp_path / "run").exists()
 
 

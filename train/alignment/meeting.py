@@ -21,6 +21,9 @@ from train.alignment.seconds import Resampling, by_seconds
 SAME_S = 0.005
 """Positions whose times differ by no more are the same: mel frames are 10 ms."""
 
+LEAST_GAP_S, MOST_APART = 0.1, 0.25
+"""Front ends leave out an end of a recording; more than both of these is another recording."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Meeting:
@@ -77,8 +80,8 @@ def meet(
         times_s: start and end of each.
 
     Raises:
-        TapeError: a row's positions are others than the student's and have no times, or none of
-            them overlaps the student's.
+        TapeError: a row's positions are others than the student's and have no times, or are of a
+            recording of another length.
     """
     own = list(zip(names, places, positions, times_s, strict=True))
     if all(_same(place, times) for _, place, _, times in own):
@@ -110,7 +113,10 @@ def _resampling(name: str, place: HiddenPlace, times_s: FloatArray) -> Resamplin
             f"{name}: {place.count} recorded positions ({place.kind}) without times, and the "
             f"student has {len(times_s)}; record the acoustic teacher again"
         )
-    found = by_seconds(place.times_s, times_s)
-    if not len(found.covered):
-        raise TapeError(f"{name}: no recorded position overlaps the student's; verify the tape")
-    return found
+    recorded_s, own_s = (float(each.max(initial=0)) for each in (place.times_s, times_s))
+    if abs(recorded_s - own_s) > max(LEAST_GAP_S, MOST_APART * max(recorded_s, own_s)):
+        raise TapeError(
+            f"{name}: states were recorded for {recorded_s:.2f} s of audio, and the student hears "
+            f"{own_s:.2f} s; verify the tape"
+        )
+    return by_seconds(place.times_s, times_s)
