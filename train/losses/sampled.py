@@ -10,7 +10,12 @@ from torch import Tensor
 from train.targets import NO_TOKEN
 
 
-def sampled_cross_entropy(logits_NV: Tensor, token_ids_NU: Tensor, shares_NU: Tensor) -> Tensor:
+def sampled_cross_entropy(
+    logits_NV: Tensor,
+    token_ids_NU: Tensor,
+    shares_NU: Tensor,
+    log_total_N: Tensor | None = None,
+) -> Tensor:
     """Return [N]: ``sum_i (count_i / n) (-log q_i)`` (Sparse Logit Sampling, arXiv 2503.16870).
 
     ``count_i / n`` estimates ``p_i`` without bias, so value and gradient are unbiased estimates of
@@ -20,7 +25,15 @@ def sampled_cross_entropy(logits_NV: Tensor, token_ids_NU: Tensor, shares_NU: Te
 
     Drawn tokens the student lacks (``NO_TOKEN``) add nothing: what is estimated is the sum over the
     tokens both have.
+
+    Args:
+        logits_NV: the student's.
+        token_ids_NU: the drawn tokens.
+        shares_NU: ``count_i / n``.
+        log_total_N: ``logsumexp`` of the logits, where it is known already.
     """
+    if log_total_N is None:
+        log_total_N = logits_NV.logsumexp(-1)
     absent_NU = token_ids_NU == NO_TOKEN
-    log_q_NU = logits_NV.gather(-1, token_ids_NU.clamp(min=0)) - logits_NV.logsumexp(-1)[:, None]
+    log_q_NU = logits_NV.gather(-1, token_ids_NU.clamp(min=0)) - log_total_N[:, None]
     return -(shares_NU.masked_fill(absent_NU, 0) * log_q_NU).sum(-1)
