@@ -30,7 +30,7 @@ class NoAudioError(AudioError):
     """There is no recording: the cell is empty."""
 
 
-def load_audio(value: Any, folder: Path | None) -> FloatArray:
+def load_audio(value: Any, folder: Path | None, whole: bool = True) -> FloatArray:
     """Decode one recording.
 
     Several channels are averaged. Values beyond 1 are kept as they are. A recording that never
@@ -42,6 +42,8 @@ def load_audio(value: Any, folder: Path | None) -> FloatArray:
             floats, or ``int16``, ``int32`` or ``uint8`` (silence at 128); one of two axes has the
             channels on the shorter.
         folder: where relative paths start.
+        whole: refuse what is cut off or silent; ``False`` for a recording that was taken before,
+            whose hash the caller compares.
 
     Returns:
         float32 [num_samples], mono, 16 kHz.
@@ -50,12 +52,12 @@ def load_audio(value: Any, folder: Path | None) -> FloatArray:
         AudioError: missing, unreadable, cut off, empty, silent or non-finite audio.
         NoAudioError: there is none.
     """
-    mono, rate_hz = _read(value, folder)
+    mono, rate_hz = _read(value, folder, whole)
     if mono.size == 0:
         raise AudioError("audio is empty (0 samples)")
     if not np.isfinite(mono).all():
         raise AudioError("audio holds NaN or infinite values")
-    if mono.min() == mono.max():
+    if whole and mono.min() == mono.max():
         raise AudioError(f"audio is silent ({mono.size / rate_hz:.2f} s, always {mono[0]:g})")
     audio = resample(np.ascontiguousarray(mono, dtype=np.float32), rate_hz)
     if not np.isfinite(audio).all():
@@ -70,34 +72,36 @@ def is_absent(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _read(value: Any, folder: Path | None) -> tuple[FloatArray, int]:
+def _read(value: Any, folder: Path | None, whole: bool) -> tuple[FloatArray, int]:
     if is_absent(value):
         raise NoAudioError("there is no recording")
     if isinstance(value, Mapping):
-        return _from_mapping(value, folder)
+        return _from_mapping(value, folder, whole)
     if isinstance(value, bytes | bytearray | memoryview):
         if not len(value):
             raise AudioError("audio is empty (0 bytes)")
-        return decode_file(bytes(value), "bytes")
+        return decode_file(bytes(value), "bytes", whole)
     if isinstance(value, str | os.PathLike):
-        return _from_path(os.fspath(value), folder)
+        return _from_path(os.fspath(value), folder, whole)
     raise AudioError(f"expected a path, bytes or an array with its rate, got {value!r:.80}")
 
 
-def _from_mapping(value: Mapping[str, Any], folder: Path | None) -> tuple[FloatArray, int]:
+def _from_mapping(
+    value: Mapping[str, Any], folder: Path | None, whole: bool
+) -> tuple[FloatArray, int]:
     if value.get("array") is not None:
         return _from_array(value["array"]), _rate_of(value.get("sampling_rate"))
     if value.get("bytes") is not None:
         if not value["bytes"]:
             raise AudioError("audio is empty (0 bytes)")
-        return decode_file(bytes(value["bytes"]), str(value.get("path") or "bytes"))
+        return decode_file(bytes(value["bytes"]), str(value.get("path") or "bytes"), whole)
     if value.get("path") is None:
         keys = ", ".join(map(str, value))
         raise AudioError(f"expected bytes, a path, or an array with its sampling_rate, got {keys}")
-    return _read(value["path"], folder)
+    return _read(value["path"], folder, whole)
 
 
-def _from_path(given: Any, folder: Path | None) -> tuple[FloatArray, int]:
+def _from_path(given: Any, folder: Path | None, whole: bool) -> tuple[FloatArray, int]:
     text = os.fsdecode(given)
     if "://" in text:
         raise AudioError(f"{text:.200}: recordings are read from files here; download it first")
@@ -108,7 +112,7 @@ def _from_path(given: Any, folder: Path | None) -> tuple[FloatArray, int]:
         raise AudioError(f"{text:.200}: {error.strerror}") from error
     if not is_file:
         raise AudioError(f"{path} is a directory" if is_folder else f"no such file: {path}")
-    return decode_file(path, str(path))
+    return decode_file(path, str(path), whole)
 
 
 def _rate_of(given: Any) -> int:

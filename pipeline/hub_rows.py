@@ -12,11 +12,12 @@ from pipeline.recipe import DatasetRecipe
 FILE_FORMS = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
 
 
-def read_datasets(recipe: DatasetRecipe) -> tuple[Any, list[str], str]:
+def read_datasets(recipe: DatasetRecipe) -> tuple[Any, list[str], str, str]:
     """Open a dataset; its recordings are left encoded.
 
     Returns:
-        The rows, the names of their columns, and a digest of the content.
+        The rows, the names of their columns, a digest of the content, and the split that was read,
+        empty where there are none.
 
     Raises:
         DatasetError: not found, unreadable, or which split is meant cannot be told.
@@ -42,8 +43,10 @@ def read_datasets(recipe: DatasetRecipe) -> tuple[Any, list[str], str]:
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         why = error.__cause__ or error  # "an error occurred while generating" tells nothing
         raise DatasetError(f"{recipe.path}: {type(why).__name__}: {why}") from error
+    split = ""
     if isinstance(loaded, datasets.DatasetDict):
-        loaded = _choose_split(recipe, loaded)
+        split = _choose_split(recipe, list(loaded))
+        loaded = loaded[split]
     elif recipe.split:
         raise DatasetError(f"{recipe.path}: has no splits, so --split {recipe.split} means nothing")
     for name, feature in loaded.features.items():
@@ -52,7 +55,7 @@ def read_datasets(recipe: DatasetRecipe) -> tuple[Any, list[str], str]:
             loaded = loaded.cast_column(name, encoded)
     # What `datasets` calls a fingerprint changes with a file's date; the bytes do not.
     digest = digest_files([path]) if path.is_file() else str(loaded._fingerprint)
-    return loaded, list(loaded.column_names), digest
+    return loaded, list(loaded.column_names), digest, split
 
 
 def _is_path(given: str) -> bool:
@@ -61,25 +64,34 @@ def _is_path(given: str) -> bool:
 
 
 def _encoded(feature: Any) -> Any:
-    """Return the type of a column of recordings, or of lists of them, that leaves them encoded."""
+    """Return a column's type with its recordings left encoded; ``None`` if it holds none.
+
+    Recordings may be within lists and structures: `datasets` would decode those as well.
+    """
     import datasets
 
     if isinstance(feature, datasets.Audio):
         return datasets.Audio(decode=False)
-    if isinstance(feature, datasets.List | datasets.LargeList):
+    if isinstance(feature, datasets.List):
         inner = _encoded(feature.feature)
-        return None if inner is None else type(feature)(inner)
+        return None if inner is None else datasets.List(inner, length=feature.length)
+    if isinstance(feature, datasets.LargeList):
+        inner = _encoded(feature.feature)
+        return None if inner is None else datasets.LargeList(inner)
+    if isinstance(feature, dict):
+        inner = {name: _encoded(field) for name, field in feature.items()}
+        if any(field is not None for field in inner.values()):
+            return {name: inner[name] or field for name, field in feature.items()}
     return None
 
 
-def _choose_split(recipe: DatasetRecipe, loaded: Any) -> Any:
-    splits = list(loaded)
+def _choose_split(recipe: DatasetRecipe, splits: list[str]) -> str:
     if recipe.split:
         if recipe.split not in splits:
             raise DatasetError(
                 f"{recipe.path}: no split {recipe.split!r}; it has {', '.join(splits)}"
             )
-        return loaded[recipe.split]
+        return recipe.split
     if len(splits) > 1:
         raise DatasetError(f"{recipe.path}: has splits {', '.join(splits)}; choose with --split")
-    return loaded[splits[0]]
+    return splits[0]

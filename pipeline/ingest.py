@@ -62,7 +62,7 @@ def run(recipe: ExtractRecipe) -> None:
         kind="samples",
         identity={
             "dataset_digest": rows.digest,
-            "split": recipe.dataset.split,
+            "split": rows.split,
             "columns": dict(rows.columns),
             "question": rows.question,
             "audio": recipe.dataset.audio,
@@ -72,6 +72,7 @@ def run(recipe: ExtractRecipe) -> None:
     )
     tape = open_tape(root) if check_output(root) else None
     if tape is not None and "samples" in tape.groups:
+        info = _as_recorded(tape.groups["samples"], info, recipe.dataset.split)
         refuse_other_maker(tape.groups["samples"], info)
     mine = np.flatnonzero(recipe.mine(np.arange(len(rows))))
     settled, failed = _settled(tape, len(rows))
@@ -103,6 +104,16 @@ def run(recipe: ExtractRecipe) -> None:
                 failures.add(outcome.sample_id, row_index, "row", str(error))
         writer.seal()
         failures.settle(writer)
+
+
+def _as_recorded(recorded: GroupInfo, offered: GroupInfo, asked: str) -> GroupInfo:
+    """Return what is offered, its split as the tape names it.
+
+    Older tapes have no name for a dataset's only split where none was asked for.
+    """
+    if asked or recorded.identity.get("split") != "":
+        return offered
+    return replace(offered, identity={**offered.identity, "split": ""})
 
 
 def _settled(tape: Tape | None, num_rows: int) -> tuple[NDArray[np.bool_], set[int]]:

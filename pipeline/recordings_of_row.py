@@ -39,7 +39,9 @@ def joining(recipe: DatasetRecipe) -> dict[str, Any]:
     return {"several": recipe.several, "gap_s": float(recipe.gap_s)}
 
 
-def read_recording(cell: Any, folder: Path | None, several: str, gap_s: float) -> Recording:
+def read_recording(
+    cell: Any, folder: Path | None, several: str, gap_s: float, whole: bool = True
+) -> Recording:
     """Read the recording of one row.
 
     Args:
@@ -48,6 +50,7 @@ def read_recording(cell: Any, folder: Path | None, several: str, gap_s: float) -
         folder: where relative paths start.
         several: ``refuse`` or ``join``.
         gap_s: silence between two that are joined, in seconds.
+        whole: as of ``load_audio``.
 
     Raises:
         AudioError: a recording cannot be used.
@@ -60,20 +63,20 @@ def read_recording(cell: Any, folder: Path | None, several: str, gap_s: float) -
     if all(map(is_absent, cells)):
         raise NoAudioError("there is no recording")
     if len(cells) == 1:
-        return _joined([load_audio(cells[0], folder)], 0)
+        return _joined([load_audio(cells[0], folder, whole)], 0)
     if several == "refuse":
         raise SeveralRecordingsError(
             f"{len(cells)} recordings in one row; --set dataset.several=join joins them, "
             "dataset.gap_s seconds of silence between"
         )
-    return _joined(_each(cells, folder), round(gap_s * SAMPLE_RATE_HZ))
+    return _joined(_each(cells, folder, whole), round(gap_s * SAMPLE_RATE_HZ))
 
 
-def _each(cells: Sequence[Any], folder: Path | None) -> list[FloatArray]:
+def _each(cells: Sequence[Any], folder: Path | None, whole: bool) -> list[FloatArray]:
     audios = []
     for number, cell in enumerate(cells, 1):
         try:
-            audios.append(load_audio(cell, folder))
+            audios.append(load_audio(cell, folder, whole))
         except AudioError as error:  # the row has others, so this one is not merely absent
             raise AudioError(f"recording {number} of {len(cells)}: {error}") from error
     return audios

@@ -2,13 +2,14 @@
 
 One core of a CPU turns 44.1 kHz into 16 kHz thousands of times faster than it is heard (a thousand
 hours in about half an hour), so a GPU has nothing to win here. For recordings of a second it is the
-kernel that costs, which is why kernels are kept.
+kernel that costs, which is why kernels are kept, but for the long ones of odd rates.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,15 @@ from cache_schema.types import SAMPLE_RATE_HZ, FloatArray
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 """Rates of sound: below, next to nothing can be heard; a header that says more is damaged."""
 
-MAX_KERNEL = 1 << 22
-"""Weights of the longest kernel that is made as a whole, 16 MiB."""
+KEPT_KERNEL = 1 << 22
+"""Weights of the longest kernel that is kept, 16 MiB."""
+
+MAX_KERNEL = 1 << 28
+"""Weights of the longest kernel that is made as a whole, 1 GiB, and several times that while it is
+made: that of 15,999 Hz fits, that of 44,101 Hz does not."""
+
+_ONE_LONG_KERNEL = threading.Lock()
+"""Recordings are read by several threads, and memory holds one such kernel."""
 
 _ZERO_CROSSINGS, _ROLLOFF = 6, 0.99
 """The defaults of torchaudio, on which the hashes of recordings on older tapes depend."""
@@ -37,7 +45,9 @@ def resample(mono: FloatArray, rate_hz: int) -> FloatArray:
         rate_hz: its rate.
 
     Returns:
-        float32 [ceil(num_samples * 16000 / rate_hz)]; untouched at 16 kHz.
+        float32 [ceil(num_samples * 16000 / rate_hz)]; untouched at 16 kHz. The bits are those of
+        ``torchaudio.functional.resample``, but for rates whose kernel is longer than ``MAX_KERNEL``
+        (44,101 Hz), which agree to rounding.
 
     Raises:
         AudioError: no rate that sound is recorded at.
@@ -49,16 +59,27 @@ def resample(mono: FloatArray, rate_hz: int) -> FloatArray:
         )
     if rate_hz == SAMPLE_RATE_HZ:
         return mono
-    if _kernel_size(rate_hz) > MAX_KERNEL:
+    size = _kernel_size(rate_hz)
+    if size > MAX_KERNEL:
         return _resample_directly(mono, rate_hz)
+    if size > KEPT_KERNEL:
+        with _ONE_LONG_KERNEL:
+            return _applied(_make_resampler(rate_hz), mono)
+    return _applied(_kept_resampler(rate_hz), mono)
+
+
+def _applied(resampler: Any, mono: FloatArray) -> FloatArray:
     import torch
 
-    resampled = _resampler(rate_hz)(torch.from_numpy(mono))
-    return np.asarray(resampled.numpy(), dtype=np.float32)
+    return np.asarray(resampler(torch.from_numpy(mono)).numpy(), dtype=np.float32)
 
 
 @functools.lru_cache(maxsize=8)
-def _resampler(rate_hz: int) -> Any:
+def _kept_resampler(rate_hz: int) -> Any:
+    return _make_resampler(rate_hz)
+
+
+def _make_resampler(rate_hz: int) -> Any:
     """Return the interpolation with its kernel, computed once; several threads may use it."""
     import torch
     from torchaudio.transforms import Resample

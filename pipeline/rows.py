@@ -51,9 +51,10 @@ def open_rows(recipe: DatasetRecipe) -> Rows:
             raise DatasetError(f"{path}: a file has no splits, so --split means nothing")
         rows: Any
         rows, names, digest = read_json(path)
+        split = ""
         folder: Path | None = path.parent
     else:
-        rows, names, digest = read_datasets(recipe)
+        rows, names, digest, split = read_datasets(recipe)
         folder = (path if path.is_dir() else path.parent) if path.exists() else None
     if len(rows) == 0:
         raise DatasetError(f"{recipe.path}: the dataset is empty; nothing was written")
@@ -71,6 +72,7 @@ def open_rows(recipe: DatasetRecipe) -> Rows:
         columns=columns,
         question=recipe.question,
         digest=digest,
+        split=split,
         several=recipe.several,
         gap_s=recipe.gap_s,
     )

@@ -56,6 +56,7 @@ class Rows:
         columns: our column -> the dataset's, only those present.
         question: asked of every sample that has no question of its own.
         digest: identity of the content.
+        split: the one that was read, whether or not it was named; empty where there are none.
         several: what becomes of several recordings in one row: ``refuse`` or ``join``.
         gap_s: seconds of silence between two that are joined.
     """
@@ -66,6 +67,7 @@ class Rows:
     columns: Mapping[str, str]
     question: str
     digest: str
+    split: str = ""
     several: str = "refuse"
     gap_s: float = 0.0
 
@@ -88,20 +90,24 @@ class Rows:
             raise CellError(f"{type(error).__name__}: {error}") from error
 
     def audio(self, row_index: int) -> FloatArray:
-        """Read the recording of one row, float32 [num_samples], mono, 16 kHz.
+        """Read the recording of one row again, float32 [num_samples], mono, 16 kHz.
+
+        Whether it is whole and not silent was judged when it was taken: the hash on the tape tells
+        whether this is that recording.
 
         Raises:
             AudioError: it cannot be used.
             DatasetError: the dataset cannot be read any more.
         """
-        return self._recording(self.rows[row_index]).audio
+        return self._recording(self.rows[row_index], whole=False).audio
 
-    def _recording(self, row: Mapping[str, Any]) -> Recording:
-        return read_recording(row.get(self.columns["audio"]), self.folder, self.several, self.gap_s)
+    def _recording(self, row: Mapping[str, Any], whole: bool) -> Recording:
+        cell = row.get(self.columns["audio"])
+        return read_recording(cell, self.folder, self.several, self.gap_s, whole)
 
     def _sample(self, row: Mapping[str, Any], row_index: int) -> Sample:
         cells = {ours: row.get(theirs) for ours, theirs in self.columns.items()}
-        recording = self._recording(row)
+        recording = self._recording(row, whole=True)
         audio = recording.audio
         choices = cells.get("choices") or ()
         if isinstance(choices, str) or not isinstance(choices, Sequence):
