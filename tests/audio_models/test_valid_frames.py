@@ -20,7 +20,8 @@ from audio_models.blocks import Blocks
 from audio_models.encoders.load import load_audio_encoder
 from audio_models.frames import FrameModel
 from audio_models.tower import load_audio_tower
-from audio_models.valid_frames import ValidFrames
+from audio_models.tower_layouts import TowerCall
+from audio_models.valid_frames import ValidFrames, sent
 from cache_schema.errors import ModelError
 
 LAYERS = range(tiny.NUM_LAYERS + 1)
@@ -103,14 +104,18 @@ def test_frames_of_every_row() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("family", ["whisper", "ast", "wavlm", "wav2vec2", "data2vec", "hubert"])
-def test_a_pass_waits_for_no_gpu(tmp_path: Path, family: str) -> None:
-    encoder = load_audio_encoder(str(tiny.save_encoder(tmp_path, family)), "float32", "cuda")
-    batch = encoder.build(tiny.recordings(0.4, 1.1)).to(encoder.device)
-    with torch.no_grad():
-        encoder.forward(batch, LAYERS)  # kernels are loaded
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            encoder.forward(batch, LAYERS)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+def test_taking_frames_waits_for_no_gpu() -> None:
+    """The parts that are ours; transformers asks a mask on the device whether it is all true."""
+    values_BFD = torch.randn(2, 3, 4, device="cuda")
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        valid = ValidFrames.first([1, 3], values_BFD.device)
+        taken_ND = valid.take(values_BFD)
+        call = TowerCall(
+            inputs={}, num_frames=2, kept_N=sent(torch.tensor([0, 4]), valid.rows_N.device)
+        )
+        selected_ND = call.select(values_BFD)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(taken_ND, torch.cat([values_BFD[0, :1], values_BFD[1]]))
+    assert torch.equal(selected_ND, values_BFD.flatten(0, 1)[[0, 4]])
