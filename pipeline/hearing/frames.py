@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from audio_models.tower import load_audio_tower, tower_shape
-
 from audio_models.encoders.load import encoder_shape, load_audio_encoder
 from audio_models.frames import FrameShape
+from audio_models.tower import load_audio_tower, tower_shape
+from cache_schema.console import say
 from cache_schema.errors import ModelError, UsageError
 from cache_schema.layers import parse_layers
 from cache_schema.maker import GroupInfo
@@ -55,6 +55,8 @@ def plan(recipe: ExtractRecipe) -> Plan:
     """Settle the teacher; see ``pipeline.hearing.plan.plan``."""
     acoustic = recipe.acoustic
     shape, layers, embedding = settle(acoustic)
+    if acoustic.top_k != AcousticRecipe.top_k and not recipe.textual.teacher:
+        say(f"{acoustic.name}: --top-k {acoustic.top_k} means nothing here: frames have no tokens")
     info = group_info(recipe, describe_audio_encoder(acoustic.teacher), shape, layers, embedding)
     load_model = load_audio_tower if acoustic.part == "audio_tower" else load_audio_encoder
     dtype = info.identity["dtype"]

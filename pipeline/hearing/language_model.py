@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from audio_models.load import load_audio_lm
+from audio_models.reported import check_lm_states
 from cache_schema import Tape
 from cache_schema.errors import UsageError
 from cache_schema.layers import parse_layers
@@ -65,6 +66,7 @@ def plan(recipe: ExtractRecipe, tape: Tape) -> Plan:
 
     def load() -> AudioLMTeacher:
         lm = load_audio_lm(acoustic.teacher, dtype, acoustic.device)
+        check_lm_states(lm)
         return AudioLMTeacher(lm, audio_layers, wanted)
 
     return Plan(info=info, responses=responses, with_states=bool(audio_layers), load=load)

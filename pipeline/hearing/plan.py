@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from audio_models.load import resolve_device
 from cache_schema import Tape
 from cache_schema.maker import GroupInfo
 from cache_schema.types import AUDIO_SOURCE
@@ -40,6 +41,7 @@ def plan(recipe: ExtractRecipe, tape: Tape) -> Plan:
         ModelError: the teacher cannot be used.
         UsageError: a setting does not go with it, or nothing is left to record.
     """
+    resolve_device(recipe.acoustic.device)
     if is_frame_teacher(recipe.acoustic):
         from pipeline.hearing import frames
 
@@ -54,8 +56,9 @@ def check(acoustic: AcousticRecipe) -> None:
 
     Raises:
         ModelError: the teacher does not exist or cannot be one.
-        UsageError: a setting does not go with it.
+        UsageError: a setting does not go with it, or there is no such device.
     """
+    resolve_device(acoustic.device)
     if is_frame_teacher(acoustic):
         from pipeline.hearing import frames
 
