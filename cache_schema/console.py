@@ -16,6 +16,17 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)  # noqa: T201 - the one place that prints
 
 
+def printable(text: str, keep: str = "") -> str:
+    """Return a text with what is not printable (line ends, escapes of terminals) written out.
+
+    A tape may be anyone's, and what it says reaches a terminal as text, never as commands.
+    """
+    return "".join(
+        one if one.isprintable() or one in keep else one.encode("unicode_escape").decode()
+        for one in text
+    )
+
+
 def report_error(error: BaseException, debug: bool) -> int:
     """Say what went wrong; return the exit status: 2 for wrong usage, 130 interrupted, else 1."""
     if debug:
@@ -24,7 +35,8 @@ def report_error(error: BaseException, debug: bool) -> int:
         say("interrupted; run the same command again to continue")
         return 130
     if isinstance(error, TeachertapeError):
-        say(f"error: {error}")
+        say(printable(f"error: {error}", keep="\n"))
         return 2 if isinstance(error, UsageError) else 1
-    say(f"error: {type(error).__name__}: {error} (--debug shows where)")
+    told = f"error: {type(error).__name__}: {error} (--debug shows where)"
+    say(printable(told, keep="\n"))
     return 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -70,7 +71,7 @@ def _has_times(entry: Mapping[str, Any]) -> bool:
     return any(key in entry for key in (*START_KEYS, *END_KEYS))
 
 
-def timed_lines(entries: Sequence[Any], column: str) -> list[str]:
+def timed_lines(entries: Sequence[Any], column: str, tenths: bool = False) -> list[str]:
     """Return a line for each entry that says something, in the order given.
 
     Times are rounded to the nearest second; hours are written where the column needs them. An
@@ -80,6 +81,8 @@ def timed_lines(entries: Sequence[Any], column: str) -> list[str]:
         entries: mappings with a start, maybe an end or a duration (seconds, or text such as
             ``01:05`` and ``1:02:03.5``), a text or a label, and any other fields (``entry_text``).
         column: what errors call it.
+        tenths: tell tenths of a second of an entry that is shorter than a second, or starts in the
+            same one as another.
 
     Raises:
         DatasetError: an entry is no mapping, or says something at no time or an impossible one.
@@ -93,10 +96,13 @@ def timed_lines(entries: Sequence[Any], column: str) -> list[str]:
             said.append((*_span_s(entry, where), text))
     last_s = [start_s if end_s is None else end_s for start_s, end_s, _ in said]
     with_hours = any(_whole(time_s) >= 3600 for time_s in last_s)
+    starts = Counter(_whole(start_s) for start_s, _, _ in said)
     lines = []
     for start_s, end_s, text in said:
-        end = "" if end_s is None else f"-{_clock(end_s, with_hours)}"
-        lines.append(f"[{_clock(start_s, with_hours)}{end}] {text}")
+        is_short = end_s is not None and end_s - start_s < 1
+        fine = tenths and (is_short or starts[_whole(start_s)] > 1)
+        end = "" if end_s is None else f"-{_clock(end_s, with_hours, fine)}"
+        lines.append(f"[{_clock(start_s, with_hours, fine)}{end}] {text}")
     return lines
 
 
@@ -216,11 +222,13 @@ def _whole(seconds: float) -> int:
     return math.floor(seconds + 0.5)
 
 
-def _clock(seconds: float, with_hours: bool) -> str:
-    minutes, rest = divmod(_whole(seconds), 60)
+def _clock(seconds: float, with_hours: bool, fine: bool) -> str:
+    whole, tenth = divmod(math.floor(10 * seconds + 0.5), 10) if fine else (_whole(seconds), 0)
+    minutes, rest = divmod(whole, 60)
+    tail = f"{rest:02d}.{tenth}" if fine else f"{rest:02d}"
     if not with_hours:
-        return f"{minutes:02d}:{rest:02d}"
-    return f"{minutes // 60:02d}:{minutes % 60:02d}:{rest:02d}"
+        return f"{minutes:02d}:{tail}"
+    return f"{minutes // 60:02d}:{minutes % 60:02d}:{tail}"
 
 
 def _title(key: Any) -> str:

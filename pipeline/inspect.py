@@ -25,6 +25,7 @@ from cache_schema.signals import (
     SIGNAL_TABLES,
 )
 from cache_schema.types import SAMPLE_RATE_HZ
+from pipeline.pages import page_of
 from pipeline.units import size_text
 
 _REJECTED = "rejected: "
@@ -199,14 +200,14 @@ def tape_page(values: dict[str, Any]) -> str:
     for name, group in values["groups"].items():
         lines += _group_lines(name, group)
     if values["quarantined"]:
-        lines.append("\nquarantined")
+        lines += ["", "quarantined"]
         lines += [f"  {count} x {reason}" for reason, count in values["quarantined"].items()]
-    return "\n".join(lines)
+    return page_of(lines)
 
 
 def _group_lines(name: str, group: dict[str, Any]) -> list[str]:
     size, totals = size_text(group["bytes"]), Counter(group["totals"])
-    lines = [f"\n{name}: {group['samples']} samples, {group['shards']} shards, {size}"]
+    lines = ["", f"{name}: {group['samples']} samples, {group['shards']} shards, {size}"]
     made_by = {**group["made_by"], **group["notes"]}
     if made_by.get("model"):
         known = [made_by.get("engine"), made_by.get("engine_version"), made_by.get("dtype")]
@@ -242,8 +243,13 @@ def _some(labels: Sequence[str]) -> str:
     return f"{len(labels)} ({', '.join(labels[:_LABELS_SHOWN])}{more})"
 
 
+def _is_of_frames(values: dict[str, Any]) -> bool:
+    """Whether states are those of frames of sound alone, as encoders give them."""
+    return set(values.get("positions", ())) == {"audio"}
+
+
 def _signal_line(signal: str, values: dict[str, Any]) -> str:
-    unit = "frame" if signal == "frame_logits" else "token"
+    unit = "frame" if signal == "frame_logits" or _is_of_frames(values) else "token"
     each = f", {values['bytes_per_token']:.0f} B a {unit}" if values["tokens"] else ""
     if values.get("bytes_per_row"):
         each += f", {values['bytes_per_row']:.0f} B a recording"

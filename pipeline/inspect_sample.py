@@ -17,6 +17,7 @@ from cache_schema.types import (
     TopK,
     UtteranceLogits,
 )
+from pipeline.pages import page_of, titled
 
 _HIGHEST = 3
 """Classes of a recording that are shown: those of the highest logits."""
@@ -123,25 +124,27 @@ def sample_page(values: dict[str, Any]) -> str:
     """Return one sample as a page for people."""
     lines = [
         f"sample {values['sample_id']}   {values['audio_s']:.2f} s   row {values['row_index']}",
-        f"question     {values['question']}",
+        *titled("question", values["question"]),
     ]
     if values["choices"]:
         lines.append(f"choices      {', '.join(values['choices'])}")
-    lines.append(f"answer       {values['answer']}")
+    lines += titled("answer", values["answer"])
     lines += [f"{key:<12} {value}" for key, value in values["metadata"].items()]
-    lines.append(f"description  {values['description']}")
+    lines += titled("description", f"{values['description']}")
     for column, heard in values["heard"].items():
-        lines.append(f"heard        {column}, {len(heard['segments'])} segments: {heard['text']}")
+        lines += titled("heard", f"{column}, {len(heard['segments'])} segments: {heard['text']}")
     for number, trace in enumerate(values["traces"]):
         told = "" if trace["origin"] == "free" else f", {trace['origin']}"
-        lines.append(
-            f"trace {number}      {trace['tokens']} tokens, {trace['finish_reason']}, "
-            f"{_VERDICTS[trace['correct']]}{told}: {trace['text']}"
+        lines += titled(
+            f"trace {number}",
+            f"{trace['tokens']} tokens, {trace['finish_reason']}, "
+            f"{_VERDICTS[trace['correct']]}{told}: {trace['text']}",
         )
     for rejected in values["rejected"]:
-        lines.append(
-            f"not kept     draw {rejected['draw']}, {rejected['reason']}, "
-            f"{_VERDICTS[rejected['correct']]}: {rejected['text']}"
+        lines += titled(
+            "not kept",
+            f"draw {rejected['draw']}, {rejected['reason']}, "
+            f"{_VERDICTS[rejected['correct']]}: {rejected['text']}",
         )
     for name, facts in values["signals"].items():
         several = facts.get("rows", [])
@@ -150,4 +153,4 @@ def sample_page(values: dict[str, Any]) -> str:
         for one in several:
             whose = "recording" if one["trace"] < 0 else f"trace {one['trace']}"
             lines.append(f"             {whose}: {one['positions']} {one['kind']} positions")
-    return "\n".join(lines)
+    return page_of(lines)

@@ -10,6 +10,7 @@ from typing import Any
 from cache_schema.compare_makers import Change
 from cache_schema.findings import Findings
 from cache_schema.merge import Merged
+from pipeline.pages import page_of
 from pipeline.units import size_text
 
 
@@ -43,7 +44,7 @@ def verify_page(values: dict[str, Any]) -> str:
     lines.append(
         f"{values['tape']}: {found}; {values['files']} files, {size_text(values['bytes'])}, {how}"
     )
-    return "\n".join(lines)
+    return page_of(lines)
 
 
 def merge_values(out: Path, merged: Merged) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def merge_page(values: dict[str, Any]) -> str:
         f"  {values['files_linked']} files linked, {values['files_copied']} copied now; "
         f"{values['shards_of_earlier_run']} shards were there from an earlier run"
     )
-    return "\n".join(lines)
+    return page_of(lines)
 
 
 def diff_page(values: dict[str, Any]) -> str:
@@ -97,12 +98,12 @@ def diff_page(values: dict[str, Any]) -> str:
         lines += _section(f"quarantined {side.replace('_', ' in ')}", listed)
     notes = [str(Change(**change)) for change in values["notes"]]
     lines += _section("notes, not counted as a difference (a | b)", notes)
-    lines.append("\nequal" if values["equal"] else "\ndifferent")
-    return "\n".join(lines)
+    lines += ["", "equal" if values["equal"] else "different"]
+    return page_of(lines)
 
 
 def _section(title: str, lines: list[str]) -> list[str]:
-    return [f"\n{title}", *(f"  {line}" for line in lines)] if lines else []
+    return ["", title, *(f"  {line}" for line in lines)] if lines else []
 
 
 def _content_lines(one: dict[str, Any]) -> Iterator[str]:

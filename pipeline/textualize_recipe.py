@@ -15,7 +15,7 @@ KINDS = ("auto", "asr", "caption", "classify")
 TASKS = ("transcribe", "translate")
 MAX_COLUMN_CHARACTERS = 64
 LEAST_CHUNK_S = 1.0
-OF_CLASSIFIERS = ("threshold", "min_s", "chunk_s", "ignore")
+OF_CLASSIFIERS = ("threshold", "min_s", "chunk_s", "ignore", "multi_label")
 """Settings of a listener that mean nothing to other kinds of models."""
 
 _COLUMN = re.compile(r"[A-Za-z0-9]\w*", re.ASCII)
@@ -45,6 +45,8 @@ class ListenRecipe:
             many seconds and reads them as one; 0 for what its front end hears, which for many is a
             recording of any length, and then its memory grows with the square of it.
         ignore: classes that are not told (``no speech``, ``neutral``).
+        multi_label: whether a classifier's classes are judged each by itself (several can be told);
+            by default what the model's configuration says.
         batch_size: recordings heard together, halved when memory runs out.
         dtype: ``auto`` (the model's own), ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
@@ -60,6 +62,7 @@ class ListenRecipe:
     min_s: float | None = None
     chunk_s: float = 0.0
     ignore: tuple[str, ...] = ()
+    multi_label: bool | None = None
     batch_size: int = 8
     dtype: str = "auto"
     device: str = "auto"

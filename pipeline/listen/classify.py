@@ -1,7 +1,8 @@
 """Audio classifiers as listeners: an emotion of the whole recording, speaker turns, activity.
 
 A classifier of utterances names its most probable class, or, if its classes do not exclude each
-other, every one that is probable enough. A classifier of frames names what is on from when to when.
+other, every one that is probable enough, separated by semicolons: names hold commas. A classifier
+of frames names what is on from when to when.
 
 Shapes: B recordings, N frames of all, F of one, C classes.
 """
@@ -20,11 +21,13 @@ from torch import Tensor
 
 from audio_models.encoders.load import encoder_shape, load_audio_encoder
 from audio_models.frames import FrameOutputs
-from cache_schema.errors import AudioError, ModelError, UsageError, nearest
+from cache_schema.console import printable
+from cache_schema.errors import AudioError, UsageError, nearest
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, Heard, Segment
 from pipeline.describe_timed import timed_lines
 from pipeline.listen.base import Hearing
 from pipeline.listen.caption import window_edges
+from pipeline.listen.classes import check_labels, settle_multi_label
 from pipeline.textualize_recipe import ListenRecipe
 
 THRESHOLD = 0.5
@@ -44,33 +47,31 @@ def settle(column: str, listener: ListenRecipe) -> dict[str, Any]:
         ``chunk_s``.
 
     Raises:
-        ModelError: the model cannot be read as a classifier, or its classes have no names.
-        UsageError: a setting does not go with this model.
+        ModelError: the model cannot be read as a classifier, or its classes have no names of
+            their own.
+        UsageError: a setting does not go with this model, or ``multi_label`` must be given.
     """
     where = f"textualize.listen.{column}"
     listener.refuse_given(where, ("prompt", "language", "task", "max_new_tokens"), "a classifier")
     shape = encoder_shape(listener.model)
     labels = shape.utterance_labels or shape.frame_labels
-    if all(label == f"LABEL_{number}" for number, label in enumerate(labels)):
-        raise ModelError(
-            f"{where}: the classes of {listener.model} have no names (LABEL_0, ...), so its text "
-            "would say nothing; name them in its config.json (id2label)"
-        )
+    check_labels(labels, listener.model, where)
+    multi_label = settle_multi_label(listener.model, shape, listener.multi_label, where)
     for label in listener.ignore:
         if label not in labels:
             raise UsageError(
                 f"{where}: ignore names {label!r}, which {listener.model} does not tell"
-                f"{nearest(label, labels)} (its classes: {', '.join(labels)})"
+                f"{nearest(label, labels)} (its classes: {printable(', '.join(labels))})"
             )
     settled: dict[str, Any] = {
         "of": "utterance" if shape.utterance_labels else "frames",
         "labels": list(labels),
-        "multi_label": shape.multi_label,
+        "multi_label": multi_label,
         "ignore": sorted(set(listener.ignore)),
     }
     if shape.utterance_labels:
         listener.refuse_given(where, ("min_s", "chunk_s"), "a classifier of whole recordings")
-        if not shape.multi_label:
+        if not multi_label:
             listener.refuse_given(where, ("threshold",), "a classifier that tells one class of all")
             return settled
     settled["threshold"] = THRESHOLD if listener.threshold is None else listener.threshold
@@ -130,7 +131,7 @@ class ClassifyListener:
         else:
             order = order[:1]
         told = [self._settled["labels"][number] for number in order]
-        return Heard(text=", ".join(label for label in told if self._is_told(label)))
+        return Heard(text="; ".join(_one_line(label) for label in told if self._is_told(label)))
 
     def _is_told(self, label: str) -> bool:
         return label not in self._settled["ignore"]
@@ -164,7 +165,7 @@ class ClassifyListener:
         is_on_FC = probabilities_FC >= self._settled["threshold"]
         segments = sorted(
             (
-                Segment(start_s=start_s, end_s=end_s, text=label)
+                Segment(start_s=start_s, end_s=end_s, text=_one_line(label))
                 for number, label in enumerate(self._settled["labels"])
                 if self._is_told(label)
                 for start_s, end_s in spans(is_on_FC[:, number], times_s, self._settled["min_s"])
@@ -175,7 +176,9 @@ class ClassifyListener:
             {"start": segment.start_s, "end": segment.end_s, "text": segment.text}
             for segment in segments
         ]
-        return Heard(text="\n".join(timed_lines(entries, "heard")), segments=tuple(segments))
+        return Heard(
+            text="\n".join(timed_lines(entries, "heard", tenths=True)), segments=tuple(segments)
+        )
 
     def _run(
         self, audios: Sequence[FloatArray]
@@ -215,6 +218,10 @@ class ClassifyListener:
             raise ArithmeticError("the classifier gives NaN or infinite logits")
         chosen: Tensor = logits.sigmoid() if self._settled["multi_label"] else logits.softmax(-1)
         return np.asarray(chosen.cpu().numpy(), dtype=np.float32)
+
+
+def _one_line(label: str) -> str:
+    return " ".join(label.split())
 
 
 def spans(

@@ -190,13 +190,23 @@ def test_recordings_within_structures_stay_encoded(tmp_path: Path) -> None:
             "two": datasets.List(datasets.Audio(), length=2),
         }
     )
+    stored = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+    as_stored = datasets.Features(
+        {
+            **features,
+            "audio": stored,
+            "extra": {**features["extra"], "clip": stored},
+            "two": datasets.List(stored, length=2),
+        }
+    )
     row = {
         "audio": clip,
         "question": "?",
         "extra": {"clip": clip, "note": "hi"},
         "two": [clip, clip],
     }
-    datasets.Dataset.from_list([row], features=features).save_to_disk(str(tmp_path / "saved"))
+    made = datasets.Dataset.from_list([row], features=as_stored).cast(features)
+    made.save_to_disk(str(tmp_path / "saved"))
     opened = open_rows(DatasetRecipe(path=str(tmp_path / "saved")))
     sample = opened.sample(0)
     assert sample.audio is not None

@@ -13,12 +13,14 @@ from sound_tape import MAKERS, edit_line, edit_table, make
 from typer.testing import CliRunner, Result
 
 from cache_schema import open_tape
+from cache_schema.console import report_error
 from cache_schema.errors import TapeError
 from cache_schema.shard import Storage
 from cache_schema.types import SAMPLE_RATE_HZ
 from cache_schema.writer import TapeWriter
 from pipeline.cli import app
-from pipeline.inspect import tape_page, tape_values
+from pipeline.inspect import _signal_line, tape_page, tape_values
+from pipeline.pages import page_of, titled
 from pipeline.tape_cli import TAPE_COMMANDS
 
 
@@ -306,3 +308,24 @@ def test_json_is_strict(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", TAPE_COMMANDS)
 def test_help_has_an_example(name: str) -> None:
     assert f"Example: pipeline {name} ./cache" in run(name, "--help").stdout
+
+
+def test_what_a_tape_says_is_no_command_to_a_terminal() -> None:
+    """Whoever made it: line ends and escapes are written out, lines of a text are set in."""
+    escape = "\x1b[2J"
+    page = page_of(["a", *titled("description", f"one\ntwo{escape}"), "label x\ny"])
+    assert page.splitlines() == [
+        "a", "description  one", "             two\\x1b[2J", "label x\\ny",
+    ]  # fmt: skip
+    values: dict[str, Any] = {
+        "facts": {"labels": [f"dog{escape}\nequal"], "multi_label": False},
+        "tokens": 0, "bytes": 9,
+    }  # fmt: skip
+    assert page_of([_signal_line("utterance_logits", values)]).isprintable()
+    states = {"facts": {}, "tokens": 3, "bytes": 9, "bytes_per_token": 3, "positions": {"audio": 3}}
+    assert "3 B a frame" in _signal_line("hidden", states)
+
+
+def test_an_error_is_no_command_to_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    report_error(TapeError("a\x1b[2J\nb"), debug=False)
+    assert capsys.readouterr().err == "error: a\\x1b[2J\nb\n"

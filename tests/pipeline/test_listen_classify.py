@@ -22,7 +22,7 @@ from cache_schema.errors import AudioError, ModelError, UsageError
 from cache_schema.types import FloatArray, Heard, Segment
 from pipeline.cli import app
 from pipeline.listen import record
-from pipeline.listen.classify import spans
+from pipeline.listen.classify import settle, spans
 from pipeline.listen.plan import Listening, load, plan
 from pipeline.textualize_recipe import ListenRecipe
 
@@ -106,9 +106,9 @@ def test_classes_that_do_not_exclude_each_other(tmp_path: Path) -> None:
     model = save(tmp_path, "wav2vec2", "ForSequenceClassification", [1.0, -1.0, 2.0], **several)
     audios = tiny.recordings(0.5)
     for settings, text in (
-        ({}, "sad, angry"),
+        ({}, "sad; angry"),
         ({"threshold": 0.8}, "sad"),
-        ({"threshold": 0.1}, "sad, angry, glad"),
+        ({"threshold": 0.1}, "sad; angry; glad"),
         ({"threshold": 0.95}, ""),
         ({"ignore": ("sad",)}, "angry"),
     ):
@@ -158,9 +158,11 @@ def test_what_is_on_from_when_to_when(turns: Path, min_s: float) -> None:
     assert len(expected) >= 3
     assert len(found.text.splitlines()) == len(expected)
     first = expected[0]
-    assert found.text.startswith(
-        f"[00:{int(first.start_s + 0.5):02d}-00:{int(first.end_s + 0.5):02d}] {first.text}"
-    )
+    told = found.text.splitlines()[0]
+    assert told.endswith(f"] {first.text}")
+    seconds = [int(at[:2]) * 60 + float(at[3:]) for at in told[1 : told.index("]")].split("-")]
+    is_short = first.end_s - first.start_s < 1
+    assert seconds == pytest.approx([first.start_s, first.end_s], abs=0.051 if is_short else 0.51)
     (quiet,) = heard(turns, [audio], min_s=min_s, ignore=tiny.LABELS[1:])
     assert list(quiet.segments) == [one for one in expected if one.text == tiny.LABELS[0]]
 
@@ -248,6 +250,47 @@ def test_what_does_not_go_with_a_classifier(
     ):  # fmt: skip
         with pytest.raises(UsageError, match=r"textualize\.listen: "):
             ListenRecipe(model=str(turns), **wrong)
+
+
+def relabelled(path: Path, labels: list[str], **settings: Any) -> Path:
+    """Save a classifier of recordings of which only the configuration is read."""
+    tiny.save_encoder(path, "wav2vec2", "ForSequenceClassification")
+    config = json.loads((path / "config.json").read_text())
+    config["id2label"] = dict(enumerate(labels))
+    config["label2id"] = {label: number for number, label in enumerate(labels)}
+    (path / "config.json").write_text(json.dumps({**config, **settings}))
+    return path
+
+
+@pytest.mark.parametrize("labels", [["a", "b", "a"], ["a", "\ud83d", "b"], ["a", " ", "b"]])
+def test_classes_that_cannot_be_told_apart(labels: list[str], tmp_path: Path) -> None:
+    model = relabelled(tmp_path, labels)
+    with pytest.raises(ModelError, match=r"different names in its config\.json \(id2label\)"):
+        settle("heard", ListenRecipe(model=str(model)))
+
+
+def test_names_with_commas_and_line_ends(tmp_path: Path) -> None:
+    several = {"problem_type": "multi_label_classification"}
+    save(tmp_path, "wav2vec2", "ForSequenceClassification", [1.0, -1.0, 2.0], **several)
+    config = json.loads((tmp_path / "config.json").read_text())
+    names = ["Male speech, man\n speaking", "Dog", "Music"]
+    config["id2label"] = dict(enumerate(names))
+    config["label2id"] = {label: number for number, label in enumerate(names)}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert heard(tmp_path, tiny.recordings(0.5)) == [Heard(text="Music; Male speech, man speaking")]
+
+
+def test_many_classes_of_which_nobody_says_whether_they_exclude_each_other(tmp_path: Path) -> None:
+    model = relabelled(tmp_path, [f"sound {number}" for number in range(101)])
+    with pytest.raises(UsageError, match=r"--set textualize\.listen\.heard\.multi_label=true"):
+        settle("heard", ListenRecipe(model=str(model)))
+    for asked in (True, False):
+        settled = settle("heard", ListenRecipe(model=str(model), multi_label=asked))
+        assert settled["multi_label"] is asked
+    config = json.loads((model / "config.json").read_text())
+    config["problem_type"] = "multi_label_classification"
+    (model / "config.json").write_text(json.dumps(config))
+    assert settle("heard", ListenRecipe(model=str(model)))["multi_label"] is True
 
 
 def test_what_a_text_depends_on_is_told(turns: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cache_schema.errors import DatasetError, UsageError
 from cache_schema.recipes import as_toml, load_recipe
 from cache_schema.types import Heard, Segment
 from pipeline.cli import app
-from pipeline.describe_timed import seconds_of
+from pipeline.describe_timed import seconds_of, timed_lines
 from pipeline.extract import wanted_steps
 from pipeline.recipe import ExtractRecipe
 from pipeline.textualize import describe, silent
@@ -107,6 +107,19 @@ def test_a_mapping_of_lists_is_a_list_of_mappings() -> None:
         describe({"segments": {**turned, "text": ["Hello"]}})
     once = {"start": 0, "end": 1}
     assert json.loads(describe({"span": once}, "{span}")) == once
+
+
+def test_tenths_of_a_second_where_whole_ones_say_nothing() -> None:
+    entries = [
+        {"start": 0.04, "end": 0.36, "text": "a"},
+        {"start": 0.4, "end": 5.2, "text": "b"},
+        {"start": 7.2, "end": 9.0, "text": "c"},
+        {"start": 59.97, "end": 60.4, "text": "d"},
+    ]
+    assert timed_lines(entries, "x", tenths=True) == [
+        "[00:00.0-00:00.4] a", "[00:00.4-00:05.2] b", "[00:07-00:09] c", "[01:00.0-01:00.4] d",
+    ]  # fmt: skip
+    assert timed_lines(entries, "x")[0] == "[00:00-00:00] a"
 
 
 def test_hours_where_they_are_needed() -> None:
