@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from audio_models.decoder import decoder_of
+from audio_models.valid_frames import sent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +43,6 @@ def flatten_positions(positions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.repeat_interleave(torch.arange(len(positions)), counts), torch.cat(list(positions))
 
 
-def _sent(indices: tuple[Tensor, Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return (rows, columns) on the device; CUDA is not waited for."""
-    if device.type == "cuda":
-        rows, columns = (index.pin_memory() for index in indices)
-        return rows.to(device, non_blocking=True), columns.to(device, non_blocking=True)
-    return indices[0].to(device), indices[1].to(device)
-
-
 def forward_with_states(
     model: Any,
     inputs: Mapping[str, Tensor],
@@ -69,13 +62,15 @@ def forward_with_states(
         state_positions: for each row the input positions whose states are kept, taken from a layer
             as it is computed, so that the rest of it is freed at once; all by default.
     """
-    rows, columns = _sent(flatten_positions(logit_positions), inputs["input_ids"].device)
+    device = inputs["input_ids"].device
+    rows, columns = (sent(index, device) for index in flatten_positions(logit_positions))
     blocks = decoder_of(model).blocks
     states: dict[int, Tensor] = {}
     readouts: list[Tensor] = []
     kept_at = None
     if state_positions is not None:
-        kept_at = _sent(flatten_positions(state_positions), inputs["input_ids"].device)
+        at_rows, at_columns = flatten_positions(state_positions)
+        kept_at = sent(at_rows, device), sent(at_columns, device)
     with (
         _keep_states(blocks, layers, states, kept_at),
         _cut_readout(model.get_output_embeddings(), rows, columns, readouts, unembed_now),

@@ -22,13 +22,14 @@ from audio_models.front_end import window_s as window_s_of
 from audio_models.inputs import AudioBatch, Request, build_inputs
 from audio_models.load import AudioLM
 from audio_models.padding import hears_padding
+from audio_models.valid_frames import sent
 from cache_schema.console import say
 from cache_schema.rows import hidden_row
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, IntArray
 from pipeline.teachers.acoustic import Item, Rows, Told
 from pipeline.teachers.base import Entries, TokenSignals, Wanted
-from pipeline.teachers.offload import Offload, pinned_for, sent
+from pipeline.teachers.offload import Offload, pinned_for
 from pipeline.teachers.readout import uniforms
 from pipeline.teachers.token_readout import read_tokens
 from pipeline.token_rows import Recorded, add_signals

@@ -20,6 +20,7 @@ from transformers import AutoModel
 from transformers.utils import logging
 
 from audio_models.blocks import Blocks
+from audio_models.moved import moved
 from cache_schema.codecs import bfloat16
 from cache_schema.console import say
 from cache_schema.errors import ModelError
@@ -37,11 +38,6 @@ from pipeline.textual_recipe import TextualRecipe
 
 BATCH_TOKENS = 16_384
 """Tokens of one forward pass, padding included."""
-
-PADDING_TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
-"""How far padding may move a state, of the largest state. Other shapes round otherwise: 3e-7 was
-seen in float32. Families whose blocks look at padding (FNet, ConvBERT, Nystromformer) moved 2e-3
-to 1."""
 
 States = dict[int, NDArray[Any]]
 
@@ -144,10 +140,11 @@ class HfEncoder:
         ((alone,), (beside, _)) = (
             self._read_batch(rows, layers) for rows in ([probe], [probe, longer])
         )
-        tolerance = PADDING_TOLERANCE[self.dtype]
         for layer in layers:
-            one, other = (bfloat16.decode(states[layer]) for states in (alone, beside))
-            if np.abs(one - other).max() > tolerance * np.abs(one).max():
+            one, other = (
+                torch.from_numpy(bfloat16.decode(states[layer])) for states in (alone, beside)
+            )
+            if moved(one, other, getattr(torch, self.dtype)):
                 say(
                     f"textual: {self._model_name} looks at padding, so only descriptions of equal "
                     "length are read together"

@@ -63,13 +63,6 @@ def _pinned(tensor: Tensor, stream: torch.cuda.Stream) -> Tensor:
     return host
 
 
-def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the CPU on a device; CUDA is not waited for."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
 def pinned_for(device: torch.device, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return tensors of the CPU in memory from which CUDA copies them without waiting."""
     if device.type != "cuda":
