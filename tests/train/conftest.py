@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +38,17 @@ def student_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def student(student_dir: Path) -> AudioLM:
     return load_audio_lm(str(student_dir), "float32", "cpu")
+
+
+@pytest.fixture(scope="session")
+def forgetful_dir(student_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same student with dropout, so that what random numbers are drawn shows."""
+    directory = tmp_path_factory.mktemp("forgetful") / "student"
+    shutil.copytree(student_dir, directory)
+    config = json.loads((directory / "config.json").read_text())
+    config["text_config"]["attention_dropout"] = config["audio_config"]["dropout"] = 0.2
+    (directory / "config.json").write_text(json.dumps(config))
+    return directory
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,14 +18,14 @@ StartRun = Callable[..., Launch]
 
 
 @pytest.fixture
-def start(make_tape: MakeTape, student_dir: Path, tmp_path: Path) -> StartRun:
+def start(make_tape: MakeTape, forgetful_dir: Path, tmp_path: Path) -> StartRun:
     tape = make_tape()
     # rows are 101 to 115 tokens long; with this seed the first step has five
     flags = ("--max-steps", "4", "--batch-tokens", "600", "--lr", "1e-3", "--seed", "1")
 
     def launch(name: str, *more: str, **faults: object) -> Launch:
         return Launch(
-            tape=tape, student=student_dir, out=tmp_path / name, more=(*flags, *more), **faults
+            tape=tape, student=forgetful_dir, out=tmp_path / name, more=(*flags, *more), **faults
         )
 
     return launch
@@ -32,6 +33,15 @@ def start(make_tape: MakeTape, student_dir: Path, tmp_path: Path) -> StartRun:
 
 def micro(tokens: int) -> tuple[str, str]:
     return "--set", f"loop.micro_tokens={tokens}"
+
+
+def test_random_numbers_show(start: StartRun, student_dir: Path) -> None:
+    """What tests of equal runs here rely on: the student they train has dropout."""
+    forgetful = start("forgetful", "--max-steps", "1")
+    plain = replace(start("plain", "--max-steps", "1"), student=student_dir)
+    assert train_here(forgetful).exit_code == 0
+    assert train_here(plain).exit_code == 0
+    assert steps(forgetful.out)[0]["loss"] != pytest.approx(steps(plain.out)[0]["loss"], rel=1e-4)
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -53,11 +63,11 @@ def test_a_step_that_ran_out_of_memory_is_the_same_step(start: StartRun, backwar
     assert f"micro-batches: at most {lines[0]['micro_tokens']} tokens" in report
 
 
-def test_what_was_added_up_before_is_dropped(start: StartRun) -> None:
+def test_what_was_added_up_before_is_dropped(start: StartRun, student_dir: Path) -> None:
     """The first micro-batch of a step fits, a later one does not: it holds more padded tokens."""
-    wide = start("wide", *micro(330))
+    wide = replace(start("wide", *micro(330)), student=student_dir)
     assert train_here(wide).exit_code == 0
-    short = start("short", *micro(330), memory=300)
+    short = replace(start("short", *micro(330), memory=300), student=student_dir)
     result = train_here(short)
     assert result.exit_code == 0, result.output
     assert "step 1: out of memory with 3 rows" in result.output

@@ -62,13 +62,13 @@ def test_some_processes_had_no_row(make_tape: MakeTape, student: object) -> None
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(
-    make_tape: MakeTape, student_dir: Path, tmp_path: Path, forks: Forks, ranks: int
+    make_tape: MakeTape, forgetful_dir: Path, tmp_path: Path, forks: Forks, ranks: int
 ) -> None:
     tape = make_tape()
     more = (*FLAGS, "--batch-tokens", "250", "--set", "eval.every=2", "--set", "eval.fraction=0.3")
-    straight = Launch(tape=tape, student=student_dir, out=tmp_path / "straight", more=more)
+    straight = Launch(tape=tape, student=forgetful_dir, out=tmp_path / "straight", more=more)
     killed = Launch(
-        tape=tape, student=student_dir, out=tmp_path / "killed", more=more, kill_after=5
+        tape=tape, student=forgetful_dir, out=tmp_path / "killed", more=more, kill_after=5
     )
     assert [process.value for process in train_apart(forks, straight, ranks)[0]] == [0] * ranks
     ended, _ = train_apart(forks, killed, ranks)
@@ -77,7 +77,7 @@ def test_killed_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(
     assert all(process.value != 0 for process in ended)
     assert len(steps(killed.out)) == 5
     again = Launch(
-        tape=tape, student=student_dir, out=tmp_path / "killed", more=(*more, "--resume")
+        tape=tape, student=forgetful_dir, out=tmp_path / "killed", more=(*more, "--resume")
     )
     ended, said = train_apart(forks, again, ranks)
     assert [process.value for process in ended] == [0] * ranks, said
