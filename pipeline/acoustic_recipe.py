@@ -17,7 +17,7 @@ EMBEDDINGS = ("auto", "mean", "none")
 LANGUAGE_MODEL_ONLY = ("states_at", "lens", "lens_top_k", "draws")
 """Settings that an encoder, a classifier or an audio tower has no use for."""
 
-FRAMES_ONLY = ("chunk_s", "embedding")
+FRAMES_ONLY = ("chunk_s", "embedding", "multi_label")
 """Settings that the language model of an audio language model has no use for."""
 
 TAKEN = ("samples", "descriptions", "heard", TEXT_SOURCE)
@@ -47,6 +47,8 @@ class AcousticRecipe:
             if there is a head), ``mean`` (of an encoder's last layer over the frames), ``none``.
         chunk_s: recordings longer than this are cut into pieces of this many seconds, which an
             encoder hears one by one; 0 cuts none, and what the front end cannot hear is left out.
+        multi_label: whether a classifier's classes are judged each by itself; what its
+            configuration says if left out, which a large one must.
         dtype: ``auto`` (the model's own), ``float32``, ``bfloat16`` or ``float16``.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         batch_size: recordings (with a response each) a forward pass, 0 to find it; halved when
@@ -64,6 +66,7 @@ class AcousticRecipe:
     draws: int = 0
     embedding: str = "auto"
     chunk_s: float = 0.0
+    multi_label: bool | None = None
     dtype: str = "auto"
     device: str = "auto"
     batch_size: int = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -15,6 +16,7 @@ from cache_schema.layers import parse_layers
 from cache_schema.maker import GroupInfo
 from pipeline.acoustic_recipe import LANGUAGE_MODEL_ONLY, AcousticRecipe
 from pipeline.hearing.plan import Plan, acoustic_group, hidden_facts
+from pipeline.listen.classes import settle_multi_label
 from pipeline.recipe import ExtractRecipe
 from pipeline.teachers.describe import DTYPES
 from pipeline.teachers.describe_audio import describe_audio_encoder
@@ -37,6 +39,12 @@ def settle(acoustic: AcousticRecipe) -> tuple[FrameShape, tuple[int, ...], str]:
     kind = "an audio tower" if is_tower else "an audio encoder"
     acoustic.refuse_given(LANGUAGE_MODEL_ONLY, kind)
     shape = (tower_shape if is_tower else encoder_shape)(acoustic.teacher)
+    if shape.utterance_labels or shape.frame_labels:
+        asked = acoustic.multi_label
+        multi_label = settle_multi_label(acoustic.teacher, shape, asked, "acoustic")
+        shape = replace(shape, multi_label=multi_label)
+    elif acoustic.multi_label is not None:
+        acoustic.refuse_given(("multi_label",), "an encoder without classes")
     embedding = acoustic.embedding
     if embedding == "auto":
         embedding = HEAD if shape.embedding_width else NONE

@@ -242,3 +242,14 @@ def test_what_was_recorded_otherwise_is_refused(tmp_path: Path) -> None:
     again = ExtractRecipe(**{**vars(recipe), "acoustic": AcousticRecipe(teacher=str(teacher))})
     with pytest.raises(ProvenanceError, match=r"chunk_s: tape 1\.5, now 0\.0"):
         run_step("acoustic", again)
+
+
+def test_classes_that_may_be_there_together(tmp_path: Path) -> None:
+    teacher = tiny_audio_encoders.save_encoder(
+        tmp_path / "teacher", "wav2vec2", "ForSequenceClassification"
+    )
+    tape = recorded(recipe_for(tmp_path, teacher, layers="none", multi_label=True))
+    assert next(iter(tape))["acoustic/utterance_logits"].multi_label is True
+    plain = tiny_audio_encoders.save_encoder(tmp_path / "plain", "wav2vec2")
+    with pytest.raises(UsageError, match="an encoder without classes"):
+        check(recipe_for(tmp_path, plain, multi_label=True, name="plain"))
