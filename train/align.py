@@ -25,8 +25,9 @@ from cache_schema.types import IntArray, Trace
 from train.data import Example
 
 _REMEDY = (
-    "Train a student that shares the textual teacher's tokenizer, or extract with a teacher that "
-    "shares the student's."
+    "Train a student that shares the textual teacher's tokenizer, extract with a teacher that "
+    "shares the student's, or give the teacher's tokenizer, so that tokens are translated: "
+    "--set data.teacher_tokenizer=M"
 )
 
 

@@ -21,8 +21,9 @@ from cache_schema.errors import TapeError
 from cache_schema.hidden import HiddenPlace
 from cache_schema.questions import question_text
 from cache_schema.signals import AUDIO_ROW
-from cache_schema.types import TEXT_SOURCE, Trace
-from train.alignment.meeting import Meeting, meet
+from cache_schema.types import TEXT_SOURCE, IntArray, Trace
+from train.alignment.meeting import Meeting, meet, meet_tokens
+from train.alignment.translation import Translation
 from train.ring import HostBuffer, Readers
 from train.states import StatesPlan, plan_states, start_states
 from train.targets import (
@@ -48,6 +49,7 @@ class Needs:
         lens: source -> layers of its lens, ascending.
         states: where -> layers of recorded states, ascending.
         known: source -> function telling which token ids mean the same to the student.
+        translation: how traces become the student's tokens, ``None`` where they are.
     """
 
     topk: tuple[str, ...] = ()
@@ -55,6 +57,7 @@ class Needs:
     lens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     states: Mapping[StatesAt, tuple[int, ...]] = field(default_factory=dict)
     known: Mapping[str, Known] = field(default_factory=dict)
+    translation: Translation | None = None
 
     @property
     def of_tokens(self) -> list[str]:
@@ -83,7 +86,8 @@ class TrainBatch:
         lens: source -> layer -> what that layer says about the same tokens.
         states: where -> [L, N, D] at the positions that predict them, or [L, F, D] at the teacher's
             audio positions or frames, in the type they are stored in.
-        meetings: where, of audio -> which positions of the student they are compared with.
+        meetings: where, of audio or of other tokens -> which positions of the student they are
+            compared with.
         num_tokens: unpadded input positions.
     """
 
@@ -164,7 +168,7 @@ def plan_batch(tape: Tape, rows: Sequence[tuple[str, int]], needs: Needs) -> Bat
         TapeError: recorded states belong to other tokens than the trace's.
         MissingSignalError: a row lacks a signal.
     """
-    places = tuple(_place(tape[sample_id], trace) for sample_id, trace in rows)
+    places = tuple(_place(tape[sample_id], trace, needs.translation) for sample_id, trace in rows)
     return BatchPlan(
         places=places,
         states={
@@ -196,11 +200,13 @@ def _collate(
         ],
     )
     names = [f"sample {place.row.sample_id!r}" for place in places]
-    meetings = {
-        where: meet(names, each.places, audio.audio_positions, audio.audio_times_s)
-        for where, each in plan.states.items()
-        if where.audio
-    }
+    meetings = {}
+    for where, each in plan.states.items():
+        if where.audio:
+            meetings[where] = meet(names, each.places, audio.audio_positions, audio.audio_times_s)
+        elif any(map(_is_translated, places, each.places)):
+            pairs = [_pairs(*pair) for pair in zip(places, each.places, strict=True)]
+            meetings[where] = meet_tokens(each.places, audio.predict_positions, pairs)
     known = needs.known
     return TrainBatch(
         audio=audio,
@@ -217,9 +223,32 @@ def _collate(
     )
 
 
-def _place(row: TapeRow, trace_index: int) -> Place:
+def _place(row: TapeRow, trace_index: int, translation: Translation | None) -> Place:
     trace = cast("Trace", row.signal(f"{TEXT_SOURCE}/trace", trace_index))
-    return Place(row=row, trace_index=trace_index, target_ids=trace.token_ids)
+    if translation is None:
+        return Place(row=row, trace_index=trace_index, target_ids=trace.token_ids)
+    translated = translation.trace(trace)
+    assert translated is not None, "rows that cannot be translated were left out"
+    return Place(
+        row=row,
+        trace_index=trace_index,
+        target_ids=translated.target_ids,
+        translated=translated,
+        translation=translation,
+    )
+
+
+def _is_translated(place: Place, states: HiddenPlace) -> bool:
+    assert states.target_ids is not None, "states of a trace have its tokens"
+    return not np.array_equal(states.target_ids, place.target_ids)
+
+
+def _pairs(place: Place, states: HiddenPlace) -> tuple[IntArray, IntArray]:
+    """Return which recorded states of a row belong to which of its tokens."""
+    if place.translated is not None and _is_translated(place, states):
+        return place.translated.theirs, place.translated.ours
+    same = np.arange(states.count)
+    return same, same
 
 
 def _states_place(place: Place, where: StatesAt, layers: tuple[int, ...]) -> HiddenPlace:
@@ -234,9 +263,10 @@ def _states_place(place: Place, where: StatesAt, layers: tuple[int, ...]) -> Hid
     if where.audio:
         return place.row.hidden_place(name, AUDIO_ROW, layers)
     hidden = place.row.hidden_place(name, place.trace_index, layers)
+    recorded = place.recorded_ids if place.translated else place.target_ids
     if where.source != TEXT_SOURCE:
         require_same_tokens(place, name, hidden.target_ids)
-    elif hidden.target_ids is None or not np.array_equal(hidden.target_ids, place.target_ids):
+    elif hidden.target_ids is None or not np.array_equal(hidden.target_ids, recorded):
         raise TapeError(
             f"sample {place.row.sample_id!r}: {name} belongs to other tokens than "
             f"trace {place.trace_index}; verify the tape"

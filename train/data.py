@@ -17,7 +17,8 @@ from audio_models.prompt import prompt_ids
 from cache_schema import Tape, TapeRow
 from cache_schema.errors import TapeError
 from cache_schema.questions import question_text
-from cache_schema.types import SAMPLE_RATE_HZ, Trace
+from cache_schema.types import SAMPLE_RATE_HZ, IntArray, Trace
+from train.alignment.translation import Translation
 from train.settings import DataRecipe
 
 MIN_POOL_STEPS, MAX_POOL_STEPS = 4, 50
@@ -52,11 +53,21 @@ def require_audio(tape: Tape) -> None:
         assert row.audio.ndim == 1
 
 
-def usable(trace: Trace, recipe: DataRecipe, audio_token_id: int) -> str:
-    """Return why a trace is not used, or an empty string."""
-    if len(trace.token_ids) == 0:
+def _own_ids(trace: Trace, translation: Translation | None) -> IntArray | None:
+    """Return a trace in the student's ids, ``None`` if it cannot be translated."""
+    if translation is None:
+        return trace.token_ids
+    translated = translation.trace(trace)
+    return None if translated is None else translated.target_ids
+
+
+def usable(trace: Trace, ids: IntArray | None, recipe: DataRecipe, audio_token_id: int) -> str:
+    """Return why a trace is not used, or an empty string; ``ids`` are the student's."""
+    if ids is None:
+        return "trace whose tokens are not its text"
+    if len(ids) == 0:
         return "empty trace"
-    if audio_token_id in trace.token_ids:
+    if audio_token_id in ids:
         return "trace with an audio placeholder"
     if trace.origin not in recipe.origins:
         return f"trace of origin {trace.origin}"
@@ -68,7 +79,11 @@ def usable(trace: Trace, recipe: DataRecipe, audio_token_id: int) -> str:
 
 
 def scan(
-    tape: Tape, lm: AudioLM, recipe: DataRecipe, signals: Sequence[str]
+    tape: Tape,
+    lm: AudioLM,
+    recipe: DataRecipe,
+    signals: Sequence[str],
+    translation: Translation | None = None,
 ) -> tuple[list[Example], Counter[str]]:
     """Return the rows to train on, in the tape's order, and how many were left out, by reason.
 
@@ -90,8 +105,9 @@ def scan(
             left_out[fault] += 1
             continue
         for index, trace in enumerate(row.traces):
-            length = prompt + len(trace.token_ids)
-            reason = usable(trace, recipe, lm.audio_token_id)
+            ids = _own_ids(trace, translation)
+            length = prompt + (0 if ids is None else len(ids))
+            reason = usable(trace, ids, recipe, lm.audio_token_id)
             if not reason and length > recipe.max_tokens:
                 reason = f"longer than {recipe.max_tokens} tokens"
             if reason:

@@ -12,6 +12,7 @@ from cache_schema.errors import TapeError
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import TEXT_SOURCE
 from train.align import align_tokenizers
+from train.alignment.translation import Translation
 from train.batch import Needs
 from train.data import Example
 from train.terms import Term, lens_read, sources_read, states_read
@@ -28,14 +29,23 @@ def signals_read(terms: tuple[Term, ...]) -> Needs:
 
 
 def resolve_needs(
-    lm: AudioLM, tape: Tape, terms: tuple[Term, ...], examples: list[Example]
+    lm: AudioLM,
+    tape: Tape,
+    terms: tuple[Term, ...],
+    examples: list[Example],
+    translation: Translation | None = None,
 ) -> Needs:
     """Return what batches read, after checking that token ids mean the same to the student.
+
+    With a translation the traces are written in its ids anyway.
 
     Raises:
         TokenizerMismatchError: they do not.
     """
     wanted = signals_read(terms)
+    if translation is not None:
+        own = dict.fromkeys(wanted.of_tokens, lambda ids: ids < lm.vocab_size)
+        return replace(wanted, known=own, translation=translation)
     known = {
         source: align_tokenizers(lm, tape, source, examples).known
         for source in dict.fromkeys([TEXT_SOURCE, *wanted.of_tokens])

@@ -70,11 +70,7 @@ class Objective(nn.Module):
 
     def counts(self, batch: TrainBatch) -> Tensor:
         """Return float64 [M]: the positions each term sums over."""
-        counts = [
-            batch.meetings[term.states_at].count if term.spec.at_audio else len(batch.target_ids)
-            for term in self.terms
-        ]
-        return torch.tensor(counts, dtype=torch.float64)
+        return torch.tensor([_count(term, batch) for term in self.terms], dtype=torch.float64)
 
     def forward(self, batch: TrainBatch) -> Tensor:
         """Return [M]: every term summed over the batch's positions, unweighted."""
@@ -151,6 +147,20 @@ class Objective(nn.Module):
             )
             total.append(distance(student_ND, teacher_ND, [len(row) for row in positions]).sum())
         return torch.stack(total).mean()
+
+
+def _count(term: Term, batch: TrainBatch) -> int:
+    """Return the positions a term sums over: all tokens, or those its teacher says something of."""
+    count: int | None = None
+    if term.spec.signal == "hidden" and term.states_at in batch.meetings:
+        count = batch.meetings[term.states_at].count
+    elif term.spec.signal == "topk":
+        count = batch.topk[term.source].count
+    elif term.spec.signal == "sampled":
+        count = batch.sampled[term.source].count
+    elif term.spec.signal == "lens":
+        count = next(iter(batch.lens[term.source].values())).count
+    return len(batch.target_ids) if count is None else count
 
 
 def _at(states_BTD: Tensor, positions: Sequence[Tensor]) -> Tensor:

@@ -18,6 +18,7 @@ from audio_models.load import AudioLM, read_dtype, read_num_layers
 from cache_schema import Tape, open_tape
 from cache_schema.console import say
 from cache_schema.fingerprint import fingerprint
+from train.alignment.translation import load_translation
 from train.assemble import build_run, make_accelerator, processes_on_cpu
 from train.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint, load_weights
 from train.data import Example, require_audio, scan
@@ -70,11 +71,12 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
     accelerator = make_accelerator(recipe, flags.out)
     torch.manual_seed(recipe.loop.seed)
     lm = load_student(flags.student, recipe.student)
-    examples, left_out = scan(tape, lm, recipe.data, signals)
+    translation = load_translation(lm, tape, recipe.data.teacher_tokenizer)
+    examples, left_out = scan(tape, lm, recipe.data, signals, translation)
     examples, incomplete = with_every_signal(tape, examples, terms)
     left_out += incomplete
     rows = split(examples, recipe.eval.fraction) if recipe.eval.every else (examples, [])
-    needs = resolve_needs(lm, tape, terms, examples)
+    needs = resolve_needs(lm, tape, terms, examples, translation)
     main = accelerator.is_main_process
     if main:
         _say_plan(terms, examples, rows[1], left_out, lm)

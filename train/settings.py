@@ -26,12 +26,16 @@ class DataRecipe:
         origins: where traces may come from: ``free``, ``label`` (the teacher was told the right
             answer; so were all its signals, and the student is not) or ``given`` (a column's).
         max_tokens: rows longer than this (prompt, audio and trace) are left out.
+        teacher_tokenizer: directory or hub id of the textual teacher's tokenizer, where the
+            student has another one: the traces are then written in the student's tokens, and what
+            the teacher said is compared where both begin a token.
     """
 
     wrong_traces: bool = False
     truncated_traces: bool = False
     origins: tuple[str, ...] = ORIGINS
     max_tokens: int = 4096
+    teacher_tokenizer: str = ""
 
     def __post_init__(self) -> None:
         _require(bool(self.origins), f"origins: expected one or more of {ORIGINS}, got none")

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from cache_schema import TapeRow
 from cache_schema.errors import MissingSignalError, TokenizerMismatchError
-from cache_schema.types import IntArray, Lens, Sampled, TopK
+from cache_schema.types import TEXT_SOURCE, IntArray, Lens, Sampled, TopK, Trace
+from train.alignment.translation import Translated, Translation
 
 NO_TOKEN = -1
 """A kept token the student does not have; its mass is in the tail."""
@@ -28,20 +29,40 @@ Known = Callable[[IntArray], Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """One row's sample, which of its traces, and that trace's ids, int64 [R]."""
+    """One row.
+
+    Attributes:
+        row: its sample.
+        trace_index: which of its traces.
+        target_ids: int64 [R], that trace in the student's ids.
+        translated: where these are not the recorded ones: how the two meet.
+        translation: likewise: the two tokenizers.
+    """
 
     row: TapeRow
     trace_index: int
     target_ids: IntArray
+    translated: Translated | None = None
+    translation: Translation | None = None
+
+    @property
+    def recorded_ids(self) -> IntArray:
+        """int64 [T], the trace in the textual teacher's ids."""
+        trace = cast("Trace", self.row.signal(f"{TEXT_SOURCE}/trace", self.trace_index))
+        return trace.token_ids
 
 
 @dataclass(frozen=True, kw_only=True)
 class TopKTargets:
-    """A teacher's kept tokens: int64 [N, K] (``NO_TOKEN``: none), float32 [N, K] and tail [N]."""
+    """A teacher's kept tokens: int64 [N, K] (``NO_TOKEN``: none), float32 [N, K] and tail [N].
+
+    ``count`` is the number of positions it says something of; ``None`` for all.
+    """
 
     token_ids: Tensor
     logprobs: Tensor
     tail: Tensor
+    count: int | None = None
 
     def to(self, device: torch.device) -> TopKTargets:
         """Return them on ``device``."""
@@ -49,21 +70,27 @@ class TopKTargets:
             token_ids=self.token_ids.to(device, non_blocking=True),
             logprobs=self.logprobs.to(device, non_blocking=True),
             tail=self.tail.to(device, non_blocking=True),
+            count=self.count,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampledTargets:
-    """Drawn tokens: int64 [N, U] (``NO_TOKEN``: none) and their shares of the draws [N, U]."""
+    """Drawn tokens: int64 [N, U] (``NO_TOKEN``: none) and their shares of the draws [N, U].
+
+    ``count`` as of ``TopKTargets``.
+    """
 
     token_ids: Tensor
     shares: Tensor
+    count: int | None = None
 
     def to(self, device: torch.device) -> SampledTargets:
         """Return them on ``device``."""
         return SampledTargets(
             token_ids=self.token_ids.to(device, non_blocking=True),
             shares=self.shares.to(device, non_blocking=True),
+            count=self.count,
         )
 
 
@@ -75,7 +102,8 @@ def stack_topk(places: Sequence[Place], source: str, known: Known) -> TopKTarget
     """
     stack = _Stack(sum(len(place.target_ids) for place in places), known)
     for place in places:
-        stack.add(cast("TopK", _of_trace(place, f"{source}/topk")))
+        topk = cast("TopK", _of_trace(place, f"{source}/topk"))
+        stack.add(*_translated(place, topk))
     return stack.targets()
 
 
@@ -99,14 +127,13 @@ def stack_lens(
                     f"{', '.join(map(str, lens.layers))}, not {layer}; verify the tape"
                 )
             m = lens.layers.index(layer)
-            stack.add(
-                TopK(
-                    target_ids=lens.target_ids,
-                    token_ids=lens.token_ids[:, m],
-                    logprobs=lens.logprobs[:, m],
-                    tail=lens.tail[:, m],
-                )
+            topk = TopK(
+                target_ids=lens.target_ids,
+                token_ids=lens.token_ids[:, m],
+                logprobs=lens.logprobs[:, m],
+                tail=lens.tail[:, m],
             )
+            stack.add(*_translated(place, topk))
     return {layer: stack.targets() for layer, stack in stacks.items()}
 
 
@@ -116,7 +143,17 @@ def stack_sampled(places: Sequence[Place], source: str, known: Known) -> Sampled
     Raises:
         TokenizerMismatchError: they were recorded on other ids than the trace's.
     """
-    drawn = [cast("Sampled", _of_trace(place, f"{source}/sampled")) for place in places]
+    drawn, count = [], 0
+    for place in places:
+        each = cast("Sampled", _of_trace(place, f"{source}/sampled"))
+        said = len(each.target_ids)
+        if not np.array_equal(each.target_ids, place.target_ids):
+            assert place.translated is not None
+            assert place.translation is not None
+            each = place.translation.sampled(each, place.translated)
+            said = len(place.translated.ours)
+        drawn.append(each)
+        count += said
     widths = [np.diff(each.offsets) for each in drawn]
     shape = sum(map(len, widths)), max((int(w.max()) for w in widths if len(w)), default=0)
     token_ids = np.full(shape, NO_TOKEN, dtype=np.int64)
@@ -126,7 +163,9 @@ def stack_sampled(places: Sequence[Place], source: str, known: Known) -> Sampled
     ids = np.concatenate([each.token_ids for each in drawn])
     token_ids[filled] = np.where(known(ids), ids, NO_TOKEN)
     shares[filled] = np.concatenate([each.counts / each.num_draws for each in drawn])
-    return SampledTargets(token_ids=torch.from_numpy(token_ids), shares=torch.from_numpy(shares))
+    return SampledTargets(
+        token_ids=torch.from_numpy(token_ids), shares=torch.from_numpy(shares), count=count
+    )
 
 
 def _of_trace(place: Place, name: str) -> Any:
@@ -135,13 +174,23 @@ def _of_trace(place: Place, name: str) -> Any:
     return signal
 
 
+def _translated(place: Place, topk: TopK) -> tuple[TopK, int]:
+    """Return a row's top-k in the student's tokens, and of how many of them it says something."""
+    if np.array_equal(topk.target_ids, place.target_ids):
+        return topk, len(topk.target_ids)
+    assert place.translated is not None
+    assert place.translation is not None
+    return place.translation.topk(topk, place.translated), len(place.translated.ours)
+
+
 def require_same_tokens(place: Place, name: str, target_ids: IntArray | None) -> None:
-    """Refuse a signal of other tokens than the trace's.
+    """Refuse a signal of other tokens than the trace's, be they recorded or translated.
 
     Raises:
         TokenizerMismatchError: naming it.
     """
-    if target_ids is None or not np.array_equal(target_ids, place.target_ids):
+    known = [place.target_ids, *([place.recorded_ids] if place.translated else [])]
+    if target_ids is None or not any(np.array_equal(target_ids, ids) for ids in known):
         raise TokenizerMismatchError(
             f"sample {place.row.sample_id!r}: {name} was recorded on other token ids "
             f"than the trace's, so its teacher's tokenizer differs from the textual one; leave "
@@ -161,10 +210,11 @@ class _Stack:
         self._num_tokens, self._known = num_tokens, known
         self._start = 0
         self._arrays: tuple[Any, Any, Any] | None = None
-        self._narrowest = 0
+        self._narrowest = self._count = 0
 
-    def add(self, topk: TopK) -> None:
-        """Add the next row."""
+    def add(self, topk: TopK, count: int) -> None:
+        """Add the next row, which says something of ``count`` tokens."""
+        self._count += count
         own = topk.token_ids.shape[1]
         if self._arrays is None:
             shape = (self._num_tokens, own)
@@ -196,6 +246,7 @@ class _Stack:
             token_ids=torch.from_numpy(token_ids),
             logprobs=torch.from_numpy(logprobs),
             tail=torch.from_numpy(tail),
+            count=self._count,
         )
 
 

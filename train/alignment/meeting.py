@@ -1,4 +1,4 @@
-"""A micro-batch's audio positions, and what a teacher recorded for the same seconds.
+"""A micro-batch's positions, and what a teacher recorded for the same seconds or words.
 
 Shapes: F positions of the teacher in all rows, C of the student that have something to compare
 with, E overlaps, D width.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cache_schema.errors import TapeError
 from cache_schema.hidden import HiddenPlace
-from cache_schema.types import FloatArray
+from cache_schema.types import FloatArray, IntArray
 from train.alignment.seconds import Resampling, by_seconds
 
 SAME_S = 0.005
@@ -98,6 +98,31 @@ def meet(
         ],
         overlaps=torch.from_numpy(np.stack([np.concatenate(into), np.concatenate(teachers)])),
         weights=torch.from_numpy(np.concatenate([each.weights for each in found])),
+    )
+
+
+def meet_tokens(
+    places: Sequence[HiddenPlace],
+    positions: Sequence[Tensor],
+    pairs: Sequence[tuple[IntArray, IntArray]],
+) -> Meeting:
+    """Return where recorded states of a trace and the student's positions meet.
+
+    Args:
+        places: where each row's states lie.
+        positions: for each row, where the student's tokens are predicted.
+        pairs: for each row, the teacher's tokens that begin where the student's do, and those.
+    """
+    offsets = np.cumsum([0, *(place.count for place in places)])[:-1]
+    teachers = np.concatenate(
+        [offset + theirs for offset, (theirs, _) in zip(offsets, pairs, strict=True)]
+    )
+    return Meeting(
+        positions=[
+            row[torch.from_numpy(ours)] for row, (_, ours) in zip(positions, pairs, strict=True)
+        ],
+        overlaps=torch.from_numpy(np.stack([np.arange(len(teachers)), teachers])),
+        weights=torch.ones(len(teachers)),
     )
 
 

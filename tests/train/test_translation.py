@@ -1,0 +1,303 @@
+"""A student with another tokenizer than the textual teacher's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_alignment import byte_level, sentencepiece
+from tiny_audio_lm import build_tokenizer
+from tiny_tape import NUM_SAMPLES, TEACHER_WIDTH, MakeTape, sample, trace
+from transformers import PreTrainedTokenizerFast
+from typer.testing import CliRunner
+
+from audio_models.load import AudioLM, load_audio_lm
+from cache_schema import Tape, open_tape
+from cache_schema.errors import TokenizerMismatchError
+from cache_schema.fingerprint import tokenizer_digest
+from cache_schema.maker import GroupInfo
+from cache_schema.rows import (
+    hidden_row,
+    lens_row,
+    sample_rows,
+    sampled_row,
+    topk_row,
+    trace_row,
+)
+from cache_schema.shard import Storage
+from cache_schema.types import Lens, Sampled, TopK, Trace
+from cache_schema.writer import TapeWriter
+from train.alignment.translation import Translation, load_translation
+from train.batch import TrainBatch, load_batches
+from train.cli import app
+from train.data import scan
+from train.needs import resolve_needs
+from train.objective import Objective
+from train.ring import HostBuffer, Readers
+from train.settings import DataRecipe
+from train.targets import NO_TOKEN
+from train.terms import resolve_terms
+from train.terms_recipe import TermsRecipe
+
+NAMES = tuple(f"s{n}" for n in range(NUM_SAMPLES))
+DRAWS = 6
+TERMS = {
+    "ce": {"weight": 1.0},
+    "text_kl": {"weight": 1.0},
+    "text_jsd": {"weight": 1.0},
+    "text_sampled": {"weight": 1.0},
+    "text_lens": {"weight": 1.0, "layers": "2:4"},
+    "text_hidden": {"weight": 1.0, "layers": "2:4", "projector": "linear"},
+}
+
+
+def drawn_of(topk: TopK) -> Sampled:
+    """The kept tokens, drawn in turn."""
+    num_tokens = len(topk.target_ids)
+    ids = np.sort(topk.token_ids[:, :3], axis=1)
+    return Sampled(
+        target_ids=topk.target_ids,
+        token_ids=ids.reshape(-1),
+        counts=np.full(3 * num_tokens, DRAWS // 3),
+        offsets=np.arange(num_tokens + 1) * 3,
+        num_draws=DRAWS,
+    )
+
+
+def topk_of(targets: np.ndarray, seed: int, tokenizer: PreTrainedTokenizerFast) -> TopK:
+    """Five words each, none of them special but for the one that ends the turn."""
+    logits = torch.randn(
+        len(targets), len(tokenizer), generator=torch.Generator().manual_seed(seed)
+    )
+    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = sorted(special - {tokenizer.eos_token_id})
+    logits[:, special] = -20.0
+    logits[torch.arange(len(targets)), torch.from_numpy(targets)] += 6.0
+    kept, ids = logits.log_softmax(-1).topk(5)
+    tail = (1 - kept.exp().sum(-1)).clamp(min=0)
+    return TopK(target_ids=targets, token_ids=ids.numpy(), logprobs=kept.numpy(), tail=tail.numpy())
+
+
+def signals_of(
+    traces: list[Trace], seed: int, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Any]:
+    (one,) = traces
+    rng = np.random.default_rng(seed)
+    topk = topk_of(one.token_ids, seed, tokenizer)
+    states = rng.standard_normal((len(one.token_ids), TEACHER_WIDTH)).astype(np.float32)
+    return {"trace": one, "topk": topk, "sampled": drawn_of(topk), "states": states}
+
+
+def write(
+    root: Path, tokenizer: PreTrainedTokenizerFast, signals: dict[str, dict[str, Any]]
+) -> Tape:
+    """A tape of a textual teacher with this tokenizer; its lens is its top-k."""
+    info = GroupInfo(
+        group="textual",
+        kind="textual",
+        signals={
+            "trace": {},
+            "topk": {"k": 5},
+            "sampled": {"num_draws": DRAWS},
+            "lens": {"layers": [4], "k": 5},
+            "hidden": {"layers": [4], "width": TEACHER_WIDTH},
+        },
+        identity={
+            "tokenizer_digest": tokenizer_digest(tokenizer),
+            "num_layers": 4,
+            "width": TEACHER_WIDTH,
+            "stop_ids": [tokenizer.eos_token_id],
+        },
+        notes={"model": "some-teacher"},
+    )
+    with TapeWriter(root, GroupInfo(group="samples", kind="samples")) as writer:
+        for name in signals:
+            item = sample(int(name[1:]))
+            assert item.audio is not None
+            writer.add(sample_rows(item, "0", len(item.audio)))
+    with TapeWriter(root, info, storage=Storage(states_dtype="float32")) as writer:
+        for name, each in signals.items():
+            topk: TopK = each["topk"]
+            lens = Lens(
+                target_ids=topk.target_ids,
+                layers=(4,),
+                token_ids=topk.token_ids[:, None],
+                logprobs=topk.logprobs[:, None],
+                tail=topk.tail[:, None],
+            )
+            rows = {
+                "trace": [trace_row(name, 0, each["trace"])],
+                "topk": [topk_row(name, 0, topk)],
+                "lens": [lens_row(name, 0, lens)],
+                "sampled": [sampled_row(name, 0, each["sampled"])],
+            }
+            place = hidden_row(name, 0, "token", (0, 0), topk.target_ids, None)
+            writer.add(rows, [(place, {4: each["states"]})])
+    return open_tape(root)
+
+
+def renumbered(
+    signals: dict[str, dict[str, Any]], old: PreTrainedTokenizerFast, new: PreTrainedTokenizerFast
+) -> dict[str, dict[str, Any]]:
+    """The same signals in the ids of a tokenizer with the same words under other numbers."""
+    ids = np.array(new.convert_tokens_to_ids(old.convert_ids_to_tokens(list(range(len(old))))))
+    found = {}
+    for name, each in signals.items():
+        topk: TopK = each["topk"]
+        targets = ids[topk.target_ids]
+        moved = replace(topk, target_ids=targets, token_ids=ids[topk.token_ids])
+        found[name] = {
+            **each,
+            "trace": replace(each["trace"], token_ids=targets),
+            "topk": moved,
+            "sampled": drawn_of(moved),
+        }
+    return found
+
+
+def batch_of(
+    tape: Tape, lm: AudioLM, translation: Translation | None, sections: dict[str, Any]
+) -> tuple[Objective, TrainBatch]:
+    terms = resolve_terms(TermsRecipe.from_values(sections, "recipe.terms"), tape, 2)
+    examples, left_out = scan(tape, lm, DataRecipe(), (), translation)
+    assert not left_out
+    needs = resolve_needs(lm, tape, terms, examples, translation)
+    torch.manual_seed(0)
+    objective = Objective(lm.model, terms, lm.width, {"textual": TEACHER_WIDTH}, 16)
+    buffer = HostBuffer()
+    with Readers() as readers:
+        shares = [[(name, 0) for name in NAMES[:4]]]
+        (batch,) = load_batches(lm, tape, shares, needs, buffer, readers)
+        buffer.wait()
+    return objective, batch
+
+
+def test_the_same_words_under_other_numbers_are_the_same_losses(
+    tmp_path: Path, student_dir: Path
+) -> None:
+    lm = load_audio_lm(str(student_dir), "float32", "cpu")
+    other = build_tokenizer(first_byte=77)
+    other.save_pretrained(tmp_path / "teacher")
+    own = {
+        name: signals_of([trace(lm, sample(int(name[1:])))], number, lm.tokenizer)
+        for number, name in enumerate(NAMES)
+    }
+    one = write(tmp_path / "one", lm.tokenizer, own)
+    two = write(tmp_path / "two", other, renumbered(own, lm.tokenizer, other))
+    translation = load_translation(lm, two, str(tmp_path / "teacher"))
+    assert translation is not None
+    objective, plain = batch_of(one, lm, None, TERMS)
+    _, moved = batch_of(two, lm, translation, TERMS)
+    torch.testing.assert_close(objective.counts(moved), objective.counts(plain))
+    np.testing.assert_array_equal(moved.target_ids, plain.target_ids)
+    torch.testing.assert_close(objective(moved), objective(plain), rtol=1e-4, atol=1e-4)
+
+
+def test_no_need_to_translate_is_said(
+    make_tape: MakeTape, student: AudioLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student.tokenizer.save_pretrained(tmp_path / "teacher")
+    assert load_translation(student, open_tape(make_tape()), str(tmp_path / "teacher")) is None
+    assert "is not needed" in capsys.readouterr().err
+
+
+def test_another_tokenizer_than_the_tapes_is_refused(
+    make_tape: MakeTape, student: AudioLM, tmp_path: Path
+) -> None:
+    byte_level().save_pretrained(tmp_path / "other")
+    tape = open_tape(make_tape(digest="of another"))
+    with pytest.raises(TokenizerMismatchError, match="not the tokenizer"):
+        load_translation(student, tape, str(tmp_path / "other"))
+    with pytest.raises(TokenizerMismatchError, match="no usable tokenizer"):
+        load_translation(student, tape, str(tmp_path / "nowhere"))
+
+
+@pytest.fixture(params=["byte-level", "sentencepiece"])
+def merged(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Tape, Path]:
+    """A tape of a teacher whose tokens are several of the student's, which are bytes."""
+    teacher = {"byte-level": byte_level, "sentencepiece": sentencepiece}[request.param]()
+    teacher.save_pretrained(tmp_path / "teacher")
+    signals = {}
+    for number, name in enumerate(NAMES):
+        text = f"the sum of three and {number} is larger than the first, so the answer is odd"
+        ids = [*teacher(text, add_special_tokens=False)["input_ids"], teacher.eos_token_id]
+        one = Trace(
+            text=text,
+            token_ids=np.asarray(ids),
+            prompt_token_ids=np.zeros(2, np.int64),
+            finish_reason="stop",
+            answer="odd",
+            correct=True,
+            logprob=-1.0,
+        )
+        signals[name] = signals_of([one], number, teacher)
+    return write(tmp_path / "tape", teacher, signals), tmp_path / "teacher"
+
+
+def test_what_the_teacher_said_is_compared_where_both_begin_a_token(
+    merged: tuple[Tape, Path], student_dir: Path
+) -> None:
+    tape, teacher = merged
+    lm = load_audio_lm(str(student_dir), "float32", "cpu")
+    translation = load_translation(lm, tape, str(teacher))
+    assert translation is not None
+    objective, batch = batch_of(tape, lm, translation, TERMS)
+    rows = [tape[name] for name in NAMES[:4]]
+    said = sum(len(row.traces[0].token_ids) for row in rows)
+    own = [len(row.traces[0].text.encode()) + 1 for row in rows]
+    assert len(batch.target_ids) == sum(own), "the student's tokens are bytes, and a stop"
+    counts = dict(zip(TERMS, objective.counts(batch).tolist(), strict=True))
+    assert counts.pop("ce") == sum(own)
+    assert set(counts.values()) == {said}, "every token of the teacher begins at a byte"
+    topk = batch.topk["textual"]
+    mass = topk.logprobs.exp().sum(-1) + topk.tail
+    torch.testing.assert_close(mass, torch.ones_like(mass), atol=2e-3, rtol=0)
+    silent = (topk.token_ids == NO_TOKEN).all(1) & (topk.tail == 1)
+    assert int((~silent).sum()) <= said
+    first = 0
+    for row, length in zip(rows, own, strict=True):
+        translated = translation.trace(row.traces[0])
+        assert translated is not None
+        recorded = row["textual/topk"]
+        for t, j in zip(translated.theirs, translated.ours, strict=True):
+            known = {
+                int(translation.ids[i]): p
+                for i, p in zip(recorded.token_ids[t], recorded.logprobs[t], strict=True)
+                if translation.ids[i] != NO_TOKEN
+            }
+            place = first + int(j)
+            kept = topk.token_ids[place] != NO_TOKEN
+            found = zip(
+                topk.token_ids[place][kept].tolist(),
+                topk.logprobs[place][kept].tolist(),
+                strict=True,
+            )
+            assert dict(found) == pytest.approx(known)
+        first += length
+    values = objective(batch)
+    assert torch.isfinite(values).all()
+    values.sum().backward()
+
+
+def test_a_student_learns_from_a_teacher_with_another_tokenizer(
+    merged: tuple[Tape, Path], student_dir: Path, tmp_path: Path
+) -> None:
+    tape, teacher = merged
+    flags = ["student", "--cache", tape.location, "--student", str(student_dir)]
+    flags += ["--out", str(tmp_path / "run"), "--recipe", "cross_modal", "--lr", "0.01"]
+    refused = CliRunner().invoke(app, [*flags, "--max-steps", "12"])
+    assert refused.exit_code == 1
+    assert "--set data.teacher_tokenizer=M" in refused.output
+    flags += ["--max-steps", "12", "--set", f"data.teacher_tokenizer={teacher}"]
+    done = CliRunner().invoke(app, flags)
+    assert done.exit_code == 0, done.output
+    assert "tokens are translated" in done.output
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    for term in ("ce", "text_kl"):
+        values = [json.loads(line)["terms"][term]["value"] for line in lines]
+        assert np.mean(values[-3:]) < 0.9 * np.mean(values[:3]), term
