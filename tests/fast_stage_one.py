@@ -23,6 +23,8 @@ import xxhash
 from transformers import Qwen3Config
 
 import pipeline.acoustic
+import pipeline.hearing.frames
+import pipeline.hearing.language_model
 import pipeline.ingest
 import pipeline.textual
 import pipeline.textualize

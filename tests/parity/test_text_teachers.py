@@ -327,7 +327,7 @@ def test_memory_that_runs_out_has_a_name_and_the_model_is_loaded_again(
         raise torch.OutOfMemoryError("out of memory")
 
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.teachers.hf_text.logits_of", run_out)
+        patched.setattr("pipeline.teachers.token_readout.logits_of", run_out)
         with pytest.raises(EngineDiedError, match="no memory for"):
             teacher.score(prompts, targets, [1], Wanted(top_k=3))
     (again,) = teacher.score(prompts, targets, [1], Wanted(top_k=3))

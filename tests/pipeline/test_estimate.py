@@ -202,7 +202,7 @@ def test_nothing_stays_when_stopped(
     )
     assert process.stderr is not None
     assert "measuring 4 rows" in process.stderr.readline()
-    time.sleep(1.0)  # the step is loading
+    time.sleep(0.3)  # the step is loading
     assert len(list(tmpdir_of_ours.iterdir())) == 1
     process.send_signal(number)
     process.communicate(timeout=60)

@@ -40,8 +40,8 @@ CHAINS = (
     (0, 10, "hot", False),
     (1, 10, "archive", False),
     (2, 10, "lossy2x", False),
-    (3, 10, "archive", True),
-    (4, 10, "hot", True),
+    (3, 14, "archive", True),
+    (4, 14, "hot", True),
 )
 KILLS_A_TAPE = 5
 STRIDE = 0.35
