@@ -1,7 +1,7 @@
 """The acoustic step's loop: passes are built ahead, launched, landed, and put on the tape.
 
-While one pass runs, the next one's inputs are built in a thread and the results of the one before
-are written.
+While one pass runs on a GPU, the next one's inputs are built in a thread and the results of the one
+before are written.
 """
 
 from __future__ import annotations
@@ -101,16 +101,28 @@ class Recorder:
             ModelError: the teacher broke on ``MAX_BREAKS`` samples in a row.
             QuarantineError: too many samples failed.
         """
+        batches = cut(self._items(rows), self.capacity, self.teacher.same_length)
+        for batch, built in self._built(batches):
+            self._fly(batch, built)
+        self._land()
+
+    def _built(self, batches: Iterator[Batch]) -> Iterator[tuple[Batch, Any]]:
+        """Yield batches with their inputs, on a GPU built in a thread while the last pass runs.
+
+        On the CPU the thread's arithmetic would take the pass's cores: 1.2 times the time was seen.
+        """
+        if self.teacher.device.type == "cpu":
+            yield from ((batch, self._build(batch)) for batch in batches)
+            return
         with ThreadPoolExecutor(max_workers=1) as ahead:
             waiting: tuple[Batch, Future[Any]] | None = None
-            for batch in cut(self._items(rows), self.capacity, self.teacher.same_length):
+            for batch in batches:
                 upcoming = batch, ahead.submit(self._build, batch)
                 if waiting is not None:
-                    self._fly(waiting[0], waiting[1].result())
+                    yield waiting[0], waiting[1].result()
                 waiting = upcoming
             if waiting is not None:
-                self._fly(waiting[0], waiting[1].result())
-            self._land()
+                yield waiting[0], waiting[1].result()
 
     def _tell(self) -> None:
         if self._finished:

@@ -6,7 +6,7 @@ model is loaded: it reads recordings from a tape, runs the front end, the passes
 the responses, and writes and commits a tape. The limit is 1. Freed memory stays with the process,
 as it does on a GPU: handing it back and forth would cost both jobs more than what is measured.
 
-Two teachers, an audio language model (Qwen2.5-Omni's thinker, about 100 M parameters) and an
+Two teachers, an audio language model (Qwen2.5-Omni's thinker, 154 M parameters) and an
 encoder (HuBERT, 94 M), random weights, and a small one of each, where all that is no arithmetic
 shows.
 """

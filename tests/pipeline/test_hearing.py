@@ -392,3 +392,35 @@ def test_draws_of_no_distribution_are_no_record(
 def test_names_that_are_the_tapes_own(name: str) -> None:
     with pytest.raises(UsageError, match=r"acoustic\.name"):
         AcousticRecipe(name=name)
+
+
+class Elsewhere:
+    """A teacher that says it is on another device than the CPU, where inputs are built ahead."""
+
+    device = torch.device("mps")
+
+    def __init__(self, teacher: AudioLMTeacher) -> None:
+        self._teacher = teacher
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._teacher, name)
+
+
+def test_inputs_that_are_built_ahead_are_the_same(
+    tmp_path: Path, acoustic_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for name in ("now", "ahead"):
+        (tmp_path / name).mkdir()
+        recipe = recipe_for(tmp_path / name, acoustic_teacher, batch_size=2)
+        with monkeypatch.context() as patched:
+            if name == "ahead":
+                patched.setattr(
+                    language_model, "AudioLMTeacher", lambda *a: Elsewhere(AudioLMTeacher(*a))
+                )
+            run_step("acoustic", recipe)
+        found.append(contents(open_tape(recipe.tape.out)))
+    assert found[0].keys() == found[1].keys()
+    assert len(found[0]) == ROWS
+    for name, states in found[0].items():
+        np.testing.assert_array_equal(found[1][name], states)
