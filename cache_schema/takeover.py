@@ -41,15 +41,16 @@ def check_output(root: Path) -> bool:
         TapeError: it holds a tape of another version.
     """
     file = root / layout.DATASET_FILE
-    if file.exists():
-        check_format(file.read_bytes(), str(root))
-        return True
-    if root.exists() and (not root.is_dir() or not all(map(_is_leftover, root.iterdir()))):
-        raise OutputError(
-            f"{root} holds something that is not a tape; nothing was changed. "
-            "Give --out a new or empty folder."
-        )
-    return False
+    if not file.exists():
+        if not root.exists() or (root.is_dir() and all(map(_is_leftover, root.iterdir()))):
+            return False
+        if not file.exists():  # or another writer made the tape between the two looks
+            raise OutputError(
+                f"{root} holds something that is not a tape; nothing was changed. "
+                "Give --out a new or empty folder."
+            )
+    check_format(file.read_bytes(), str(root))
+    return True
 
 
 def _is_leftover(path: Path) -> bool:

@@ -22,6 +22,7 @@ from cache_schema.errors import TapeError, nearest
 from cache_schema.files import TapeFiles
 from cache_schema.indexing import is_tidy, update_index
 from cache_schema.rows import sample_rows
+from cache_schema.takeover import check_output
 from cache_schema.types import Sample
 from cache_schema.validate import validate
 from cache_schema.writer import TapeWriter, complete_index
@@ -322,3 +323,21 @@ def test_a_long_run_keeps_the_index_fresh(tmp_path: Path, monkeypatch: pytest.Mo
             if number > 1:
                 tape = open_tape(tmp_path)
                 assert (len(tape), tape.catalog.has_new_lines) == (number // 2 * 2, False)
+
+
+def test_a_tape_made_between_two_looks_is_a_tape(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another writer makes it after the file was missed and before the folder is listed."""
+    root = folder / "between"
+    root.mkdir()
+    listed, made = Path.iterdir, []
+
+    def made_meanwhile(self: Path) -> Iterator[Path]:
+        if self == root and not made:
+            made.append(root)
+            fill(root, groups=GROUPS, indexes=range(2))
+        return listed(self)
+
+    monkeypatch.setattr(Path, "iterdir", made_meanwhile)
+    assert check_output(root)

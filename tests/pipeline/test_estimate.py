@@ -199,6 +199,8 @@ def test_nothing_stays_when_stopped(
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        # a shell that runs the tests in the background has it ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     assert process.stderr is not None
     assert "measuring 4 rows" in process.stderr.readline()
