@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -74,3 +75,11 @@ def audio_position_times_s(duration_s: float, num_positions: int) -> FloatArray:
     """
     edges = np.linspace(0.0, duration_s, num_positions + 1, dtype=np.float32)
     return np.stack([edges[:-1], edges[1:]], axis=1)
+
+
+def window_edges(num_samples: int, window_s: float) -> list[int]:
+    """Return where windows of equal length begin and end: as few as are no longer than asked."""
+    if math.isinf(window_s):
+        return [0, num_samples]
+    count = max(1, math.ceil(num_samples / math.floor(window_s * SAMPLE_RATE_HZ)))
+    return [num_samples * index // count for index in range(count + 1)]

@@ -30,7 +30,7 @@ def missing_pages(data: bytes) -> str:
 
     Each page says its number and the last one that it is the last. A dump of a broadcast, which
     has no last page and does not begin with page 0 of its sound, cannot be told from a file that
-    was cut off, and is refused like one: ``ffmpeg -i FILE -c copy`` writes it as a whole file.
+    was cut off, and is refused like one.
 
     Args:
         data: the whole file.

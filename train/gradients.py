@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, distributed
 
+from audio_models.memory import free_memory, is_out_of_memory
 from train.batch import TrainBatch
 from train.checkpoint import restore_rng, rng_state
 from train.loads import Feed, MicroSize, StepLoad
-from train.memory import agree_on_size, free_memory, out_of_memory
+from train.memory import agree_on_size
 from train.parts import Run
 
 BUCKET_BYTES = 64 * 2**20
@@ -113,7 +114,7 @@ def _accumulate(
             run.accelerator.backward((sums_M * scale_M).sum())
             totals_M += sums_M.detach().double()
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             return _Passes(sums_M=totals_M, norms=norms, failed=size)
     return _Passes(sums_M=totals_M, norms=norms)

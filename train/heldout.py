@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from audio_models.memory import free_memory, is_out_of_memory
 from cache_schema.errors import UsageError
 from train.data import Example, cut_to_budget
 from train.loads import MicroSize, loads
-from train.memory import agree_on_size, free_memory, out_of_memory
+from train.memory import agree_on_size
 from train.parts import Run
 
 _HASH_BYTES = 8
@@ -119,7 +120,7 @@ def _pass(
                 try:
                     sums_M += run.objective(batch.to(device)).double()
                 except (RuntimeError, MemoryError) as error:
-                    if not out_of_memory(error):
+                    if not is_out_of_memory(error):
                         raise
                     return sums_M, counts_M, tokens, size
                 counts_M += run.unwrapped.counts(batch).to(device)

@@ -8,29 +8,19 @@ gradients, as every term is divided by its count in the whole step.
 from __future__ import annotations
 
 import contextlib
-import gc
 from collections.abc import Callable, Iterator
 
 import torch
 from accelerate import Accelerator
 
+from audio_models.memory import is_out_of_memory
 from cache_schema.console import say
 from cache_schema.errors import TeachertapeError
 from train.loads import MicroSize
 
-_PHRASES = ("can't allocate memory", "out of memory")
-"""Of other allocators' errors: the CPU's, and those of devices without an error of their own."""
-
 
 class StudentMemoryError(TeachertapeError):
     """The student, or the smallest pass there is, that of one row, does not fit the memory."""
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _PHRASES)
 
 
 @contextlib.contextmanager
@@ -43,19 +33,12 @@ def named_shortage(what: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise StudentMemoryError(
             f"{what}: out of memory. Weights, gradients and the optimizer's two moments of every "
             "trained parameter take 16 bytes each; train less: student.lora_rank, student.freeze"
         ) from error
-
-
-def free_memory() -> None:
-    """Give back what a failed pass left."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def agree_on_size(

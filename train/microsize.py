@@ -6,12 +6,13 @@ import contextlib
 
 import torch
 
+from audio_models.memory import free_memory, is_out_of_memory
 from cache_schema.console import say
 from train.checkpoint import restore_rng, rng_state
 from train.data import Example, cut_to_budget, divide_step
 from train.gradients import trained_parameters
 from train.loads import loads
-from train.memory import StudentMemoryError, free_memory, largest_that_fits, out_of_memory
+from train.memory import StudentMemoryError, largest_that_fits
 from train.parts import Run
 
 DEFAULT_TOKENS = 8192
@@ -62,7 +63,7 @@ def _fits(run: Run, tokens: int) -> bool:
     try:
         _try(run, tokens)
     except (RuntimeError, MemoryError) as error:
-        if not out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         return False
     finally:

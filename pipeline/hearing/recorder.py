@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from audio_models.memory import free_memory, is_out_of_memory
 from cache_schema import TapeRow
 from cache_schema.errors import AudioError, ModelError, TokenizerMismatchError
 from cache_schema.prepare import RowError
@@ -19,7 +20,6 @@ from cache_schema.questions import question_text
 from cache_schema.types import SAMPLE_RATE_HZ, IntArray
 from cache_schema.writer import TapeWriter
 from pipeline.hearing.batches import Capacity, cut, memory_used
-from pipeline.listen.ears import is_out_of_memory, release
 from pipeline.listen.recordings import Recordings
 from pipeline.progress import Counter
 from pipeline.responses import Responses
@@ -245,7 +245,7 @@ def _or_unread(batch: Batch, action: Callable[[], Any]) -> Any:
         unread = Unread(reason=BROKE, detail=f"{type(error).__name__}: {told}")
         if is_out_of_memory(error):
             unread = Unread(reason=OUT_OF_MEMORY, detail=_size_of(batch))
-    release()  # outside the handler: a pass's tensors live as long as its error
+    free_memory()  # outside the handler: a pass's tensors live as long as its error
     return unread
 
 

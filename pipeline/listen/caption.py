@@ -6,7 +6,6 @@ its own and its seconds: equal, so that no window is a scrap at the end.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from audio_models.generate import Generation, generate
 from audio_models.inputs import Request
 from audio_models.load import load_audio_lm
+from audio_models.waveforms import window_edges
 from cache_schema.errors import UsageError
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, Heard, Segment
 from pipeline.listen.base import Hearing
@@ -78,14 +78,6 @@ class CaptionListener:
         answers = generate(self._lm, requests, self._settled["max_new_tokens"], len(audios))
         left = iter(answers)
         return [_hearing(edges, [next(left) for _ in edges[1:]]) for edges in many]
-
-
-def window_edges(num_samples: int, window_s: float) -> list[int]:
-    """Return where windows of equal length begin and end: as few as are no longer than asked."""
-    if math.isinf(window_s):
-        return [0, num_samples]
-    count = max(1, math.ceil(num_samples / math.floor(window_s * SAMPLE_RATE_HZ)))
-    return [num_samples * index // count for index in range(count + 1)]
 
 
 def _hearing(edges: Sequence[int], answers: Sequence[Generation]) -> Hearing:

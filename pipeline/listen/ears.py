@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-
+from audio_models.memory import free_memory, is_out_of_memory
 from cache_schema import TapeRow
 from cache_schema.console import say
 from cache_schema.errors import AudioError, ModelError
@@ -19,15 +17,6 @@ WINDOW_BATCHES = 16
 """Batches sorted by length together: little padding, and shards stay near the dataset's order."""
 
 BROKE, OUT_OF_MEMORY = "listener broke", "out of memory"
-_NO_MEMORY = (
-    OUT_OF_MEMORY,
-    "not enough memory",
-    "can't allocate memory",
-    "alloc_failed",  # of cuBLAS and cuDNN
-    "bad_alloc",
-    "invalid buffer size",  # of MPS
-)
-
 _BROKEN = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
 """What a model raises on a recording it cannot take, or when it cannot go on at all."""
 
@@ -113,7 +102,7 @@ class Ears:
             if is_out_of_memory(error):
                 length = f"{batch[-1].num_audio_samples} audio samples"
                 missed = Missed(reason=OUT_OF_MEMORY, detail=length)
-        release()  # outside the handlers, which hold on to the memory
+        free_memory()  # outside the handlers, which hold on to the memory
         return missed
 
     def _miss(self, row: TapeRow, missed: Missed) -> None:
@@ -126,17 +115,3 @@ class Ears:
                 "What was heard is on the tape; mend the listener (another dtype, device or model) "
                 "and run the same command again."
             )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an allocator found no memory: CUDA has an error for it, others only words."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(
-        words in str(error).lower() for words in _NO_MEMORY
-    )
-
-
-def release() -> None:
-    """Give back the memory of a model that nobody refers to any more."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from audio_models.memory import free_memory
 from cache_schema import Tape, TapeRow
 from cache_schema.console import say
 from cache_schema.errors import DatasetError
 from cache_schema.prepare import RowError
 from cache_schema.rows import heard_row
 from cache_schema.signals import HEARD
-from pipeline.listen.ears import Ears, release
+from pipeline.listen.ears import Ears
 from pipeline.listen.plan import Listening, load
 from pipeline.listen.recordings import Recordings
 from pipeline.progress import Counter
@@ -81,7 +82,7 @@ def _listen(
         )
         failures.settle(writer)
     del ears
-    release()
+    free_memory()
 
 
 def _refuse_taken(tape: Tape, wanted: Mapping[str, NDArray[np.int64]]) -> None:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from audio_models.frames import FrameBatch, FrameModel, FrameOutputs
+from audio_models.waveforms import window_edges
 from cache_schema.errors import AudioError
 from cache_schema.rows import hidden_row
 from cache_schema.rows_classes import embedding_row, frame_logits_row, utterance_logits_row
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, IntArray
-from pipeline.listen.caption import window_edges
 from pipeline.teachers.acoustic import Item, Rows, Told
 from pipeline.teachers.offload import Offload, pinned_for
 from pipeline.token_rows import Recorded

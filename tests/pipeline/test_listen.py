@@ -25,6 +25,7 @@ from tiny_whisper import WINDOW_S, save_whisper
 from typer.testing import CliRunner, Result
 from whole_tape import leftovers
 
+from audio_models.waveforms import window_edges
 from cache_schema import open_tape
 from cache_schema.errors import AudioError, ModelError, UsageError
 from cache_schema.types import FloatArray, Heard
@@ -32,7 +33,6 @@ from pipeline.cli import app
 from pipeline.costs.measure import as_one
 from pipeline.listen import record
 from pipeline.listen.base import Hearing
-from pipeline.listen.caption import window_edges
 from pipeline.listen.plan import Listening, load, plan, settle
 from pipeline.textualize_recipe import ListenRecipe
 

@@ -12,7 +12,8 @@ from forks import Forks
 from tiny_tape import MakeTape
 from train_runs import Launch, held_out, same_weights, steps, train_apart, train_here
 
-from train.memory import largest_that_fits, out_of_memory
+from audio_models.memory import is_out_of_memory
+from train.memory import largest_that_fits
 
 StartRun = Callable[..., Launch]
 
@@ -195,10 +196,12 @@ def test_sizes_are_doubled_until_one_does_not_fit() -> None:
 
 
 def test_what_is_out_of_memory() -> None:
-    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
-    assert out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert is_out_of_memory(MemoryError())
     with pytest.raises(RuntimeError) as error:
         torch.empty(2**60)
-    assert out_of_memory(error.value)
-    assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    assert not out_of_memory(ValueError("out of memory"))
+    assert is_out_of_memory(error.value)
+    for said in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED", "Invalid buffer size: 9 GiB"):
+        assert is_out_of_memory(RuntimeError(said))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))
