@@ -1,0 +1,1 @@
+"""Evaluation of a student or any base model: responses generated from audio, judged, reported."""
