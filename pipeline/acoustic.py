@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from cache_schema.console import say
+from cache_schema.progress import Counter
 from pipeline.hearing.batches import Capacity
 from pipeline.hearing.plan import Plan, plan
 from pipeline.hearing.recorder import Recorder
 from pipeline.listen.recordings import Recordings
-from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
 from pipeline.responses import ORIGINS, check_origin
 from pipeline.step import Pending, failures_of, open_for, pending, writer_for

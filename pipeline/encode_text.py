@@ -13,11 +13,11 @@ from cache_schema.maker import (
     GroupInfo,
 )
 from cache_schema.prepare import RowError
+from cache_schema.progress import Counter
 from cache_schema.rows import hidden_row
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import TEXT_SOURCE, IntArray
 from cache_schema.writer import TapeWriter
-from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import Failures, failures_of, notes, open_for, pending, writer_for
 from pipeline.teachers.hf_encoder import HfEncoder, describe_encoder

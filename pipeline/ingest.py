@@ -20,11 +20,11 @@ from cache_schema.maker import (
     refuse_other_maker,
 )
 from cache_schema.prepare import RowError
+from cache_schema.progress import Counter
 from cache_schema.rows import sample_rows
 from cache_schema.takeover import check_output
 from cache_schema.types import Sample
 from pipeline.audio import NoAudioError
-from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
 from pipeline.recordings_of_row import SeveralRecordingsError, joining
 from pipeline.row_ids import SeenIds

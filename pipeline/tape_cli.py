@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from cache_schema import open_tape
-from pipeline.progress import Counter
+from cache_schema.progress import Counter
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 TapePath = Annotated[str, typer.Argument(help="The tape: a directory or an fsspec URL.")]

@@ -9,9 +9,9 @@ from cache_schema import TapeRow
 from cache_schema.console import say
 from cache_schema.errors import ModelError, QuarantineError, TapeError
 from cache_schema.prepare import RowError
+from cache_schema.progress import Counter
 from cache_schema.types import TEXT_SOURCE
 from cache_schema.writer import TapeWriter
-from pipeline.progress import Counter
 from pipeline.prompts import load_prompt
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import Failures, failures_of, open_for, pending, writer_for

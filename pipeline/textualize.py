@@ -13,11 +13,11 @@ from cache_schema.maker import (
     refuse_other_maker,
 )
 from cache_schema.prepare import RowError
+from cache_schema.progress import Counter
 from cache_schema.signals import HEARD
 from cache_schema.types import Heard
 from pipeline.describe_template import as_text, columns_of, fill, silent_fields
 from pipeline.describe_timed import silent_entries
-from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import failures_of, notes, open_for, pending, writer_for
 from pipeline.textualize_recipe import TextualizeRecipe

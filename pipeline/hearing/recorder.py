@@ -16,12 +16,12 @@ from audio_models.memory import free_memory, is_out_of_memory
 from cache_schema import TapeRow
 from cache_schema.errors import AudioError, ModelError, TokenizerMismatchError
 from cache_schema.prepare import RowError
+from cache_schema.progress import Counter
 from cache_schema.questions import question_text
 from cache_schema.types import SAMPLE_RATE_HZ, IntArray
 from cache_schema.writer import TapeWriter
 from pipeline.hearing.batches import Capacity, cut, memory_used
 from pipeline.listen.recordings import Recordings
-from pipeline.progress import Counter
 from pipeline.responses import Responses
 from pipeline.step import Failures, seed_of
 from pipeline.teachers.acoustic import AcousticTeacher, Item, Told

@@ -12,12 +12,12 @@ from cache_schema import Tape, TapeRow
 from cache_schema.console import say
 from cache_schema.errors import DatasetError
 from cache_schema.prepare import RowError
+from cache_schema.progress import Counter
 from cache_schema.rows import heard_row
 from cache_schema.signals import HEARD
 from pipeline.listen.ears import Ears
 from pipeline.listen.plan import Listening, load
 from pipeline.listen.recordings import Recordings
-from pipeline.progress import Counter
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import failures_of, open_for, pending, writer_for
 

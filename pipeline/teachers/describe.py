@@ -5,16 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 
+from audio_models.digest import model_digest
 from cache_schema.errors import ModelError, UsageError
-from cache_schema.fingerprint import check_model_path, digest_files, tokenizer_digest
-
-WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")
-"""Weight files of a local model directory; ``config.json`` is hashed beside them."""
+from cache_schema.fingerprint import check_model_path, tokenizer_digest
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -175,33 +172,6 @@ def require_chat_template(model: str, tokenizer: Any) -> None:
             "use an instruction-tuned model, give a template (--set textual.chat=FILE.jinja), or "
             "--set textual.chat=none to put the prompt as it stands"
         )
-
-
-def model_digest(model: str) -> str:
-    """Return what identifies the weights.
-
-    Returns:
-        ``sha256:...`` over ``config.json`` and the weight files of a local directory (about a
-        second a gigabyte), ``commit:...`` of a hub model.
-
-    Raises:
-        ModelError: a local directory holds no weights, or the hub has no such model.
-    """
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        weights = [path for pattern in WEIGHT_PATTERNS for path in folder.glob(pattern)]
-        if not weights:
-            raise ModelError(
-                f"model {model!r}: the directory holds no weights ({', '.join(WEIGHT_PATTERNS)})"
-            )
-        return f"sha256:{digest_files([folder / 'config.json', *weights])}"
-    from huggingface_hub import hf_hub_download
-
-    try:
-        config = Path(hf_hub_download(model, "config.json"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model {model!r}: {_first_line(error)}") from error
-    return f"commit:{config.parent.name}"  # the cache keeps files under snapshots/<commit>/
 
 
 def describe_model(model: str, tokenizer: Any) -> dict[str, Any]:

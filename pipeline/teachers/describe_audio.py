@@ -6,10 +6,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from audio_models.digest import model_digest
 from audio_models.encoders.bundles import PREFIX, front_end_settings, weights_file
 from cache_schema.errors import ModelError
 from cache_schema.fingerprint import digest_files, fingerprint
-from pipeline.teachers.describe import model_digest
 
 FRONT_END_FILES = ("preprocessor_config.json", "processor_config.json")
 """Where transformers keeps the settings of a feature extractor; a model has one or both."""

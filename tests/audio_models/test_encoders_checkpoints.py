@@ -13,9 +13,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from audio_models.digest import model_digest
 from audio_models.encoders.load import encoder_shape, is_audio_encoder, load_audio_encoder
 from cache_schema.errors import ModelError, UsageError
-from pipeline.teachers.describe import model_digest
 from pipeline.teachers.describe_audio import describe_audio_encoder
 
 LAYERS = range(tiny.NUM_LAYERS + 1)

@@ -139,11 +139,11 @@ def jobs_of(recipe: Any) -> dict[str, Callable[[], None]]:
     from audio_models.forward import forward_with_states
     from audio_models.inputs import AudioBatch
     from cache_schema import open_tape
+    from cache_schema.progress import Counter
     from pipeline.hearing.batches import Capacity, cut
     from pipeline.hearing.plan import plan
     from pipeline.hearing.recorder import Recorder
     from pipeline.listen.recordings import Recordings
-    from pipeline.progress import Counter
     from pipeline.step import failures_of, pending, writer_for
 
     tape = open_tape(recipe.tape.out)
