@@ -1,4 +1,4 @@
-"""Batched greedy generation from audio."""
+"""Batched generation from audio, greedy or drawn."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import GenerationConfig
+from transformers import (
+    GenerationConfig,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 
+from audio_models.drawing import Drawn, Watched, draws_of
 from audio_models.inputs import Request, build_inputs
 from audio_models.load import AudioLM
 from cache_schema.types import IntArray
@@ -18,12 +24,31 @@ from cache_schema.types import IntArray
 class Generation:
     """One answer: int64 ids, the stop token included, and their text without special tokens.
 
-    ``finish_reason`` is ``stop``, or ``length`` for an answer cut at ``max_new_tokens``.
+    ``finish_reason`` is ``stop``, or ``length`` for an answer cut at ``max_new_tokens``. ``finite``
+    says whether the logits it was read from were numbers: where not, it is no answer at all.
     """
 
     token_ids: IntArray
     text: str
     finish_reason: str
+    finite: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How tokens are chosen.
+
+    Attributes:
+        max_new_tokens: longest answer.
+        temperature: 0 takes the most probable token; otherwise logits are divided by it.
+        top_p: only the most probable tokens that hold this much probability together.
+        seed: of the random numbers; 0 temperature draws none.
+    """
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
 
 
 def generate(
@@ -40,9 +65,10 @@ def generate(
     """
     order = sorted(range(len(requests)), key=lambda i: (len(requests[i].audio), i))
     answers: dict[int, Generation] = {}
+    decoding = Decoding(max_new_tokens=max_new_tokens)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        batch = _generate_batch(lm, [requests[i] for i in chosen], max_new_tokens)
+        batch = generate_batch(lm, [requests[i] for i in chosen], decoding)
         answers.update(zip(chosen, batch, strict=True))
     return [answers[i] for i in range(len(requests))]
 
@@ -57,13 +83,25 @@ def stop_token_ids(lm: AudioLM) -> tuple[int, ...]:
 
 
 @torch.no_grad()
-def _generate_batch(
-    lm: AudioLM, requests: Sequence[Request], max_new_tokens: int
+def generate_batch(
+    lm: AudioLM, requests: Sequence[Request], decoding: Decoding, keys: Sequence[str] = ()
 ) -> list[Generation]:
+    """Answer requests in one batch, padded on the left; see ``generate``.
+
+    Args:
+        lm: the model.
+        requests: the rows.
+        decoding: how tokens are chosen.
+        keys: a name for each row's random numbers (``audio_models.drawing``), where some are drawn.
+
+    Raises:
+        AudioError: a recording cannot be heard; see ``build_inputs``.
+    """
     batch = build_inputs(lm, requests, padding_side="left").to(lm.device)
+    num_prompt = batch.inputs["input_ids"].shape[1]
     stops = stop_token_ids(lm)
     settings = GenerationConfig(
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=decoding.max_new_tokens,
         do_sample=False,
         num_beams=1,
         repetition_penalty=1.0,
@@ -71,16 +109,34 @@ def _generate_batch(
         eos_token_id=list(stops) or None,
         pad_token_id=lm.tokenizer.pad_token_id,
     )
-    output_BT = lm.model.generate(**batch.inputs, generation_config=settings)
-    new_BR = output_BT[:, batch.inputs["input_ids"].shape[1] :].cpu().numpy()
-    return [_finish(lm, ids, stops) for ids in new_BR]
+    watched = Watched(len(requests), num_prompt, lm.device)
+    output_BT = lm.model.generate(
+        **batch.inputs,
+        generation_config=settings,
+        logits_processor=LogitsProcessorList([watched, *_drawing(decoding, keys, num_prompt)]),
+    )
+    new_BR = output_BT[:, num_prompt:].cpu().numpy()
+    bad_B = watched.first_bad_B.tolist()
+    return [_finish(lm, ids, stops, bad) for ids, bad in zip(new_BR, bad_B, strict=True)]
 
 
-def _finish(lm: AudioLM, ids: IntArray, stops: Sequence[int]) -> Generation:
+def _drawing(
+    decoding: Decoding, keys: Sequence[str], num_prompt: int
+) -> list[TemperatureLogitsWarper | TopPLogitsWarper | Drawn]:
+    """Return what makes the most probable token the drawn one; nothing at temperature 0."""
+    if decoding.temperature == 0.0:
+        return []
+    draws_BR = draws_of(decoding.seed, keys, decoding.max_new_tokens)
+    narrow = [TopPLogitsWarper(decoding.top_p)] if decoding.top_p < 1.0 else []
+    return [TemperatureLogitsWarper(decoding.temperature), *narrow, Drawn(draws_BR, num_prompt)]
+
+
+def _finish(lm: AudioLM, ids: IntArray, stops: Sequence[int], first_bad: int) -> Generation:
     ends = np.flatnonzero(np.isin(ids, stops))
     kept = ids[: ends[0] + 1] if len(ends) else ids
     return Generation(
         token_ids=kept.astype(np.int64),
         text=lm.tokenizer.decode(kept, skip_special_tokens=True),
         finish_reason="stop" if len(ends) else "length",
+        finite=first_bad >= len(kept),
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import signal
 import subprocess
 import sys
 import tempfile
@@ -12,6 +10,7 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+from cache_schema.child import end_with_parent
 from cache_schema.console import say
 from cache_schema.errors import TeachertapeError, UsageError, nearest
 from cache_schema.layers import parse_layers
@@ -24,17 +23,9 @@ from pipeline.teachers.encoder_only import check_textual
 from pipeline.textual_recipe import TextualRecipe
 from pipeline.traces.check import check_teacher, check_traces
 
-_PR_SET_PDEATHSIG = 1
-
 
 class StepFailedError(TeachertapeError):
     """A step's process failed; it has said why."""
-
-
-def _end_with_parent() -> None:
-    """In the child: be killed when the parent is, so that no orphan keeps a GPU or the tape."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def wanted_steps(recipe: ExtractRecipe) -> list[str]:
@@ -113,7 +104,7 @@ def run_all(recipe: ExtractRecipe, debug: bool = False) -> None:
             started_s = time.monotonic()
             command = [sys.executable, "-m", "pipeline", "extract-teachers"]
             command += ["--only", step, "--recipe", str(resolved), *(["--debug"] if debug else [])]
-            done = subprocess.run(command, check=False, preexec_fn=_end_with_parent)
+            done = subprocess.run(command, check=False, preexec_fn=end_with_parent)
             if done.returncode != 0:
                 failed = UsageError if done.returncode == 2 else StepFailedError
                 raise failed(f"step {step} failed (exit status {done.returncode})")

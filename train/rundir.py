@@ -30,6 +30,9 @@ from train.recipe import TrainRecipe
 
 RUN_FORMAT = "teachertape-run"
 
+MAY_CHANGE = ("student.sharding:", "loop.micro_tokens:")
+"""How a run is held and cut up; with another value it goes on, sums in another order aside."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunDir:
@@ -87,7 +90,8 @@ def check_run_dir(run: RunDir, recipe: TrainRecipe, resume: bool) -> dict[str, A
     info = json.loads(run.info.read_text(encoding="utf-8"))
     if info.get("format") != RUN_FORMAT:
         raise OutputError(f"{run.info} is not a training run's; nothing was changed")
-    changed = _differences(_with_defaults(info["recipe"]), _as_json(recipe), "")
+    found = differences(_with_defaults(info["recipe"]), _as_json(recipe))
+    changed = [line for line in found if not line.startswith(MAY_CHANGE)]
     if changed:
         raise UsageError(
             f"{run.root} was started with another recipe:\n  " + "\n  ".join(changed) + "\n"
@@ -165,12 +169,13 @@ def _holds_something(root: Path) -> bool:
     return not all(item.match(f".{RunDir(root=root).info.name}.*.tmp") for item in root.iterdir())
 
 
-def _differences(before: Any, now: Any, where: str) -> list[str]:
+def differences(before: Any, now: Any, where: str = "") -> list[str]:
+    """Return a line for every value that differs between two JSON values, by its dotted name."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = sorted(before.keys() | now.keys())
         return [
             line
             for key in keys
-            for line in _differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
+            for line in differences(before.get(key), now.get(key), f"{where}.{key}".lstrip("."))
         ]
     return [] if before == now else [f"{where}: then {before!r}, now {now!r}"]

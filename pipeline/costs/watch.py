@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from pipeline.extract import _end_with_parent
+from cache_schema.child import end_with_parent
 
 LOOK_INTERVAL_S = 0.1
 STOP_TIMEOUT_S = 10.0
@@ -32,7 +32,7 @@ class Watched:
         self._process = subprocess.Popen(
             self._command,
             env=self._environment,
-            preexec_fn=_end_with_parent,
+            preexec_fn=end_with_parent,
             start_new_session=True,
         )
         return self
