@@ -1,0 +1,213 @@
+"""Intervals and tests by resampling items: what a figure could be on other items like these.
+
+A resample of N items with replacement holds every kind of verdict so often as N draws say. With few
+kinds the counts are drawn at once (multinomial), with many the items are; the two are the same
+distribution. Memory is bounded by ``_CELLS`` numbers, whatever the number of items.
+
+An interval says nothing of what no item shows: where all are right it has no width. B resamples,
+K kinds, N items.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from train.evaluate.measures import KERNELS, Counts, Floats, Key, Kinds, kinds_of, tabulate
+from train.evaluate.types import Measure, Verdict
+
+RESAMPLES = 10_000
+LEVEL = 0.95
+
+_CELLS = 4_000_000
+"""Numbers of one array held at a time: 32 MB."""
+
+_FEW = 8
+"""Counts are drawn at once where there are so many times fewer kinds than items."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A figure and its interval; NaN where no item counts."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """A figure of one run minus that of another, over the items both were asked.
+
+    Attributes:
+        value: first minus second.
+        low: lower end of its 95 % interval, items resampled in pairs.
+        high: upper end.
+        p_value: two-sided, of the paired bootstrap: how often a resample is on the other side of 0.
+        exact_p_value: two-sided, of McNemar's exact test; ``None`` where verdicts are not right or
+            wrong, such as word error rates.
+        count: items of both.
+        only_first: items that only the first run has; they have no part.
+        only_second: items that only the second has.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    exact_p_value: float | None
+    count: int
+    only_first: int
+    only_second: int
+
+
+def interval(
+    verdicts: Sequence[Verdict], measure: Measure, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Return a measure over the verdicts that count, with its 95 % percentile bootstrap interval.
+
+    Args:
+        verdicts: in any order; the result does not depend on it.
+        measure: one of ``measures``; any other is computed once a resample, which is slow.
+        resamples: B.
+        seed: of the draws.
+    """
+    kernel = KERNELS.get(measure.name)
+    if kernel is None:
+        return _slowly(verdicts, measure, resamples, seed)
+    kinds, counts_K = tabulate(verdicts, kernel)
+    drawn = [kernel.formula(kinds, part) for part in _drawn(counts_K, resamples, seed)]
+    return _interval(float(kernel.formula(kinds, counts_K[None])[0]), drawn)
+
+
+def difference(
+    first: Sequence[Verdict],
+    second: Sequence[Verdict],
+    measure: Measure,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Difference:
+    """Compare two runs over the same items.
+
+    Items are drawn in pairs, so what makes an item hard for both runs cancels. An item that a rule
+    counts in one run only has a part in that run's figure, as in the published figures.
+
+    Raises:
+        KeyError: the measure is none of ``measures``.
+    """
+    kernel = KERNELS[measure.name]
+    ones = {verdict.sample_id: verdict for verdict in first}
+    others = {verdict.sample_id: verdict for verdict in second}
+    shared = sorted(ones.keys() & others.keys())
+    pairs = Counter(
+        tuple(kernel.key(v) if v.counted else None for v in (ones[i], others[i])) for i in shared
+    )
+    keys = sorted(pairs, key=repr)
+    counts_K = np.array([pairs[key] for key in keys], dtype=np.int64)
+    sides = [_side([key[side] for key in keys]) for side in (0, 1)]
+
+    def minus(part: Counts) -> Floats:
+        one, other = (kernel.formula(kinds, part * is_in) for kinds, is_in in sides)
+        return one - other
+
+    drawn = [minus(part) for part in _drawn(counts_K, resamples, seed)]
+    found = _interval(float(minus(counts_K[None])[0]), drawn)
+    return Difference(
+        value=found.value,
+        low=found.low,
+        high=found.high,
+        p_value=_two_sided(drawn),
+        exact_p_value=exact_p_value([(ones[i], others[i]) for i in shared]),
+        count=len(shared),
+        only_first=len(ones) - len(shared),
+        only_second=len(others) - len(shared),
+    )
+
+
+def exact_p_value(pairs: Sequence[tuple[Verdict, Verdict]]) -> float | None:
+    """Return McNemar's exact two-sided p value: right by one run only, against the other only.
+
+    Of the items on which the runs disagree, each is as likely to be won by either if they are
+    equally good: binomial with 1/2. Items that do not count in both runs are left out.
+
+    Returns:
+        ``None`` where a verdict is neither right nor wrong.
+    """
+    counted = [(a.value, b.value) for a, b in pairs if a.counted and b.counted]
+    if any(value not in (0.0, 1.0) for pair in counted for value in pair):
+        return None
+    won, lost = counted.count((1.0, 0.0)), counted.count((0.0, 1.0))
+    tosses = won + lost
+    ways = total = 1
+    for heads in range(min(won, lost)):  # integers: exact, however many
+        ways = ways * (tosses - heads) // (heads + 1)
+        total += ways
+    return min(1.0, 2 * total / (1 << tosses))
+
+
+def _side(keys: Sequence[Key | None]) -> tuple[Kinds, Counts]:
+    """Return the kind of one run in every pair, and int64 [K], 1 where it counts."""
+    known = sorted({key for key in keys if key is not None})
+    if not known:
+        known = [(0.0, 1.0, "", "")]  # nothing counts: any kind does, it is never counted
+    place: Mapping[Key | None, int] = {key: number for number, key in enumerate(known)}
+    index_K = np.array([place.get(key, 0) for key in keys], dtype=np.int64)
+    is_in_K = np.array([key is not None for key in keys], dtype=np.int64)
+    return kinds_of(known).take(index_K), is_in_K
+
+
+def _drawn(counts_K: Counts, resamples: int, seed: int) -> Iterator[Counts]:
+    """Yield the counts of resamples, int64 [some, K], ``resamples`` of them together."""
+    items, kinds = int(counts_K.sum()), len(counts_K)
+    if not items:
+        return
+    rng = np.random.default_rng(seed)
+    few = kinds * _FEW <= items
+    rows = max(1, _CELLS // (kinds if few else items))
+    kind_of_N = np.repeat(np.arange(kinds), counts_K)
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start)
+        if few:
+            yield rng.multinomial(items, counts_K / items, size=size)
+            continue
+        drawn = kind_of_N[rng.integers(items, size=(size, items), dtype=np.int32)]
+        drawn += kinds * np.arange(size)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=size * kinds).reshape(size, kinds)
+
+
+def _interval(value: float, drawn: Sequence[Floats]) -> Interval:
+    """Return the middle 95 % of the resamples; those in which nothing counts are left out."""
+    known = _known(drawn)
+    if not len(known):
+        return Interval(value=value, low=math.nan, high=math.nan)
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(value=value, low=float(low), high=float(high))
+
+
+def _two_sided(drawn: Sequence[Floats]) -> float:
+    known = _known(drawn)
+    if not len(known):
+        return math.nan
+    beyond = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    return min(1.0, 2 * (beyond + 1) / (len(known) + 1))
+
+
+def _known(drawn: Sequence[Floats]) -> Floats:
+    values = np.concatenate(drawn) if drawn else np.empty(0)
+    known: Floats = values[~np.isnan(values)]
+    return known
+
+
+def _slowly(verdicts: Sequence[Verdict], measure: Measure, resamples: int, seed: int) -> Interval:
+    """Resample the items themselves, for a measure that is not known by its formula."""
+    counted = sorted((v for v in verdicts if v.counted), key=lambda v: v.sample_id)
+    if not counted:
+        return Interval(value=math.nan, low=math.nan, high=math.nan)
+    rng = np.random.default_rng(seed)
+    draws = (rng.integers(len(counted), size=len(counted)) for _ in range(resamples))
+    values = np.array([measure.compute([counted[i] for i in draw]) for draw in draws])
+    return _interval(measure.compute(counted), [values])
