@@ -37,7 +37,7 @@ def draws_of(seed: int, keys: Sequence[str], count: int) -> Tensor:
 
 def _entropy(seed: int, key: str) -> list[int]:
     digest = hashlib.sha256(f"{seed}\0{key}".encode("utf-8", "surrogatepass")).digest()
-    return np.frombuffer(digest, dtype="<u8")[:_SEED_WORDS].tolist()
+    return [int(word) for word in np.frombuffer(digest, dtype="<u8")[:_SEED_WORDS]]
 
 
 class Drawn(LogitsProcessor):

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from cache_schema.console import REPORTED, report_error
+from train.evaluate.command import EXAMPLE as EVALUATE_EXAMPLE
+from train.evaluate.command import evaluate
 from train.recipe import load_train_recipe, shipped_recipes
 
 app = typer.Typer(
@@ -79,6 +81,9 @@ def student(
         train_student(Flags(cache=cache, student=model, out=out, resume=resume), resolved)
     except REPORTED as error:
         raise typer.Exit(report_error(error, debug)) from error
+
+
+app.command("evaluate", epilog=EVALUATE_EXAMPLE)(evaluate)
 
 
 def _number(text: str | None) -> int | None:

@@ -99,3 +99,14 @@ class Settings:
     def answerer(self) -> str:
         """The model's name, wherever it runs."""
         return self.model if self.endpoint is None else self.endpoint.model
+
+
+def endpoint_of(url: str, model: str, concurrency: int) -> Endpoint | None:
+    """Return the endpoint that flags name, ``None`` where they name none.
+
+    Raises:
+        UsageError: one of them is missing or wrong.
+    """
+    if model and not url:
+        raise UsageError("--endpoint-model needs --endpoint, where the model is served")
+    return Endpoint(url=url, model=model, concurrency=concurrency) if url else None
