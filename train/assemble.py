@@ -23,6 +23,7 @@ from train.parts import Run
 from train.recipe import TrainRecipe
 from train.rundir import RunDir
 from train.settings import OptimRecipe
+from train.sharding import Shards, shard
 from train.terms import Term
 
 _REPLICATED = (
@@ -32,14 +33,19 @@ _REPLICATED = (
     DistributedType.MULTI_NPU,
     DistributedType.MULTI_XPU,
 )
-"""Ways of running several processes in which each holds the whole student."""
+"""Ways of running several processes in which Accelerate leaves each the whole student.
+
+Shards are ours (``train.sharding``): Accelerate's FSDP2 reduces means, in bfloat16, and knows
+neither that losses read through the unembedding nor that processes have unequal shares.
+"""
 
 
 def make_accelerator(recipe: TrainRecipe, out: Path) -> Accelerator:
     """Return the accelerator: device, processes, precision and trackers.
 
     Raises:
-        UsageError: the launcher asks for a sharded student.
+        UsageError: the launcher asks for Accelerate's own way to shard; or the size of a pass is to
+            be found by trying with a student in shards.
     """
     wanted = recipe.student.autocast
     bfloat16 = wanted == "bfloat16" or (wanted == "auto" and torch.cuda.is_available())
@@ -51,11 +57,22 @@ def make_accelerator(recipe: TrainRecipe, out: Path) -> Accelerator:
     )
     if accelerator.distributed_type not in _REPLICATED:
         raise UsageError(
-            f"the launcher's configuration asks for {accelerator.distributed_type.value}; train "
-            "holds the whole student in every process: launch with torchrun, or choose multi-GPU "
-            "without FSDP, DeepSpeed or Megatron in accelerate config"
+            f"the launcher's configuration asks for {accelerator.distributed_type.value}; launch "
+            "with torchrun, or choose multi-GPU without FSDP, DeepSpeed or Megatron in accelerate "
+            "config. For a student in shards (FSDP2) --set student.sharding=full"
+        )
+    if shares_student(recipe, accelerator) and not recipe.loop.micro_tokens:
+        raise UsageError(
+            "--batch-tokens auto (loop.micro_tokens=0) tries what fits until memory runs out, "
+            "which processes with parts of one student (student.sharding=full) cannot: set "
+            "loop.micro_tokens"
         )
     return accelerator
+
+
+def shares_student(recipe: TrainRecipe, accelerator: Accelerator) -> bool:
+    """Whether processes hold parts of the student; one alone holds all of it."""
+    return recipe.student.sharding == "full" and accelerator.num_processes > 1
 
 
 def processes_on_cpu() -> bool:
@@ -95,17 +112,21 @@ def build_run(
         {name: about["width"] for name, about in tape.sources.items() if "width" in about},
         recipe.loop.vocab_chunk,
     )
+    if accelerator.num_processes > 1:
+        _begin_alike(objective, accelerator.device)
+    shards: Shards | None = None
+    # not wrapped for data parallelism: gradients meet in train.gradients, once all are whole
+    with named_shortage("moving the student to the device"):
+        if shares_student(recipe, accelerator):
+            autocast = accelerator.mixed_precision == "bf16"
+            shards = shard(objective, lm, accelerator.device, autocast)
+        prepared = accelerator.prepare_model(objective, evaluation_mode=True)
     optimizer = torch.optim.AdamW(
         parameter_groups(objective, recipe.optim),
         lr=recipe.optim.lr,
         betas=(recipe.optim.betas[0], recipe.optim.betas[1]),
         eps=recipe.optim.eps,
     )
-    # not wrapped for data parallelism: gradients meet in train.gradients, once all are whole
-    with named_shortage("moving the student to the device"):
-        prepared = accelerator.prepare_model(objective, evaluation_mode=True)
-    if accelerator.num_processes > 1:
-        _begin_alike(objective)
     loop, (trained, held_out) = recipe.loop, rows
     return Run(
         lm=lm,
@@ -121,14 +142,15 @@ def build_run(
         total_steps=steps_of_run(
             trained, loop.batch_tokens, loop.seed, loop.epochs, loop.max_steps
         ),
+        shards=shards,
     )
 
 
 @torch.no_grad()
-def _begin_alike(objective: Objective) -> None:
-    """Give every process the first one's weights."""
+def _begin_alike(objective: Objective, device: torch.device) -> None:
+    """Give every process the first one's weights, one after another by way of the device."""
     for tensor in objective.state_dict().values():
-        sent = tensor.contiguous()
+        sent = tensor.contiguous().to(device)
         distributed.broadcast(sent, src=0)
         tensor.copy_(sent)
 

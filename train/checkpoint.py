@@ -1,7 +1,8 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped.
 
 Written into a hidden directory beside, then renamed: a checkpoint is whole or absent. Tensors are
-read back as data only (``weights_only``), never as code.
+read back as data only (``weights_only``), never as code. They are whole, so any number of processes
+goes on from them, whether each holds the whole student or a part (``train.sharding``).
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from cache_schema.codecs.files import sync_dir, sync_file
 from cache_schema.errors import OutputError
+from train.sharding import part_of_whole, parts_of_moments, whole_moments, whole_tensor
 
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -33,11 +36,27 @@ def trained_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
 
 
+def whole_state(
+    module: nn.Module, optimizer: Any, here: bool
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return the trained parameters and the optimizer's state, whole, on the CPU.
+
+    Every process calls this; only where it is ``here`` do tensors have their elements.
+
+    Args:
+        module: student and projectors, unwrapped.
+        optimizer: its moments belong to them.
+        here: whether this process writes them.
+    """
+    tensors = {name: whole_tensor(each, here) for name, each in trained_tensors(module).items()}
+    return tensors, whole_moments(optimizer.state_dict(), here)
+
+
 def save_checkpoint(
     folder: Path,
     step: int,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    tensors: dict[str, torch.Tensor],
+    moments: dict[str, Any],
     state: dict[str, Any],
     rng_states: Sequence[dict[str, torch.Tensor]],
     keep: int,
@@ -48,8 +67,8 @@ def save_checkpoint(
     Args:
         folder: where checkpoints lie.
         step: steps done.
-        module: student and projectors, unwrapped.
-        optimizer: its moments are saved too.
+        tensors: the trained parameters.
+        moments: the optimizer's state.
         state: JSON values to hand back on loading.
         rng_states: every process's random state, by rank.
         keep: checkpoints that stay.
@@ -59,9 +78,8 @@ def save_checkpoint(
     beside = folder / f".{final.name}.partial"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in trained_tensors(module).items()}
     save_file(tensors, beside / "weights.safetensors")
-    torch.save(optimizer.state_dict(), beside / "optimizer.pt")
+    torch.save(moments, beside / "optimizer.pt")
     torch.save(list(rng_states), beside / "rng.pt")
     (beside / "state.json").write_text(json.dumps({**state, "step": step}, indent=2) + "\n")
     for file in beside.iterdir():
@@ -111,7 +129,9 @@ def load_checkpoint(
         OutputError: the checkpoint is of a student with other trained parameters.
     """
     load_weights(path, module)
-    optimizer.load_state_dict(torch.load(path / "optimizer.pt", weights_only=True))
+    # mapped: a process may hold a small part of it
+    moments = torch.load(path / "optimizer.pt", weights_only=True, mmap=True)
+    optimizer.load_state_dict(parts_of_moments(moments, optimizer))
     rng_states = torch.load(path / "rng.pt", weights_only=True)
     if rank < len(rng_states):
         restore_rng(rng_states[rank])
@@ -124,14 +144,13 @@ def load_weights(path: Path, module: nn.Module) -> None:
     Raises:
         OutputError: the checkpoint is of a student with other trained parameters.
     """
-    saved = load_file(path / "weights.safetensors")
     current = trained_tensors(module)
-    if saved.keys() != current.keys():
-        differing = sorted(saved.keys() ^ current.keys())
-        raise OutputError(
-            f"{path}: trained parameters differ from the student's, first {differing[0]!r}; "
-            "give another --out"
-        )
-    with torch.no_grad():
+    with torch.no_grad(), safe_open(path / "weights.safetensors", "pt") as saved:
+        differing = sorted(current.keys() ^ set(saved.keys()))
+        if differing:
+            raise OutputError(
+                f"{path}: trained parameters differ from the student's, first {differing[0]!r}; "
+                "give another --out"
+            )
         for name, tensor in current.items():
-            tensor.copy_(saved[name])
+            tensor.copy_(part_of_whole(saved.get_tensor(name), tensor))

@@ -2,7 +2,8 @@
 
 Gradients meet once a step, after every process has said that its micro-batches fitted; data
 parallelism that sends them during the last backward pass could not take a step back. What is given
-up is that overlap; what is saved is a second copy of all gradients in its buckets.
+up is that overlap; what is saved is a second copy of all gradients in its buckets. A student in
+shards (``train.sharding``) meets in every pass instead, and cannot take a step back.
 
 Shapes: M terms.
 """
@@ -14,13 +15,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed.tensor import DTensor
 
 from audio_models.memory import free_memory, is_out_of_memory
 from train.batch import TrainBatch
 from train.checkpoint import restore_rng, rng_state
 from train.loads import Feed, MicroSize, StepLoad
-from train.memory import agree_on_size
+from train.memory import agree_on_size, stuck_shortage
 from train.parts import Run
+from train.sharding import Shards, square_sum
 
 BUCKET_BYTES = 64 * 2**20
 """Gradients that travel together."""
@@ -68,6 +71,8 @@ def step_gradients(run: Run, feed: Feed, step: int, measure_norms: bool) -> Step
     while True:
         before = rng_state()
         passes = _accumulate(run, feed.load, counts_M, measure_norms, parameters)
+        if passes.failed and run.shards:
+            raise stuck_shortage(passes.failed, run.accelerator.process_index, f"step {step}")
         smaller = agree_on_size(run.accelerator, passes.failed, feed.micro_tokens, f"step {step}")
         if smaller is None:
             break
@@ -76,7 +81,10 @@ def step_gradients(run: Run, feed: Feed, step: int, measure_norms: bool) -> Step
         free_memory()
         restore_rng(before)
         feed.again(smaller)
-    sum_gradients(parameters, run.accelerator.num_processes)
+    if run.shards:
+        run.shards.drop_untouched()
+    else:
+        sum_gradients(parameters, run.accelerator.num_processes)
     return StepSums(
         values_M=run.accelerator.reduce(passes.sums_M) / counts_M.clamp(min=1),
         counts_M=counts_M,
@@ -88,7 +96,7 @@ def step_gradients(run: Run, feed: Feed, step: int, measure_norms: bool) -> Step
 def count_positions(run: Run, load: StepLoad) -> tuple[Tensor, int]:
     """Return every term's positions, float64 [M], and the input positions, over all processes."""
     local = torch.zeros(len(run.unwrapped.terms) + 1, dtype=torch.float64)
-    for batch in load.micro:
+    for batch in load.own:
         local[:-1] += run.unwrapped.counts(batch)
         local[-1] += batch.num_tokens
     total = run.accelerator.reduce(local.to(run.accelerator.device))
@@ -106,13 +114,16 @@ def _accumulate(
     scale_M = (run.weights_M / counts_M.clamp(min=1)).float()  # a term may have no position
     totals_M = torch.zeros_like(counts_M)
     norms: list[float | None] = [None] * len(totals_M)
+    if measure_norms and run.shards:
+        norms = sharded_norms(run, run.shards, load.micro[0], parameters)
     for index, (batch, size) in enumerate(zip(load.micro, load.sizes, strict=True)):
         try:
             sums_M = run.objective(batch.to(run.accelerator.device))
-            if index == 0 and measure_norms:
+            if index == 0 and measure_norms and not run.shards:
                 norms = gradient_norms(sums_M, run, batch, parameters)
-            run.accelerator.backward((sums_M * scale_M).sum())
-            totals_M += sums_M.detach().double()
+            counted = float(index < len(load.own))
+            run.accelerator.backward((sums_M * (scale_M * counted)).sum())
+            totals_M += sums_M.detach().double() * counted
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -133,6 +144,35 @@ def gradient_norms(
         squares = [grad.double().square().sum() for grad in found if grad is not None]
         norms.append(float(sum(squares, torch.zeros_like(scaled).double()).sqrt()))
     return norms
+
+
+def sharded_norms(
+    run: Run, shards: Shards, batch: TrainBatch, parameters: Sequence[Tensor]
+) -> list[float | None]:
+    """Return ``gradient_norms`` of the first process's micro-batch, a whole pass a term.
+
+    Every process takes part with a micro-batch of its own, which counts nothing; gradients and
+    random numbers are left as they were found.
+    """
+    counts_M = run.unwrapped.counts(batch).to(run.weights_M).clamp(min=1)
+    scale_M = run.weights_M / counts_M * float(run.accelerator.is_main_process)
+    before = rng_state()
+    norms: list[float | None] = []
+    for index, scale in enumerate(scale_M.tolist()):
+        restore_rng(before)
+        sums_M = run.objective(batch.to(run.accelerator.device))
+        run.accelerator.backward(sums_M[index] * scale)
+        norms.append(float(square_sum(p.grad for p in parameters).sqrt()))
+        run.optimizer.zero_grad()
+    restore_rng(before)
+    shards.forget()
+    return norms
+
+
+def clip_gradients(run: Run, parameters: Sequence[Tensor], limit: float) -> float:
+    """Scale all gradients down to a norm, over all of them; return what it was."""
+    norm = run.accelerator.clip_grad_norm_(parameters, limit)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def sum_gradients(parameters: Sequence[Tensor], num_processes: int) -> None:

@@ -18,7 +18,7 @@ from audio_models.memory import free_memory, is_out_of_memory
 from cache_schema.errors import UsageError
 from train.data import Example, cut_to_budget
 from train.loads import MicroSize, loads
-from train.memory import agree_on_size
+from train.memory import agree_on_size, stuck_shortage
 from train.parts import Run
 
 _HASH_BYTES = 8
@@ -81,15 +81,18 @@ def evaluate(run: Run, micro_tokens: int, step: int) -> HeldOut:
     steps = cut_to_budget(ordered, run.recipe.loop.batch_tokens)
     run.unwrapped.eval()
     while True:
+        what = f"evaluation after step {step}"
         sums_M, counts_M, tokens, failed = _pass(run, steps, micro_tokens)
-        smaller = agree_on_size(
-            run.accelerator, failed, micro_tokens, f"evaluation after step {step}"
-        )
+        if failed and run.shards:
+            raise stuck_shortage(failed, run.accelerator.process_index, what)
+        smaller = agree_on_size(run.accelerator, failed, micro_tokens, what)
         if smaller is None:
             break
         free_memory()
         micro_tokens = smaller
     run.unwrapped.train()
+    if run.shards:
+        run.shards.settle()
     sums_M, counts_M = run.accelerator.reduce(sums_M), run.accelerator.reduce(counts_M)
     values_M = sums_M / counts_M.clamp(min=1)
     return HeldOut(
@@ -108,7 +111,7 @@ def _pass(
 ) -> tuple[Tensor, Tensor, Tensor, MicroSize | None]:
     """Return this process's sums and counts, float64 [M], its tokens, and what did not fit.
 
-    Nothing is exchanged between processes in here.
+    No sum is exchanged between processes in here.
     """
     device = run.accelerator.device
     sums_M = torch.zeros(len(run.unwrapped.terms), dtype=torch.float64, device=device)
@@ -116,13 +119,16 @@ def _pass(
     tokens = torch.zeros((), dtype=torch.int64, device=device)
     with contextlib.closing(loads(run, steps, micro_tokens)) as shares:
         for share in shares:
-            for batch, size in zip(share.micro, share.sizes, strict=True):
+            for index, (batch, size) in enumerate(zip(share.micro, share.sizes, strict=True)):
                 try:
-                    sums_M += run.objective(batch.to(device)).double()
+                    found_M = run.objective(batch.to(device)).double()
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
                     return sums_M, counts_M, tokens, size
+                if index >= len(share.own):
+                    continue
+                sums_M += found_M
                 counts_M += run.unwrapped.counts(batch).to(device)
                 tokens += batch.num_tokens
     return sums_M, counts_M, tokens, None

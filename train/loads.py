@@ -27,10 +27,23 @@ class MicroSize:
 
 @dataclass(frozen=True, kw_only=True)
 class StepLoad:
-    """One process's micro-batches of a step and their planned sizes; none if it got no row."""
+    """One process's micro-batches of a step and their planned sizes; none if it got no row.
+
+    Attributes:
+        micro: what it passes through the student.
+        sizes: of each.
+        spare: the last so many are another's row and count nothing: where processes hold parts of
+            the student, each runs as many passes as the one with most.
+    """
 
     micro: list[TrainBatch]
     sizes: list[MicroSize]
+    spare: int = 0
+
+    @property
+    def own(self) -> list[TrainBatch]:
+        """The micro-batches that count."""
+        return self.micro[: len(self.micro) - self.spare]
 
 
 def loads(
@@ -49,15 +62,26 @@ def loads(
 
     def load(readers: Readers, step: list[Example], buffer: HostBuffer) -> StepLoad:
         shares = divide_step(step, rank, ranks, micro_tokens)
+        spare = spare_passes(step, rank, ranks, micro_tokens) if run.shards and not alone else 0
+        if spare:
+            shares.append([min(step, key=lambda e: (e.num_tokens, e.sample_id, e.trace_index))])
         rows = [[(e.sample_id, e.trace_index) for e in share] for share in shares]
+        micro = load_batches(run.lm, run.tape, rows, run.needs, buffer, readers)
+        sizes = [planned_size(share) for share in shares]
+        again = max(spare - 1, 0)
         return StepLoad(
-            micro=load_batches(run.lm, run.tape, rows, run.needs, buffer, readers),
-            sizes=[planned_size(share) for share in shares],
+            micro=micro + micro[-1:] * again, sizes=sizes + sizes[-1:] * again, spare=spare
         )
 
     buffers = [HostBuffer(accelerator.device) for _ in range(STEPS_AHEAD + 1)]
     with Readers() as readers:
         yield from prefetch((functools.partial(load, readers, step) for step in steps), buffers)
+
+
+def spare_passes(step: list[Example], rank: int, ranks: int, micro_tokens: int) -> int:
+    """Return how many passes fewer than the process with most one has in a step."""
+    passes = [len(divide_step(step, each, ranks, micro_tokens)) for each in range(ranks)]
+    return max(passes) - passes[rank]
 
 
 def planned_size(rows: list[Example]) -> MicroSize:

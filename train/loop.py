@@ -20,9 +20,9 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from cache_schema.errors import TeachertapeError
-from train.checkpoint import rng_state, save_checkpoint
+from train.checkpoint import rng_state, save_checkpoint, whole_state
 from train.data import Example, run_plan
-from train.gradients import step_gradients, trained_parameters
+from train.gradients import clip_gradients, step_gradients, trained_parameters
 from train.heldout import HeldOut, evaluate
 from train.loads import Feed
 from train.memory import named_shortage
@@ -58,10 +58,12 @@ def train_steps(run: Run, progress: Progress, reporter: Reporter | None) -> Prog
             feed.advance()
             lr = set_learning_rate(run.optimizer, recipe.optim, step, run.total_steps)
             measure = _due(recipe.logging.gradient_norms_every, step)
-            sums = step_gradients(run, feed, step, measure and accelerator.is_main_process)
+            # of the first process's share; the others take part where they hold parts of it
+            measure = measure and (accelerator.is_main_process or run.shards is not None)
+            sums = step_gradients(run, feed, step, measure)
             loss = float((sums.values_M * run.weights_M).sum())
             limit = recipe.optim.clip_norm or math.inf
-            norm = float(accelerator.clip_grad_norm_(parameters, limit))
+            norm = clip_gradients(run, parameters, limit)
             _require_finite(run, step, loss, norm, sums.values_M)
             with named_shortage(f"step {step}, in the optimizer"):
                 run.optimizer.step()
@@ -98,12 +100,13 @@ def train_steps(run: Run, progress: Progress, reporter: Reporter | None) -> Prog
 def checkpoint(run: Run, progress: Progress) -> None:
     """Write a checkpoint on the first process, while the others wait."""
     rng_states = gather_object([rng_state()])
+    tensors, moments = whole_state(run.unwrapped, run.optimizer, run.accelerator.is_main_process)
     if run.accelerator.is_main_process:
         save_checkpoint(
             run.directory.checkpoints,
             progress.done,
-            run.unwrapped,
-            run.optimizer,
+            tensors,
+            moments,
             {"total_steps": run.total_steps, "progress": progress.to_json()},
             rng_states,
             run.recipe.checkpoints.keep,

@@ -41,6 +41,24 @@ def named_shortage(what: str) -> Iterator[None]:
         ) from error
 
 
+def stuck_shortage(size: MicroSize, rank: int, what: str) -> StudentMemoryError:
+    """Return what to raise where this process's pass did not fit, and others wait in theirs.
+
+    Args:
+        size: of the pass.
+        rank: of this process.
+        what: what was done, for messages, such as ``step 7``.
+    """
+    smaller = "" if size.rows == 1 else f"loop.micro_tokens={size.tokens // 2}, "
+    return StudentMemoryError(
+        f"{what}: out of memory with {size.rows} rows, {size.tokens} tokens with padding, in one "
+        f"pass on process {rank}. Processes that hold parts of one student (student.sharding) wait "
+        f"for each other within a pass, and cannot try a smaller one. Set {smaller}"
+        "student.activation_checkpointing=true, a smaller loop.vocab_chunk or more processes; "
+        "--resume goes on from the last checkpoint with another loop.micro_tokens"
+    )
+
+
 def agree_on_size(
     accelerator: Accelerator, failed: MicroSize | None, micro_tokens: int, what: str
 ) -> int | None:

@@ -17,6 +17,7 @@ from train.data import Example
 from train.objective import Objective
 from train.recipe import TrainRecipe
 from train.rundir import RunDir
+from train.sharding import Shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,7 @@ class Run:
         recipe: the resolved recipe.
         directory: where results go.
         total_steps: how long the run is.
+        shards: the student's, where processes hold parts of it; ``None`` where each holds all.
     """
 
     lm: AudioLM
@@ -48,6 +50,7 @@ class Run:
     recipe: TrainRecipe
     directory: RunDir
     total_steps: int
+    shards: Shards | None = None
 
     @property
     def unwrapped(self) -> Objective:

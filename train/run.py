@@ -31,6 +31,7 @@ from train.parts import Progress, Run
 from train.recipe import TrainRecipe
 from train.report import write_report
 from train.rundir import RunDir, check_run_dir, mark_finished, open_run, refuse_other_start
+from train.sharding import make_whole
 from train.student import load_student, save_student
 from train.terms import Term, check_signals, resolve_terms
 from train.trackers import require_trackers, tracking
@@ -87,6 +88,8 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
         progress = replace(progress, micro_tokens=choose_micro_tokens(run))
     with _reporting(run, progress) if main else contextlib.nullcontext() as reporter:
         progress = train_steps(run, progress, reporter)
+    if run.shards:
+        make_whole(run.unwrapped, main)
     if main:
         finish(run, progress, flags.student)
         write_report(run, progress, len(examples), left_out)
@@ -118,7 +121,10 @@ def continue_from(run: Run, resume: bool) -> Progress:
         done, path = found[-1]
         state = load_checkpoint(path, run.unwrapped, run.optimizer, accelerator.process_index)
         # a checkpoint of before progress was kept says the step alone
-        progress = Progress(**{**progress.to_json(), "done": done, **state.get("progress", {})})
+        before = Progress(**{**progress.to_json(), "done": done, **state.get("progress", {})})
+        # a smaller size may be asked for; one that did not fit is not tried again
+        asked = progress.micro_tokens or before.micro_tokens
+        progress = replace(before, micro_tokens=min(asked, before.micro_tokens or asked))
         word = f"continuing after step {done} of {run.total_steps} ({path})"
     if accelerator.is_main_process:
         if word:

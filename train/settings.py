@@ -9,6 +9,7 @@ from cache_schema.signals import ORIGINS
 SCHEDULES = ("cosine", "linear", "constant", "wsd")
 TRACKERS = ("tensorboard", "trackio", "wandb")
 SAVED = ("last", "best")
+SHARDINGS = ("none", "full")
 
 
 def _require(holds: bool, message: str) -> None:
@@ -55,6 +56,8 @@ class StudentRecipe:
         lora_rank: 0 trains the weights themselves, otherwise adapters of this rank (peft).
         lora_alpha: scale of the adapters, ``alpha / rank``.
         lora_targets: names of the linear layers of the language model that get an adapter.
+        sharding: ``none`` holds the whole student in every process; ``full`` a part of each weight,
+            gradient and moment, gathered block by block (FSDP2); it changes no result.
     """
 
     freeze: tuple[str, ...] = ()
@@ -63,8 +66,10 @@ class StudentRecipe:
     lora_rank: int = 0
     lora_alpha: int = 16
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    sharding: str = "none"
 
     def __post_init__(self) -> None:
+        _require(self.sharding in SHARDINGS, f"sharding {self.sharding!r}: one of {SHARDINGS}")
         choices = ("auto", "bfloat16", "none")
         _require(self.autocast in choices, f"autocast {self.autocast!r}: one of {choices}")
         _require(self.lora_rank >= 0, f"lora_rank {self.lora_rank}: expected 0 or more")
