@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from cache_schema.row import TapeRow
 from cache_schema.types import Sample
-from cache_schema.types import Sample
 from train.evaluate.types import Benchmark, Item
 
 
