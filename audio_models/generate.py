@@ -63,7 +63,8 @@ def generate(
     Raises:
         AudioError: a recording cannot be heard; see ``build_inputs``.
     """
-    order = sorted(range(len(requests)), key=lambda i: (len(requests[i].audio), i))
+    lengths = [0 if each.audio is None else len(each.audio) for each in requests]
+    order = sorted(range(len(requests)), key=lambda i: (lengths[i], i))
     answers: dict[int, Generation] = {}
     decoding = Decoding(max_new_tokens=max_new_tokens)
     for start in range(0, len(order), batch_size):

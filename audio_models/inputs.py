@@ -17,7 +17,7 @@ from torch import Tensor
 
 from audio_models.features import encode_turns, hop_length
 from audio_models.load import AudioLM
-from audio_models.prompt import placeholder_of
+from audio_models.prompt import placeholder_of, text_prompt_ids
 from audio_models.waveforms import audio_position_times_s, prepare_waveforms
 from cache_schema.errors import AudioError, TokenizerMismatchError
 from cache_schema.types import FloatArray, IntArray
@@ -28,12 +28,12 @@ class Request:
     """What one row asks.
 
     Attributes:
-        audio: float32 [num_samples], mono, 16 kHz.
+        audio: float32 [num_samples], mono, 16 kHz; ``None`` for text alone, in every row or none.
         text: the user turn's text, the question with its choices.
         response_ids: int64 [R] in the model's own tokenizer, ``None`` for a prompt alone.
     """
 
-    audio: FloatArray
+    audio: FloatArray | None
     text: str
     response_ids: IntArray | None = None
 
@@ -80,8 +80,12 @@ def build_inputs(
     """
     for request in requests:
         _check_tokens(lm, request)
+    recordings = [request.audio for request in requests if request.audio is not None]
+    if not recordings:
+        return _without_audio(lm, requests, padding_side)
+    assert len(recordings) == len(requests), "rows with audio and rows without it do not mix"
     audios = prepare_waveforms(
-        [request.audio for request in requests],
+        recordings,
         model=lm.path,
         sample_rate_hz=lm.sample_rate_hz,
         max_audio_s=lm.max_audio_s,
@@ -95,10 +99,8 @@ def build_inputs(
         # the last feature frame may reach behind the recording; no position does
         samples = zip(encoded.num_frames, audios, strict=True)
         seconds = [min(n * hop_length(lm), len(a)) / lm.sample_rate_hz for n, a in samples]
-    responses = [_response(request) for request in requests]
-    rows = [torch.cat(pair) for pair in zip(prompts, responses, strict=True)]
-    input_ids_BT, mask_BT = _pad(rows, lm.tokenizer.pad_token_id, padding_side)
-    firsts = [int(mask.nonzero()[0]) for mask in mask_BT]
+    tokens, predict_positions = _tokens(lm, prompts, requests, padding_side)
+    input_ids_BT = tokens["input_ids"]
     heard = [_heard(lm, ids, duration) for ids, duration in zip(input_ids_BT, seconds, strict=True)]
     times_s = [times_s for _, times_s in heard]
     if lm.family.tokens_are_frames and lm.family.tower is not None:
@@ -106,14 +108,37 @@ def build_inputs(
         assert encoded.num_frames is not None, "the family's front end masks its frames"
         times_s = [of_frames(n, s) for n, s in zip(encoded.num_frames, seconds, strict=True)]
     return AudioBatch(
-        inputs={"input_ids": input_ids_BT, "attention_mask": mask_BT, **encoded.features},
+        inputs={**tokens, **encoded.features},
         audio_positions=[positions for positions, _ in heard],
-        predict_positions=[
-            first + len(prompt) - 1 + torch.arange(len(response))
-            for first, prompt, response in zip(firsts, prompts, responses, strict=True)
-        ],
+        predict_positions=predict_positions,
         audio_times_s=times_s,
     )
+
+
+def _without_audio(lm: AudioLM, requests: Sequence[Request], padding_side: str) -> AudioBatch:
+    """Build a batch of text alone."""
+    prompts = [torch.tensor(text_prompt_ids(lm, request.text)) for request in requests]
+    tokens, predict_positions = _tokens(lm, prompts, requests, padding_side)
+    return AudioBatch(
+        inputs=tokens,
+        audio_positions=[torch.empty(0, dtype=torch.long)] * len(requests),
+        predict_positions=predict_positions,
+        audio_times_s=[np.empty((0, 2), dtype=np.float32)] * len(requests),
+    )
+
+
+def _tokens(
+    lm: AudioLM, prompts: Sequence[Tensor], requests: Sequence[Request], padding_side: str
+) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Return ``input_ids`` and ``attention_mask`` [B, T], and each row's ``predict_positions``."""
+    responses = [_response(request) for request in requests]
+    rows = [torch.cat(pair) for pair in zip(prompts, responses, strict=True)]
+    input_ids_BT, mask_BT = _pad(rows, lm.tokenizer.pad_token_id, padding_side)
+    firsts = [int(mask.nonzero()[0]) for mask in mask_BT]
+    return {"input_ids": input_ids_BT, "attention_mask": mask_BT}, [
+        first + len(prompt) - 1 + torch.arange(len(response))
+        for first, prompt, response in zip(firsts, prompts, responses, strict=True)
+    ]
 
 
 def _heard(lm: AudioLM, input_ids_T: Tensor, duration_s: float) -> tuple[Tensor, FloatArray]:

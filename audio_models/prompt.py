@@ -53,6 +53,10 @@ def render_prompt(front: FrontEnd, text: str) -> str:
     messages = chat_messages(text)
     if front.family.inline_audio:
         messages = [{"role": "user", "content": f"{placeholder_of(front)}{text}"}]
+    return _rendered(front, messages)
+
+
+def _rendered(front: FrontEnd, messages: list[dict[str, Any]]) -> str:
     try:
         prompt = front.processor.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
@@ -75,3 +79,17 @@ def prompt_ids(front: FrontEnd, text: str) -> list[int]:
     first = ids["input_ids"].index(front.audio_token_id)
     rest = [index for index in ids["input_ids"][first:] if index != front.audio_token_id]
     return [*ids["input_ids"][: first + 1], *rest]
+
+
+def text_prompt_ids(front: FrontEnd, text: str) -> list[int]:
+    """Return the ids of a prompt that is text alone: one user turn, generation prompt added.
+
+    Raises:
+        ModelError: the chat template does not take the turn.
+    """
+    content: Any = text if front.family.inline_audio else [{"type": "text", "text": text}]
+    messages = [{"role": "user", "content": content}]
+    if front.family.chat_ids:
+        encoded = front.tokenizer.apply_chat_template(messages, tokenize=True)
+        return list(encoded["input_ids"])
+    return list(front.tokenizer(_rendered(front, messages))["input_ids"])

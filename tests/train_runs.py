@@ -130,14 +130,15 @@ def _less_memory(tokens: int, backward: bool) -> Iterator[None]:
     def refuse(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. (a test's)")
 
-    def short(self: Objective, batch: Any) -> Any:
+    def short(self: Objective, batch: Any, *scale: Any) -> Any:
         too_large = batch.audio.inputs["attention_mask"].numel() > tokens
         if too_large and not backward:
             refuse()
-        sums_M = forward(self, batch)
-        if too_large and sums_M.requires_grad:
-            sums_M.register_hook(refuse)
-        return sums_M
+        found = forward(self, batch, *scale)
+        loss = found if isinstance(found, torch.Tensor) else found.loss
+        if too_large and loss.requires_grad:
+            loss.register_hook(refuse)
+        return found
 
     if tokens:
         Objective.forward = short  # type: ignore[method-assign]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,7 @@ from accelerate.utils import DistributedType
 from torch import distributed
 
 from audio_models.load import AudioLM
-from cache_schema import Tape
 from cache_schema.errors import UsageError
-from train.batch import Needs
-from train.data import Example, steps_of_run
 from train.memory import named_shortage
 from train.objective import Objective
 from train.parts import Run
@@ -24,6 +21,7 @@ from train.recipe import TrainRecipe
 from train.rundir import RunDir
 from train.settings import OptimRecipe
 from train.sharding import Shards, shard
+from train.stages import Stage
 from train.terms import Term
 
 _REPLICATED = (
@@ -86,11 +84,9 @@ def processes_on_cpu() -> bool:
 def build_run(
     directory: RunDir,
     recipe: TrainRecipe,
-    tape: Tape,
     lm: AudioLM,
     terms: tuple[Term, ...],
-    rows: tuple[Sequence[Example], Sequence[Example]],
-    needs: Needs,
+    stages: tuple[Stage, ...],
     accelerator: Accelerator,
 ) -> Run:
     """Put student, projectors and optimizer together.
@@ -98,18 +94,15 @@ def build_run(
     Args:
         directory: where results go.
         recipe: the resolved recipe.
-        tape: where rows come from.
         lm: the student.
         terms: the objective.
-        rows: those to train on, and those held out.
-        needs: what a batch reads.
+        stages: what is trained on.
         accelerator: where it runs.
     """
     objective = Objective(
         lm.model,
         terms,
         lm.width,
-        {name: about["width"] for name, about in tape.sources.items() if "width" in about},
         recipe.loop.vocab_chunk,
     )
     if accelerator.num_processes > 1:
@@ -127,21 +120,14 @@ def build_run(
         betas=(recipe.optim.betas[0], recipe.optim.betas[1]),
         eps=recipe.optim.eps,
     )
-    loop, (trained, held_out) = recipe.loop, rows
     return Run(
         lm=lm,
-        tape=tape,
-        examples=trained,
-        held_out=held_out,
-        needs=needs,
+        stages=stages,
         objective=prepared,
         optimizer=accelerator.prepare_optimizer(optimizer),
         accelerator=accelerator,
         recipe=recipe,
         directory=directory,
-        total_steps=steps_of_run(
-            trained, loop.batch_tokens, loop.seed, loop.epochs, loop.max_steps
-        ),
         shards=shards,
     )
 

@@ -19,11 +19,11 @@ from audio_models.load import AudioLM
 from cache_schema import Tape, TapeRow
 from cache_schema.errors import TapeError
 from cache_schema.hidden import HiddenPlace
-from cache_schema.questions import question_text
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import TEXT_SOURCE, IntArray, Trace
 from train.alignment.meeting import Meeting, meet, meet_tokens
 from train.alignment.translation import Translation
+from train.reading import prompt_text
 from train.ring import HostBuffer, Readers
 from train.states import StatesPlan, plan_states, start_states
 from train.targets import (
@@ -41,9 +41,11 @@ from train.terms import StatesAt
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """What the objective reads from the tape; nothing else is loaded.
+    """What the objective reads from a task's tape; nothing else is loaded.
 
     Attributes:
+        terms: names of the terms computed.
+        reads: what the student reads, the ``audio`` or the ``description``.
         topk: sources whose top-k is read.
         sampled: sources whose drawn tokens are read.
         lens: source -> layers of its lens, ascending.
@@ -52,6 +54,8 @@ class Needs:
         translation: how traces become the student's tokens, ``None`` where they are.
     """
 
+    terms: tuple[str, ...] = ()
+    reads: str = "audio"
     topk: tuple[str, ...] = ()
     sampled: tuple[str, ...] = ()
     lens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -66,12 +70,12 @@ class Needs:
 
     @property
     def rows(self) -> list[tuple[str, bool]]:
-        """Every signal beside the trace, and whether it is of the recording, not of the trace."""
+        """Every signal beside the trace, and whether it is of the trace, not of the recording."""
         names = [f"{source}/topk" for source in self.topk]
         names += [f"{source}/sampled" for source in self.sampled]
         names += [f"{source}/lens" for source in self.lens]
-        states = [(f"{where.source}/hidden", where.audio) for where in self.states]
-        return [*((name, False) for name in names), *states]
+        states = [(f"{where.source}/hidden", where.of_trace) for where in self.states]
+        return [*((name, True) for name in names), *states]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,7 @@ class TrainBatch:
     """One forward pass worth of rows.
 
     Attributes:
+        terms: names of the terms computed on them.
         audio: model inputs and positions.
         target_ids: int64 [N], the response tokens.
         topk: source -> what it says about the same tokens.
@@ -91,6 +96,7 @@ class TrainBatch:
         num_tokens: unpadded input positions.
     """
 
+    terms: tuple[str, ...]
     audio: AudioBatch
     target_ids: Tensor
     topk: dict[str, TopKTargets]
@@ -132,21 +138,29 @@ class BatchPlan:
         return [plan.num_bytes for plan in self.states.values()]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """The rows of one micro-batch, not looked up yet.
+
+    Attributes:
+        tape: where they come from.
+        needs: what to read.
+        rows: (sample id, trace index) of each; ``AUDIO_ROW`` for a recording without a response.
+    """
+
+    tape: Tape
+    needs: Needs
+    rows: Sequence[tuple[str, int]]
+
+
 def load_batches(
-    lm: AudioLM,
-    tape: Tape,
-    shares: Sequence[Sequence[tuple[str, int]]],
-    needs: Needs,
-    buffer: HostBuffer,
-    readers: Readers,
+    lm: AudioLM, shares: Sequence[Share], buffer: HostBuffer, readers: Readers
 ) -> list[TrainBatch]:
-    """Read micro-batches of (sample id, trace index) rows from the tape.
+    """Read micro-batches from their tapes.
 
     Args:
         lm: the student's processor.
-        tape: where rows come from.
         shares: the rows of each micro-batch.
-        needs: what to read.
         buffer: where the states of all of them go: whole after its ``wait``, valid until it is
             filled again.
         readers: threads that read states while the calling one extracts audio features.
@@ -156,9 +170,12 @@ def load_batches(
         TokenizerMismatchError: a teacher was read on other ids than the trace's.
         MissingSignalError: a row lacks a signal.
     """
-    plans = [plan_batch(tape, rows, needs) for rows in shares]
+    plans = [plan_batch(share.tape, share.rows, share.needs) for share in shares]
     buffer.reserve([size for plan in plans for size in plan.sizes])
-    return [_collate(lm, plan, needs, buffer, readers) for plan in plans]
+    return [
+        _collate(lm, plan, share.needs, buffer, readers)
+        for plan, share in zip(plans, shares, strict=True)
+    ]
 
 
 def plan_batch(tape: Tape, rows: Sequence[tuple[str, int]], needs: Needs) -> BatchPlan:
@@ -192,8 +209,8 @@ def _collate(
         lm,
         [
             Request(
-                audio=place.row.audio,
-                text=question_text(place.row.question, place.row.choices),
+                audio=place.row.audio if needs.reads == "audio" else None,
+                text=prompt_text(place.row, needs.reads),
                 response_ids=place.target_ids,
             )
             for place in places
@@ -202,13 +219,14 @@ def _collate(
     names = [f"sample {place.row.sample_id!r}" for place in places]
     meetings = {}
     for where, each in plan.states.items():
-        if where.audio:
+        if where.at == "audio":
             meetings[where] = meet(names, each.places, audio.audio_positions, audio.audio_times_s)
         elif any(map(_is_translated, places, each.places)):
             pairs = [_pairs(*pair) for pair in zip(places, each.places, strict=True)]
             meetings[where] = meet_tokens(each.places, audio.predict_positions, pairs)
     known = needs.known
     return TrainBatch(
+        terms=needs.terms,
         audio=audio,
         target_ids=torch.from_numpy(np.concatenate([place.target_ids for place in places])),
         topk={source: stack_topk(places, source, known[source]) for source in needs.topk},
@@ -224,6 +242,9 @@ def _collate(
 
 
 def _place(row: TapeRow, trace_index: int, translation: Translation | None) -> Place:
+    if trace_index == AUDIO_ROW:
+        nothing = np.empty(0, dtype=np.int64)
+        return Place(row=row, trace_index=trace_index, target_ids=nothing)
     trace = cast("Trace", row.signal(f"{TEXT_SOURCE}/trace", trace_index))
     if translation is None:
         return Place(row=row, trace_index=trace_index, target_ids=trace.token_ids)
@@ -260,7 +281,7 @@ def _states_place(place: Place, where: StatesAt, layers: tuple[int, ...]) -> Hid
         MissingSignalError: there are none.
     """
     name = f"{where.source}/hidden"
-    if where.audio:
+    if not where.of_trace:
         return place.row.hidden_place(name, AUDIO_ROW, layers)
     hidden = place.row.hidden_place(name, place.trace_index, layers)
     recorded = place.recorded_ids if place.translated else place.target_ids

@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import nn
 
 from cache_schema.codecs.files import sync_dir, sync_file
 from cache_schema.errors import OutputError
+from train.objective import Objective
 from train.sharding import part_of_whole, parts_of_moments, whole_moments, whole_tensor
 
 _NAME = re.compile(r"step-(\d{8})")
@@ -31,13 +31,13 @@ def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def trained_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+def trained_tensors(module: Objective) -> dict[str, torch.Tensor]:
     """Return the parameters that are trained, by name; what is frozen comes with the student."""
-    return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    return {name: p.detach() for name, p in module.named_parameters() if name in module.trained}
 
 
 def whole_state(
-    module: nn.Module, optimizer: Any, here: bool
+    module: Objective, optimizer: Any, here: bool
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return the trained parameters and the optimizer's state, whole, on the CPU.
 
@@ -119,7 +119,7 @@ def list_checkpoints(folder: Path) -> list[tuple[int, Path]]:
 
 
 def load_checkpoint(
-    path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, rank: int
+    path: Path, module: Objective, optimizer: torch.optim.Optimizer, rank: int
 ) -> dict[str, Any]:
     """Put a checkpoint's weights, moments and random state back; return its state.
 
@@ -138,7 +138,7 @@ def load_checkpoint(
     return dict(json.loads((path / "state.json").read_text()))
 
 
-def load_weights(path: Path, module: nn.Module) -> None:
+def load_weights(path: Path, module: Objective) -> None:
     """Put a checkpoint's weights back, and nothing else.
 
     Raises:

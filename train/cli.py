@@ -35,7 +35,13 @@ def main() -> None:
 
 @app.command(epilog=EXAMPLE)
 def student(
-    cache: Annotated[str, typer.Option("--cache", help="The tape: a directory or an fsspec URL.")],
+    cache: Annotated[
+        list[str],
+        typer.Option(
+            "--cache",
+            help="The tape: a directory or an fsspec URL; task=LOCATION for a task of the recipe.",
+        ),
+    ],
     model: Annotated[str, typer.Option("--student", help="The student: a directory or a hub id.")],
     out: Annotated[Path, typer.Option("--out", help="The run to write or continue.")],
     recipe: Annotated[
@@ -78,7 +84,7 @@ def student(
         resolved = load_train_recipe(recipe, [*(assignments or []), *given])
         from train.run import Flags, train_student  # torch is loaded once the flags are right
 
-        train_student(Flags(cache=cache, student=model, out=out, resume=resume), resolved)
+        train_student(Flags(caches=tuple(cache), student=model, out=out, resume=resume), resolved)
     except REPORTED as error:
         raise typer.Exit(report_error(error, debug)) from error
 

@@ -118,11 +118,16 @@ def _accumulate(
         norms = sharded_norms(run, run.shards, load.micro[0], parameters)
     for index, (batch, size) in enumerate(zip(load.micro, load.sizes, strict=True)):
         try:
-            sums_M = run.objective(batch.to(run.accelerator.device))
-            if index == 0 and measure_norms and not run.shards:
-                norms = gradient_norms(sums_M, run, batch, parameters)
             counted = float(index < len(load.own))
-            run.accelerator.backward((sums_M * (scale_M * counted)).sum())
+            scaled_M = scale_M * counted
+            there = batch.to(run.accelerator.device)
+            if index == 0 and measure_norms and not run.shards:
+                sums_M = run.objective(there)
+                norms = gradient_norms(sums_M, run, batch, parameters)
+                loss = (sums_M * scaled_M).sum()
+            else:
+                loss, sums_M = run.objective(there, scaled_M)
+            run.accelerator.backward(loss)
             totals_M += sums_M.detach().double() * counted
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from audio_models.memory import free_memory, is_out_of_memory
 from cache_schema.errors import UsageError
-from train.data import Example, cut_to_budget
+from train.data import Example
 from train.loads import MicroSize, loads
 from train.memory import agree_on_size, stuck_shortage
 from train.parts import Run
+from train.plan import cut_to_budget
+from train.stages import PlannedStep
 
 _HASH_BYTES = 8
 _HASHES = 2.0 ** (8 * _HASH_BYTES)
@@ -69,7 +71,7 @@ def split(examples: Sequence[Example], fraction: float) -> tuple[list[Example], 
 
 
 def evaluate(run: Run, micro_tokens: int, step: int) -> HeldOut:
-    """Return the objective on the held-out rows, on every process alike.
+    """Return the objective on the held-out rows of a step's stage, on every process alike.
 
     The student is in evaluation mode meanwhile: no dropout, no random number is drawn.
 
@@ -77,8 +79,10 @@ def evaluate(run: Run, micro_tokens: int, step: int) -> HeldOut:
         StudentMemoryError: a single row does not fit.
     """
     began_s = time.perf_counter()
-    ordered = sorted(run.held_out, key=lambda e: (e.num_tokens, e.sample_id, e.trace_index))
-    steps = cut_to_budget(ordered, run.recipe.loop.batch_tokens)
+    stage = run.stage_of(step)
+    ordered = sorted(stage.held_out, key=lambda e: (e.num_tokens, e.sample_id, e.trace_index))
+    portions = cut_to_budget(ordered, run.recipe.loop.batch_tokens)
+    steps = [PlannedStep(stage=stage, rows=rows) for rows in portions]
     run.unwrapped.eval()
     while True:
         what = f"evaluation after step {step}"
@@ -107,7 +111,7 @@ def evaluate(run: Run, micro_tokens: int, step: int) -> HeldOut:
 
 @torch.no_grad()
 def _pass(
-    run: Run, steps: Sequence[list[Example]], micro_tokens: int
+    run: Run, steps: Sequence[PlannedStep], micro_tokens: int
 ) -> tuple[Tensor, Tensor, Tensor, MicroSize | None]:
     """Return this process's sums and counts, float64 [M], its tokens, and what did not fit.
 

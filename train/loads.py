@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import time
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 
 from train.batch import TrainBatch, load_batches
-from train.data import Example, divide_step, run_plan
+from train.data import Example
 from train.parts import Run
+from train.plan import divide_step
 from train.ring import HostBuffer, Readers, prefetch
+from train.stages import PlannedStep
 
 STEPS_AHEAD = 2
 """Steps loaded while one is computed; each has a buffer of its own, and so has the computed one."""
@@ -47,7 +48,7 @@ class StepLoad:
 
 
 def loads(
-    run: Run, steps: Iterable[list[Example]], micro_tokens: int, alone: bool = False
+    run: Run, steps: Iterable[PlannedStep], micro_tokens: int, alone: bool = False
 ) -> Generator[StepLoad, None, None]:
     """Yield this process's shares of steps; a share's states are valid until the next one.
 
@@ -60,17 +61,20 @@ def loads(
     accelerator = run.accelerator
     rank, ranks = (0, 1) if alone else (accelerator.process_index, accelerator.num_processes)
 
-    def load(readers: Readers, step: list[Example], buffer: HostBuffer) -> StepLoad:
-        shares = divide_step(step, rank, ranks, micro_tokens)
-        spare = spare_passes(step, rank, ranks, micro_tokens) if run.shards and not alone else 0
+    def load(readers: Readers, step: PlannedStep, buffer: HostBuffer) -> StepLoad:
+        micro = divide_step(step.rows, rank, ranks, micro_tokens)
+        spare = 0
+        if run.shards and not alone:
+            spare = spare_passes(step.rows, rank, ranks, micro_tokens)
         if spare:
-            shares.append([min(step, key=lambda e: (e.num_tokens, e.sample_id, e.trace_index))])
-        rows = [[(e.sample_id, e.trace_index) for e in share] for share in shares]
-        micro = load_batches(run.lm, run.tape, rows, run.needs, buffer, readers)
-        sizes = [planned_size(share) for share in shares]
+            shortest = min(step.rows, key=lambda e: (e.num_tokens, e.sample_id, e.trace_index))
+            micro.append([shortest])
+        shares = [step.stage.task_of(rows).share(rows) for rows in micro]
+        batches = load_batches(run.lm, shares, buffer, readers)
+        sizes = [planned_size(rows) for rows in micro]
         again = max(spare - 1, 0)
         return StepLoad(
-            micro=micro + micro[-1:] * again, sizes=sizes + sizes[-1:] * again, spare=spare
+            micro=batches + batches[-1:] * again, sizes=sizes + sizes[-1:] * again, spare=spare
         )
 
     buffers = [HostBuffer(accelerator.device) for _ in range(STEPS_AHEAD + 1)]
@@ -127,11 +131,8 @@ class Feed:
         self._loads.close()
 
     def _begin(self, micro_tokens: int) -> None:
-        loop = self._run.recipe.loop
-        plan = run_plan(self._run.examples, loop.batch_tokens, loop.seed)
         self.micro_tokens = micro_tokens
-        steps = itertools.islice(plan, self._step, self._run.total_steps)
-        self._loads = loads(self._run, steps, micro_tokens)
+        self._loads = loads(self._run, self._run.steps_from(self._step), micro_tokens)
 
     def _take(self) -> None:
         began_s = time.perf_counter()

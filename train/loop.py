@@ -10,7 +10,6 @@ Shapes: M terms.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -21,14 +20,15 @@ from torch import Tensor
 
 from cache_schema.errors import TeachertapeError
 from train.checkpoint import rng_state, save_checkpoint, whole_state
-from train.data import Example, run_plan
-from train.gradients import clip_gradients, step_gradients, trained_parameters
+from train.freezing import train_parts
+from train.gradients import clip_gradients, step_gradients
 from train.heldout import HeldOut, evaluate
 from train.loads import Feed
 from train.memory import named_shortage
 from train.metrics import HeldOutMetrics, Reporter, StepMetrics, TermValue
 from train.parts import Progress, Run
 from train.schedule import set_learning_rate
+from train.stages import PlannedStep
 from train.states import damaged_states
 
 
@@ -51,12 +51,13 @@ def train_steps(run: Run, progress: Progress, reporter: Reporter | None) -> Prog
     if progress.stopped:
         return progress
     recipe, accelerator = run.recipe, run.accelerator
-    parameters = trained_parameters(run)
     with contextlib.closing(Feed(run, progress.done, progress.micro_tokens)) as feed:
         for step in range(progress.done + 1, run.total_steps + 1):
             began_s = time.perf_counter()
+            stage = run.stage_of(step)
+            parameters = train_parts(run, stage)
             feed.advance()
-            lr = set_learning_rate(run.optimizer, recipe.optim, step, run.total_steps)
+            lr = set_learning_rate(run.optimizer, recipe.optim, step - stage.first, stage.steps)
             measure = _due(recipe.logging.gradient_norms_every, step)
             # of the first process's share; the others take part where they hold parts of it
             measure = measure and (accelerator.is_main_process or run.shards is not None)
@@ -119,7 +120,9 @@ def _judge(run: Run, progress: Progress, reporter: Reporter | None) -> Progress:
     """Evaluate on the held-out rows; note the best, and whether to stop."""
     found = evaluate(run, progress.micro_tokens, progress.done)
     _require_finite_held_out(run, progress.done, found)
-    best = progress.best_loss is None or found.loss < progress.best_loss
+    # losses of other terms or rows do not compare: the last stage alone has a best
+    last = run.stage_of(progress.done) == run.stages[-1]
+    best = last and (progress.best_loss is None or found.loss < progress.best_loss)
     if reporter is not None:
         reporter.held_out(
             HeldOutMetrics(
@@ -131,7 +134,7 @@ def _judge(run: Run, progress: Progress, reporter: Reporter | None) -> Progress:
                 best=best,
             )
         )
-    since = 0 if best else progress.since_best + 1
+    since = progress.since_best + 1 if last and not best else 0
     patience = run.recipe.eval.patience
     return replace(
         progress,
@@ -162,27 +165,35 @@ def _due(every: int, step: int) -> bool:
 def _require_finite(run: Run, step: int, loss: float, norm: float, values_M: Tensor) -> None:
     if math.isfinite(loss) and math.isfinite(norm):
         return
-    loop = run.recipe.loop
-    plan = run_plan(run.examples, loop.batch_tokens, loop.seed)
-    rows = next(itertools.islice(plan, step - 1, None))
+    planned = next(run.steps_from(step - 1))
     what = f"step {step}: loss {loss:g}, gradient norm {norm:g}"
-    raise NonFiniteLossError(_where_not_finite(run, what, values_M, rows))
+    raise NonFiniteLossError(_where_not_finite(run, what, values_M, planned))
 
 
 def _require_finite_held_out(run: Run, step: int, found: HeldOut) -> None:
     if not math.isfinite(found.loss):
         what = f"held out after step {step}: loss {found.loss:g}"
-        raise NonFiniteLossError(_where_not_finite(run, what, found.values_M, run.held_out))
+        stage = run.stage_of(step)
+        planned = PlannedStep(stage=stage, rows=stage.held_out)
+        raise NonFiniteLossError(_where_not_finite(run, what, found.values_M, planned))
 
 
-def _where_not_finite(run: Run, what: str, values_M: Tensor, rows: Sequence[Example]) -> str:
+def _where_not_finite(run: Run, what: str, values_M: Tensor, planned: PlannedStep) -> str:
     terms = ", ".join(
         f"{term.name} {value:g}"
         for term, value in zip(run.unwrapped.terms, values_M.tolist(), strict=True)
     )
+    rows = planned.rows
     shown = ", ".join(example.sample_id for example in rows[:8]) + ", ..." * (len(rows) > 8)
-    ids = [(example.sample_id, example.trace_index) for example in rows]
-    damaged = damaged_states(run.tape, ids, run.needs.states)
+    damaged = [
+        line
+        for number, task in enumerate(planned.stage.tasks)
+        for line in damaged_states(
+            task.tape,
+            [(e.sample_id, e.trace_index) for e in rows if e.task == number],
+            task.needs.states,
+        )
+    ]
     advice = "try a lower --lr, or leave the term out."
     if damaged:
         more = f" (and {len(damaged) - 1} more)" * (len(damaged) > 1)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import torch
 
 from audio_models.memory import free_memory, is_out_of_memory
 from cache_schema.console import say
 from train.checkpoint import restore_rng, rng_state
-from train.data import Example, cut_to_budget, divide_step
+from train.data import Example
 from train.gradients import trained_parameters
 from train.loads import loads
 from train.memory import StudentMemoryError, largest_that_fits
 from train.parts import Run
+from train.plan import cut_to_budget, divide_step
+from train.stages import PlannedStep
 
 DEFAULT_TOKENS = 8192
 """Where memory is not searched: a pass this long of a student of 7 B takes some 20 GB."""
@@ -44,7 +47,7 @@ def choose_micro_tokens(run: Run) -> int:
 def _search(run: Run) -> int:
     """Double the size from the longest row's up to a process's share of a step."""
     accelerator = run.accelerator
-    longest = max(example.num_tokens for example in run.examples)
+    longest = max(e.num_tokens for stage in run.stages for e in stage.examples)
     limit = max(longest, run.recipe.loop.batch_tokens // accelerator.num_processes)
     mine = largest_that_fits(lambda tokens: _fits(run, tokens), longest, limit)
     sizes = accelerator.gather(torch.tensor([mine], device=accelerator.device)).tolist()
@@ -74,20 +77,25 @@ def _fits(run: Run, tokens: int) -> bool:
 
 
 def _try(run: Run, tokens: int) -> None:
-    """Pass two micro-batches through the student, forward and backward.
+    """Pass two micro-batches of every task through the student, forward and backward.
 
     The second one meets the gradients of the first; what the optimizer will need is held meanwhile.
     """
-    rows = longest_rows(run, tokens)
+    steps = [
+        PlannedStep(stage=stage, rows=longest_rows(task.examples, tokens))
+        for stage in run.stages
+        for task in stage.tasks
+        for _ in range(2)
+    ]
     moments = [torch.empty_like(p) for p in trained_parameters(run) for _ in range(_MOMENTS)]
-    with contextlib.closing(loads(run, [rows] * 2, tokens, alone=True)) as shares:
+    with contextlib.closing(loads(run, steps, tokens, alone=True)) as shares:
         for share in shares:
             batch = share.micro[0].to(run.accelerator.device)
-            run.accelerator.backward((run.objective(batch) * run.weights_M.float()).sum())
+            run.accelerator.backward(run.objective(batch, run.weights_M.float()).loss)
     del moments
 
 
-def longest_rows(run: Run, tokens: int) -> list[Example]:
+def longest_rows(examples: Sequence[Example], tokens: int) -> list[Example]:
     """Return as many of the longest rows as one micro-batch of ``tokens`` holds."""
-    ordered = sorted(run.examples, key=lambda e: (-e.num_tokens, e.sample_id, e.trace_index))
+    ordered = sorted(examples, key=lambda e: (-e.num_tokens, e.sample_id, e.trace_index))
     return divide_step(cut_to_budget(ordered, tokens)[0], 0, 1, tokens)[0]

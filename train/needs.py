@@ -18,9 +18,11 @@ from train.data import Example
 from train.terms import Term, lens_read, sources_read, states_read
 
 
-def signals_read(terms: tuple[Term, ...]) -> Needs:
+def signals_read(terms: tuple[Term, ...], reads: str = "audio") -> Needs:
     """Return what batches read for these terms."""
     return Needs(
+        terms=tuple(term.name for term in terms),
+        reads=reads,
         topk=sources_read(terms, "topk"),
         sampled=sources_read(terms, "sampled"),
         lens=lens_read(terms),
@@ -34,15 +36,18 @@ def resolve_needs(
     terms: tuple[Term, ...],
     examples: list[Example],
     translation: Translation | None = None,
+    reads: str = "audio",
 ) -> Needs:
     """Return what batches read, after checking that token ids mean the same to the student.
 
-    With a translation the traces are written in its ids anyway.
+    With a translation the traces are written in its ids anyway; without a trace there are none.
 
     Raises:
         TokenizerMismatchError: they do not.
     """
-    wanted = signals_read(terms)
+    wanted = signals_read(terms, reads)
+    if not any(term.spec.needs_trace for term in terms):
+        return wanted
     if translation is not None:
         own = dict.fromkeys(wanted.of_tokens, lambda ids: ids < lm.vocab_size)
         return replace(wanted, known=own, translation=translation)
@@ -70,9 +75,9 @@ def with_every_signal(
     for example in examples:
         row = tape[example.sample_id]
         missing = [
-            f"no {name} of the {'recording' if of_audio else 'trace'}"
-            for name, of_audio in wanted
-            if (AUDIO_ROW if of_audio else example.trace_index) not in row.traces_of(name)
+            f"no {name} of the {'trace' if of_trace else 'recording'}"
+            for name, of_trace in wanted
+            if (example.trace_index if of_trace else AUDIO_ROW) not in row.traces_of(name)
         ]
         if missing:
             left_out[missing[0]] += 1

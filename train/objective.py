@@ -12,7 +12,7 @@ M terms.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,25 +20,38 @@ from torch import Tensor, nn
 from audio_models.forward import flatten_positions, forward_with_states
 from train.batch import TrainBatch
 from train.losses import vocabulary
-from train.losses.chunked import chunked_sums
+from train.losses.asked import Asked, Seen
+from train.losses.chunked import Chunked
 from train.losses.divergences import Divergence, divergence_of
+from train.losses.fused import Fused
 from train.losses.precision import wide
 from train.losses.sampled import sampled_cross_entropy
 from train.losses.states import ANY_WIDTH, DISTANCES
-from train.readout import lens_reader, output_reader
+from train.readout import lens_inputs, output_head
 from train.targets import TopKTargets
 from train.terms import Term, sources_read, states_read
 from train.terms_recipe import DivergenceTerm, JensenShannonTerm, LensTerm, StatesTerm
+
+TARGET = ""
+"""What the token itself is called among those whose logits are asked for; sources have names."""
+
+
+class Weighted(NamedTuple):
+    """The weighted total of all terms, which has the gradient, and each one's sum [M]."""
+
+    loss: Tensor
+    sums_M: Tensor  # noqa: N815
 
 
 class Objective(nn.Module):
     """Student, projectors and loss as one module, so that data parallelism wraps all of it.
 
+    ``trained`` names the parameters that the run trains, in one stage or another.
+
     Args:
         model: the student.
         terms: what to compute.
         student_width: D of the student.
-        teacher_widths: source -> D of its teacher.
         vocab_chunk: tokens whose logits exist at one time.
     """
 
@@ -47,7 +60,6 @@ class Objective(nn.Module):
         model: Any,
         terms: tuple[Term, ...],
         student_width: int,
-        teacher_widths: Mapping[str, int],
         vocab_chunk: int,
     ) -> None:
         super().__init__()
@@ -56,25 +68,38 @@ class Objective(nn.Module):
         self.vocab_chunk = vocab_chunk
         self.projectors = nn.ModuleDict()
         self._recorded = states_read(terms)
-        self._read_output = output_reader(model)
+        self._head = output_head(model)
         for term in terms:
             if not isinstance(term.settings, StatesTerm):
                 continue
-            width = teacher_widths[term.source]
+            width = term.teacher_width
             differs = width != student_width and term.settings.distance not in ANY_WIDTH
             for student, teacher in term.pairs:
                 if differs or term.settings.projector == "linear":
                     projector = nn.Linear(student_width, width, bias=False)
                     nn.init.orthogonal_(projector.weight)
                     self.projectors[f"{term.name}-{student}-{teacher}"] = projector
+        self.trained = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
 
     def counts(self, batch: TrainBatch) -> Tensor:
         """Return float64 [M]: the positions each term sums over."""
         return torch.tensor([_count(term, batch) for term in self.terms], dtype=torch.float64)
 
-    def forward(self, batch: TrainBatch) -> Tensor:
-        """Return [M]: every term summed over the batch's positions, unweighted."""
-        layers = sorted({student for term in self.terms for student, _ in term.pairs})
+    def forward(self, batch: TrainBatch, scale_M: Tensor | None = None) -> Tensor | Weighted:
+        """Return every term summed over the batch's positions; 0 for those not computed on it.
+
+        Args:
+            batch: what to compute on.
+            scale_M: each term's factor in the loss: its weight, divided by its count in the whole
+                step.
+
+        Returns:
+            ``Weighted`` if ``scale_M`` is given, the loss's gradient found along the way
+            (``train.losses.fused``). Otherwise [M], unweighted, each with a gradient of its own
+            where gradients are enabled: the slower way.
+        """
+        active = [term for term in self.terms if term.name in batch.terms]
+        layers = sorted({student for term in active for student, _ in term.pairs})
         output = forward_with_states(
             self.model,
             batch.audio.inputs,
@@ -82,24 +107,42 @@ class Objective(nn.Module):
             batch.audio.predict_positions,
             unembed_now=False,
         )
-        sums: dict[str, Tensor] = {}
-        over_output = tuple(term for term in self.terms if term.over_output)
+        apart = scale_M is None and torch.is_grad_enabled()
+        summing = Chunked(self.vocab_chunk) if apart else Fused(self.vocab_chunk)
+        scales_M = output.readout_ND.new_ones(len(self.terms)) if scale_M is None else scale_M
+        scales = {t.name: each for t, each in zip(self.terms, scales_M, strict=True)}
+        # a term that is not computed here is 0, and belongs to the graph as the others do
+        sums = dict.fromkeys((t.name for t in self.terms), wide(output.readout_ND[:0]).sum())
+        over_output = tuple(term for term in active if term.over_output)
         if over_output:
-            values_M = chunked_sums(
+            values_M = summing.sums(
                 output.readout_ND,
-                self._read_output,
-                lambda logits_nV, where: _output_sums(over_output, batch, logits_nV, where),
-                self.vocab_chunk,
+                self._head(True),
+                _asked(over_output, batch),
+                lambda seen, where: _output_sums(over_output, batch, seen, where),
+                torch.stack([scales[term.name] for term in over_output]),
             )
             sums.update({t.name: v for t, v in zip(over_output, values_M, strict=True)})
-        for term in self.terms:
+        for term in active:
             if term.spec.signal == "lens":
-                sums[term.name] = self._lens_sum(term, batch, output.states)
+                sums[term.name] = self._lens_sum(
+                    term, batch, output.states, summing, scales[term.name]
+                )
             elif term.spec.signal == "hidden":
                 sums[term.name] = self._states_sum(term, batch, output.states)
-        return torch.stack([sums[term.name] for term in self.terms])
+        sums_M = torch.stack([sums[term.name] for term in self.terms])
+        if scale_M is None:
+            return sums_M
+        return Weighted(summing.attach((sums_M * scale_M).sum()), sums_M.detach())
 
-    def _lens_sum(self, term: Term, batch: TrainBatch, states: Mapping[int, Tensor]) -> Tensor:
+    def _lens_sum(
+        self,
+        term: Term,
+        batch: TrainBatch,
+        states: Mapping[int, Tensor],
+        summing: Chunked | Fused,
+        scale: Tensor,
+    ) -> Tensor:
         """Return the mean over layer pairs of the divergence of their lenses, over positions.
 
         ``mean_(s,t) D(p_t, q_s)``: ``p_t`` the recorded lens of teacher layer t, ``q_s`` the
@@ -109,17 +152,23 @@ class Objective(nn.Module):
         """
         settings = cast("LensTerm", term.settings)
         divergence = divergence_of(settings.divergence, settings.temperature)
-        read = lens_reader(self.model, settings.readout == "trained")
+        trained = settings.readout == "trained"
         total: list[Tensor] = []
         for student, teacher in term.pairs:
             topk = batch.lens[term.source][teacher]
 
-            def loss(logits_nV: Tensor, where: slice, topk: TopKTargets = topk) -> Tensor:
-                p_nB, q_nB = vocabulary.buckets(topk, logits_nV, where)
-                return divergence(p_nB, q_nB).sum()[None]
+            def loss(seen: Seen, where: slice, topk: TopKTargets = topk) -> Tensor:
+                return _divergence_sum(divergence, topk, term.source, seen, where)[None]
 
             states_ND = _at(states[student], batch.audio.predict_positions)
-            total.append(chunked_sums(states_ND, read, loss, self.vocab_chunk)[0])
+            sums_1 = summing.sums(
+                lens_inputs(self.model, states_ND, trained),
+                self._head(trained),
+                Asked(buckets={term.source: topk.token_ids}),
+                loss,
+                scale[None] / len(term.pairs),
+            )
+            total.append(sums_1[0])
         return torch.stack(total).mean()
 
     def _states_sum(self, term: Term, batch: TrainBatch, states: Mapping[int, Tensor]) -> Tensor:
@@ -152,6 +201,8 @@ class Objective(nn.Module):
 def _count(term: Term, batch: TrainBatch) -> int:
     """Return the positions a term sums over: all tokens, or those its teacher says something of."""
     count: int | None = None
+    if term.name not in batch.terms:
+        return 0
     if term.spec.signal == "hidden" and term.states_at in batch.meetings:
         count = batch.meetings[term.states_at].count
     elif term.spec.signal == "topk":
@@ -174,32 +225,39 @@ def _divergence(settings: DivergenceTerm, name: str) -> Divergence:
     return divergence_of(name, settings.temperature, beta)
 
 
-def _output_sums(
-    terms: tuple[Term, ...], batch: TrainBatch, logits_nV: Tensor, where: slice
+def _asked(terms: tuple[Term, ...], batch: TrainBatch) -> Asked:
+    """Return what the terms over the student's own distribution see of its logits."""
+    drawn = {source: batch.sampled[source].token_ids for source in sources_read(terms, "sampled")}
+    return Asked(
+        buckets={source: batch.topk[source].token_ids for source in sources_read(terms, "topk")},
+        tokens={TARGET: batch.target_ids[:, None], **drawn},
+    )
+
+
+def _divergence_sum(
+    divergence: Divergence, topk: TopKTargets, source: str, seen: Seen, where: slice
 ) -> Tensor:
+    """Return a divergence from what a teacher said, summed over some positions."""
+    return divergence(
+        vocabulary.teacher_buckets(topk.logprobs[where], topk.tail[where]),
+        seen.log_masses[source] - seen.log_total_N[:, None],
+    ).sum()
+
+
+def _output_sums(terms: tuple[Term, ...], batch: TrainBatch, seen: Seen, where: slice) -> Tensor:
     """Return [M] sums of the terms over the student's own distribution, for one chunk."""
-    masses = {
-        source: vocabulary.log_masses(logits_nV, batch.topk[source].token_ids[where])
-        for source in sources_read(terms, "topk")
-    }
-    # any source's buckets divide the vocabulary: no term goes over it again for its sum
-    log_total_n = next(iter(masses.values()), logits_nV).logsumexp(-1)
     sums = []
     for term in terms:
         source = term.source
         if term.spec.signal == "sampled":
             drawn = batch.sampled[source]
-            value_n = sampled_cross_entropy(
-                logits_nV, drawn.token_ids[where], drawn.shares[where], log_total_n
-            )
+            value = sampled_cross_entropy(
+                seen.logits[source], drawn.token_ids[where], drawn.shares[where], seen.log_total_N
+            ).sum()
         elif term.spec.signal == "topk":
-            topk = batch.topk[source]
             divergence = _divergence(cast("DivergenceTerm", term.settings), term.spec.divergence)
-            value_n = divergence(
-                vocabulary.teacher_buckets(topk.logprobs[where], topk.tail[where]),
-                masses[source] - log_total_n[:, None],
-            )
+            value = _divergence_sum(divergence, batch.topk[source], source, seen, where)
         else:
-            value_n = vocabulary.cross_entropy(logits_nV, batch.target_ids[where], log_total_n)
-        sums.append(value_n.sum())
+            value = vocabulary.cross_entropy(seen.logits[TARGET][:, 0], seen.log_total_N).sum()
+        sums.append(value)
     return torch.stack(sums)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,13 +11,11 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from audio_models.load import AudioLM
-from cache_schema import Tape
-from train.batch import Needs
-from train.data import Example
 from train.objective import Objective
 from train.recipe import TrainRecipe
 from train.rundir import RunDir
 from train.sharding import Shards
+from train.stages import PlannedStep, Stage, steps_from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,31 +24,36 @@ class Run:
 
     Attributes:
         lm: the student's processor and facts, for building inputs.
-        tape: where rows come from.
-        examples: the rows trained on, in the tape's order.
-        held_out: the rows it is evaluated on.
-        needs: what a batch reads from the tape.
+        stages: what is trained on, part after part; one at least.
         objective: student and losses, as ``Accelerator.prepare_model`` returned it.
         optimizer: likewise.
         accelerator: device, processes, precision.
         recipe: the resolved recipe.
         directory: where results go.
-        total_steps: how long the run is.
         shards: the student's, where processes hold parts of it; ``None`` where each holds all.
     """
 
     lm: AudioLM
-    tape: Tape
-    examples: Sequence[Example]
-    held_out: Sequence[Example] = ()
-    needs: Needs
+    stages: tuple[Stage, ...]
     objective: Any
     optimizer: Any
     accelerator: Accelerator
     recipe: TrainRecipe
     directory: RunDir
-    total_steps: int
     shards: Shards | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """How long the run is."""
+        return self.stages[-1].end
+
+    def stage_of(self, step: int) -> Stage:
+        """Return the stage of a step, from 1; that of step 0 is the first."""
+        return next(stage for stage in self.stages if step <= stage.end)
+
+    def steps_from(self, done: int) -> Iterator[PlannedStep]:
+        """Yield the steps after the first ``done``."""
+        return steps_from(self.stages, self.recipe.mix, self.recipe.loop, done)
 
     @property
     def unwrapped(self) -> Objective:

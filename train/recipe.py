@@ -21,6 +21,7 @@ from train.settings import (
     OptimRecipe,
     StudentRecipe,
 )
+from train.tasks_recipe import MixRecipe, StageRecipe, TaskRecipe, check_parts
 from train.terms_recipe import TermsRecipe
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -31,6 +32,9 @@ class TrainRecipe:
     """Everything that decides what a run computes."""
 
     terms: TermsRecipe
+    tasks: dict[str, TaskRecipe] = field(default_factory=dict)
+    mix: MixRecipe = field(default_factory=MixRecipe)
+    stages: dict[str, StageRecipe] = field(default_factory=dict)
     data: DataRecipe = field(default_factory=DataRecipe)
     student: StudentRecipe = field(default_factory=StudentRecipe)
     optim: OptimRecipe = field(default_factory=OptimRecipe)
@@ -38,6 +42,9 @@ class TrainRecipe:
     eval: EvalRecipe = field(default_factory=EvalRecipe)
     checkpoints: CheckpointRecipe = field(default_factory=CheckpointRecipe)
     logging: LoggingRecipe = field(default_factory=LoggingRecipe)
+
+    def __post_init__(self) -> None:
+        check_parts(list(self.terms.active()), self.tasks, self.mix, self.stages)
 
 
 def shipped_recipes() -> dict[str, Path]:

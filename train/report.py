@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cache_schema import Tape
 from cache_schema.codecs.files import write_atomic
 from train.metrics import read_held_out, read_metrics
 from train.parts import Progress, Run
+from train.planning import LeftOut, describe
 from train.terms import Term
 
 Line = dict[str, Any]
@@ -20,24 +21,22 @@ _TERMS_HEAD = (
 )
 
 
-def write_report(run: Run, progress: Progress, num_examples: int, left_out: Counter[str]) -> None:
+def write_report(run: Run, progress: Progress, left_out: LeftOut) -> None:
     """Write the report from the metrics and what the run was given."""
-    directory, tape, lm = run.directory, run.tape, run.lm
+    directory, lm = run.directory, run.lm
+    tapes = {task.tape.location: task.tape for stage in run.stages for task in stage.tasks}
     lines = read_metrics(directory.metrics)
     seconds = sum(line["step_s"] for line in lines)
     waited = sum(line["loader_wait_s"] for line in lines)
     tokens = sum(line["tokens"] for line in lines)
     speed = tokens / seconds
-    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(left_out.items())) or "none"
-    held = f", of which {len(run.held_out)} held out" * bool(run.held_out)
     early = f" of {run.total_steps}, stopped early" * progress.stopped
     text = [
         "# Training report",
         "",
         f"- student: `{lm.path}` ({lm.family.name}, {lm.num_layers} layers, width {lm.width})",
-        f"- tape: `{tape.location}`, fingerprint `{tape.fingerprint}`",
-        *(f"- {name} teacher: `{about.get('model')}`" for name, about in tape.sources.items()),
-        f"- rows: {num_examples} used{held}; left out: {dropped}",
+        *(line for tape in tapes.values() for line in _tape_lines(tape)),
+        *(f"- {line}" for line in describe(run.stages, left_out)),
         f"- steps: {len(lines)}{early}; {tokens:,} tokens in {seconds:.1f} s, {speed:,.0f}/s",
         f"- micro-batches: at most {progress.micro_tokens} tokens with padding, at the end",
         f"- waiting for data: {waited / seconds:.1%} of the time",
@@ -57,6 +56,13 @@ def write_report(run: Run, progress: Progress, num_examples: int, left_out: Coun
         *_held_out(run, progress),
     ]
     write_atomic(directory.report, "\n".join(text).encode())
+
+
+def _tape_lines(tape: Tape) -> list[str]:
+    return [
+        f"- tape: `{tape.location}`, fingerprint `{tape.fingerprint}`",
+        *(f"- {name} teacher: `{about.get('model')}`" for name, about in tape.sources.items()),
+    ]
 
 
 def _held_out(run: Run, progress: Progress) -> list[str]:

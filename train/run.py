@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,25 +14,23 @@ from accelerate import PartialState
 from transformers.utils.logging import disable_progress_bar
 
 from audio_models.load import AudioLM, read_dtype, read_num_layers
-from cache_schema import Tape, open_tape
+from cache_schema import Tape
 from cache_schema.console import say
-from cache_schema.fingerprint import fingerprint
-from train.alignment.translation import load_translation
 from train.assemble import build_run, make_accelerator, processes_on_cpu
 from train.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint, load_weights
-from train.data import Example, require_audio, scan
-from train.heldout import split
 from train.loop import train_steps
 from train.metrics import Reporter, cut_metrics
 from train.microsize import choose_micro_tokens
-from train.needs import resolve_needs, with_every_signal
 from train.parts import Progress, Run
+from train.planning import LeftOut, Planner, about_rows, describe
 from train.recipe import TrainRecipe
 from train.report import write_report
 from train.rundir import RunDir, check_run_dir, mark_finished, open_run, refuse_other_start
 from train.sharding import make_whole
+from train.stages import Stage
 from train.student import load_student, save_student
-from train.terms import Term, check_signals, resolve_terms
+from train.tapes import check_tapes, locate, open_tapes, resolve_all
+from train.terms import Term
 from train.trackers import require_trackers, tracking
 
 
@@ -41,7 +38,7 @@ from train.trackers import require_trackers, tracking
 class Flags:
     """What the command line says."""
 
-    cache: str
+    caches: tuple[str, ...]
     student: str
     out: Path
     resume: bool = False
@@ -60,29 +57,24 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
     before = check_run_dir(directory, recipe, flags.resume)
     # every process has looked before the first one writes
     PartialState(cpu=processes_on_cpu()).wait_for_everyone()
-    tape = open_tape(flags.cache)
+    tapes = open_tapes(locate(flags.caches, recipe))
     if before:
-        refuse_other_start(directory, {"tape": tape.fingerprint, "student": flags.student})
+        refuse_other_start(directory, _started_from(flags, tapes))
     if before and before.get("finished"):
         say(f"{flags.out} is finished: {directory.student}; nothing to do")
         return
-    signals = check_signals(recipe.terms, tape)
-    require_audio(tape)
-    terms = resolve_terms(recipe.terms, tape, read_num_layers(flags.student))
+    check_tapes(recipe, tapes)
+    terms = resolve_all(recipe, tapes, read_num_layers(flags.student))
     accelerator = make_accelerator(recipe, flags.out)
     torch.manual_seed(recipe.loop.seed)
     lm = load_student(flags.student, recipe.student)
-    translation = load_translation(lm, tape, recipe.data.teacher_tokenizer)
-    examples, left_out = scan(tape, lm, recipe.data, signals, translation)
-    examples, incomplete = with_every_signal(tape, examples, terms)
-    left_out += incomplete
-    rows = split(examples, recipe.eval.fraction) if recipe.eval.every else (examples, [])
-    needs = resolve_needs(lm, tape, terms, examples, translation)
+    planner = Planner(recipe, tapes, terms, lm)
+    stages = planner.stages()
     main = accelerator.is_main_process
     if main:
-        _say_plan(terms, examples, rows[1], left_out, lm)
-        open_run(directory, recipe, _about(flags, tape, examples))
-    run = build_run(directory, recipe, tape, lm, terms, rows, needs, accelerator)
+        _say_plan(terms, stages, planner.left_out, lm)
+        open_run(directory, recipe, {**_started_from(flags, tapes), **about_rows(stages)})
+    run = build_run(directory, recipe, lm, terms, stages, accelerator)
     progress = continue_from(run, flags.resume)
     if not progress.micro_tokens:
         progress = replace(progress, micro_tokens=choose_micro_tokens(run))
@@ -92,7 +84,7 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
         make_whole(run.unwrapped, main)
     if main:
         finish(run, progress, flags.student)
-        write_report(run, progress, len(examples), left_out)
+        write_report(run, progress, planner.left_out)
         mark_finished(directory)
         say(f"done: {directory.student}, report: {directory.report}")
     accelerator.wait_for_everyone()
@@ -147,28 +139,20 @@ def finish(run: Run, progress: Progress, student: str) -> None:
     save_student(run.lm, run.directory.student, read_dtype(student))
 
 
-def _about(flags: Flags, tape: Tape, examples: list[Example]) -> dict[str, Any]:
-    rows = [f"{e.sample_id}\t{e.trace_index}\t{e.num_tokens}" for e in examples]
-    return {
-        "tape": tape.fingerprint,
-        "student": flags.student,
-        "rows": len(examples),
-        "rows_digest": fingerprint({"rows": rows}),
-    }
+def _started_from(flags: Flags, tapes: Mapping[str, Tape]) -> dict[str, Any]:
+    """Return what a run may not change: its student, and its tape or those of its tasks."""
+    fingerprints = {name: tape.fingerprint for name, tape in tapes.items()}
+    alone = fingerprints.get("")
+    return {"tape": alone or fingerprints, "student": flags.student}
 
 
 def _say_plan(
-    terms: tuple[Term, ...],
-    examples: list[Example],
-    held_out: list[Example],
-    left_out: Counter[str],
-    lm: AudioLM,
+    terms: tuple[Term, ...], stages: tuple[Stage, ...], left_out: LeftOut, lm: AudioLM
 ) -> None:
     trained = sum(p.numel() for p in lm.model.parameters() if p.requires_grad)
     say(f"student: {lm.path} ({lm.family.name}), {trained:,} parameters trained")
     for term in terms:
         pairs = " ".join(f"{s}:{t}" for s, t in term.pairs)
         say(f"term {term.name}: weight {term.settings.weight:g}{f', layers {pairs}' * bool(pairs)}")
-    dropped = "".join(f"; left out: {n} {reason}" for reason, n in sorted(left_out.items()))
-    held = f", of which {len(held_out)} are held out" * bool(held_out)
-    say(f"rows: {len(examples)}{held}{dropped}")
+    for line in describe(stages, left_out):
+        say(line)

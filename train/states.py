@@ -125,7 +125,7 @@ def damaged_states(
         for where, layers in states.items():
             name = f"{where.source}/hidden"
             try:
-                tape[sample_id].signal(name, AUDIO_ROW if where.audio else trace, layers)
+                tape[sample_id].signal(name, trace if where.of_trace else AUDIO_ROW, layers)
             except TapeError as error:
                 found.append(f"{name} of sample {sample_id!r}: {error}")
     return found

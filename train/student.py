@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,16 +51,25 @@ def freeze(model: nn.Module, family: Family, parts: tuple[str, ...]) -> None:
     Raises:
         UsageError: the family has no such part.
     """
+    check_parts("student.freeze", parts, family)
+    for name, parameter in model.named_parameters():
+        if name.startswith(family.silent_parts) or part_of(name, family) in parts:
+            parameter.requires_grad_(False)
+
+
+def check_parts(where: str, parts: Sequence[str], family: Family) -> None:
+    """Refuse parts there are not.
+
+    Raises:
+        UsageError: naming the setting.
+    """
     for part in parts:
         if part not in family.parts:
             known = ", ".join(family.parts) or "none: the family is not listed"
             raise UsageError(
-                f"student.freeze: {part!r} is not a part of {family.name} (known: {known})"
+                f"{where}: {part!r} is not a part of {family.name} (known: {known})"
                 f"{nearest(part, family.parts)}"
             )
-    for name, parameter in model.named_parameters():
-        if name.startswith(family.silent_parts) or part_of(name, family) in parts:
-            parameter.requires_grad_(False)
 
 
 def _add_adapters(lm: AudioLM, recipe: StudentRecipe) -> Any:

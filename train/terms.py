@@ -28,25 +28,39 @@ KINDS = {"audio": "audio positions", "token": "response positions", "frame": "an
 
 
 class StatesAt(NamedTuple):
-    """Where states are compared: of which source, at audio positions or at response tokens."""
+    """Where states are compared: of which source, and at which of ``PLACES``."""
 
     source: str
-    audio: bool
+    at: str
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of recorded states that can be compared there."""
-        return ("audio", "frame") if self.audio else ("token",)
+        return ("audio", "frame") if self.at == "audio" else (self.at,)
+
+    @property
+    def of_trace(self) -> bool:
+        """Whether they belong to a trace, not to the recording."""
+        return self.at == "token"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Term:
-    """A term of this run: its spec, its settings and, for layers, the (student, teacher) pairs."""
+    """A term of this run.
+
+    Attributes:
+        name: in the recipe.
+        spec: what it is.
+        settings: how it was set.
+        pairs: (student, teacher) layers, of a term over layers.
+        teacher_width: width of its teacher's states; 0 where it compares none.
+    """
 
     name: str
     spec: TermSpec
     settings: TokenTerm
     pairs: Pairs = ()
+    teacher_width: int = 0
 
     @property
     def source(self) -> str:
@@ -56,7 +70,7 @@ class Term:
     @property
     def states_at(self) -> StatesAt:
         """Where it compares states."""
-        return StatesAt(self.source, self.spec.at_audio)
+        return StatesAt(self.source, self.spec.at)
 
     @property
     def over_output(self) -> bool:
@@ -76,11 +90,13 @@ def check_signals(recipe: TermsRecipe, tape: Tape) -> tuple[str, ...]:
         MissingSignalError: the tape lacks some: which recipe line asks, how to record it, and what
             the tape has.
     """
-    signals = {f"{TEXT_SOURCE}/trace"}
+    active = recipe.active()
+    signals = {f"{TEXT_SOURCE}/trace"} if active.need_traces else set()
     faults: list[str] = []
     if not signals <= set(tape.signals):
-        faults.append(f"  every term needs {TEXT_SOURCE}/trace: give a --text-teacher")
-    for name, settings in recipe.active().items():
+        asking = ", ".join(name for name in active if spec_of(name).needs_trace)
+        faults.append(f"  {TEXT_SOURCE}/trace, which {asking} need: give a --text-teacher")
+    for name, settings in active.items():
         spec, source = spec_of(name), source_of(settings)
         if not source:
             continue
@@ -116,7 +132,7 @@ def _fault(tape: Tape, spec: TermSpec, source: str) -> str:
         return f"needs {name} ({how}){nearest(name, others)}"
     if spec.signal == "hidden":
         kinds = recorded_kinds(tape, source)
-        wanted = StatesAt(source, spec.at_audio).kinds
+        wanted = StatesAt(source, spec.at).kinds
         if not set(wanted) & set(kinds):
             has = " and ".join(KINDS[kind] for kind in kinds) or "no states"
             needs = " or ".join(KINDS[kind] for kind in wanted)
@@ -134,7 +150,7 @@ def _how_to_record(spec: TermSpec, source: str) -> str:
         "lens": f"--set {side}.lens=every:4",
         "hidden": "--text-layers proportional:4" if textual else "--acoustic-layers proportional:4",
     }[spec.signal]
-    if spec.signal == "hidden" and not textual and not spec.at_audio:
+    if spec.signal == "hidden" and not textual and spec.at == "token":
         flags += " --set acoustic.states_at=both"
     named = source not in (TEXT_SOURCE, AUDIO_SOURCE)
     teacher = "--text-teacher M" if textual else "--acoustic-teacher M"
@@ -157,6 +173,7 @@ def resolve_terms(recipe: TermsRecipe, tape: Tape, student_layers: int) -> tuple
     terms = []
     for name, settings in recipe.active().items():
         pairs: Pairs = ()
+        width = 0
         if isinstance(settings, StatesTerm | LensTerm):
             about = tape.sources[settings.source]
             where = f"terms.{name}.layers"
@@ -172,7 +189,17 @@ def resolve_terms(recipe: TermsRecipe, tape: Tape, student_layers: int) -> tuple
                 about["signals"][spec_of(name).signal]["layers"],
                 where,
             )
-        terms.append(Term(name=name, spec=spec_of(name), settings=settings, pairs=pairs))
+        if isinstance(settings, StatesTerm):
+            width = int(about["width"])
+        terms.append(
+            Term(
+                name=name,
+                spec=spec_of(name),
+                settings=settings,
+                pairs=pairs,
+                teacher_width=width,
+            )
+        )
     return tuple(terms)
 
 

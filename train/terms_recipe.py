@@ -8,7 +8,7 @@ teacher is; ``source`` says which one, where a tape has several.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +20,8 @@ DISTANCES = ("cosine", "mse", "cosine_mse", "cka")
 DIVERGENCES = ("kl", "reverse_kl", "jsd", "tv")
 PROJECTORS = ("auto", "linear")
 READOUTS = ("trained", "fixed")
+PLACES = ("token", "audio")
+"""Where terms compare: where response tokens are predicted, or at audio positions."""
 
 _NAME = re.compile(r"([a-z_]+)(-[A-Za-z0-9_]+)?", re.ASCII)
 
@@ -125,14 +127,19 @@ class TermSpec:
         kind: of its teacher, ``textual`` or ``acoustic``; empty where it needs none.
         signal: what it reads of its teacher, beside the trace.
         divergence: of next-token distributions, where the name says which.
-        at_audio: compared at audio positions, otherwise where response tokens are predicted.
+        at: where it compares, one of ``PLACES``.
     """
 
     settings: type[TokenTerm]
     kind: str = ""
     signal: str = ""
     divergence: str = ""
-    at_audio: bool = False
+    at: str = "token"
+
+    @property
+    def needs_trace(self) -> bool:
+        """Whether it looks at a response; otherwise the recording is enough."""
+        return self.at == "token"
 
 
 def _of_side(side: str, kind: str) -> dict[str, TermSpec]:
@@ -157,7 +164,7 @@ TERMS: Mapping[str, TermSpec] = {
     "text_hidden": TermSpec(settings=StatesTerm, kind=TEXT_SOURCE, signal="hidden"),
     **_of_side("acoustic", AUDIO_SOURCE),
     "acoustic_hidden": TermSpec(
-        settings=StatesTerm, kind=AUDIO_SOURCE, signal="hidden", at_audio=True
+        settings=StatesTerm, kind=AUDIO_SOURCE, signal="hidden", at="audio"
     ),
     "acoustic_response": TermSpec(settings=StatesTerm, kind=AUDIO_SOURCE, signal="hidden"),
 }
@@ -178,9 +185,23 @@ def spec_of(name: str) -> TermSpec:
 class TermsRecipe(dict[str, TokenTerm]):
     """The objective: terms by name, each with its settings, in the order of ``TERMS``."""
 
-    def active(self) -> dict[str, TokenTerm]:
-        """Return the terms that are computed: those of a weight above 0."""
-        return {name: term for name, term in self.items() if term.weight > 0}
+    def active(self, names: Collection[str] = ()) -> TermsRecipe:
+        """Return the terms that are computed: those of a weight above 0, of ``names`` if given."""
+        return TermsRecipe(
+            (name, term)
+            for name, term in self.items()
+            if term.weight > 0 and (not names or name in names)
+        )
+
+    @property
+    def of_audio(self) -> tuple[str, ...]:
+        """Names of those that compare what is heard."""
+        return tuple(name for name in self if spec_of(name).at == "audio")
+
+    @property
+    def need_traces(self) -> bool:
+        """Whether any of them looks at a response."""
+        return any(spec_of(name).needs_trace for name in self)
 
     @classmethod
     def from_values(cls, values: Any, where: str) -> TermsRecipe:

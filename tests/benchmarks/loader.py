@@ -40,8 +40,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cache_schema import Tape
-from train.data import Example, divide_step, plan_epoch
+from train.data import Example
 from train.loop import STEPS_AHEAD
+from train.plan import divide_step, plan_epoch
 from train.ring import READERS, HostBuffer, Readers, prefetch
 from train.states import StatesPlan, plan_states, start_states
 

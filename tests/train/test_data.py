@@ -11,10 +11,13 @@ from tiny_tape import MakeTape
 from audio_models.load import AudioLM
 from cache_schema import Tape, TapeRow, open_tape
 from cache_schema.errors import TapeError
-from train.batch import Needs, TrainBatch, load_batches
-from train.data import Example, divide_step, plan_epoch, scan, steps_of_run
+from train.batch import Needs, Share, TrainBatch, load_batches
+from train.data import Example, scan
+from train.mixing import mixed_steps
+from train.plan import divide_step, plan_epoch
 from train.ring import HostBuffer, Readers
 from train.settings import DataRecipe
+from train.tasks_recipe import MixRecipe
 from train.terms import StatesAt
 
 EXAMPLES = [
@@ -26,7 +29,7 @@ def known(token_ids: np.ndarray) -> np.ndarray:
     return token_ids < 1_000_000
 
 
-TEXT, AUDIO = StatesAt("textual", audio=False), StatesAt("acoustic", audio=True)
+TEXT, AUDIO = StatesAt("textual", at="token"), StatesAt("acoustic", at="audio")
 NEEDS = Needs(topk=("textual",), states={TEXT: (2, 4), AUDIO: (1, 2)}, known={"textual": known})
 
 
@@ -34,7 +37,8 @@ def load(lm: AudioLM, tape: Tape, names: Sequence[str]) -> TrainBatch:
     with Readers() as readers:
         rows = [(name, 0) for name in names]
         buffer = HostBuffer()
-        batch = load_batches(lm, tape, [rows], NEEDS, buffer, readers)[0]
+        share = Share(tape=tape, needs=NEEDS, rows=rows)
+        batch = load_batches(lm, [share], buffer, readers)[0]
         buffer.wait()
         return batch
 
@@ -89,8 +93,7 @@ def test_processes_divide_a_step_and_nothing_else(num_ranks: int) -> None:
 
 def test_number_of_steps() -> None:
     an_epoch = [len(plan_epoch(EXAMPLES, 300, 0, epoch)) for epoch in range(3)]
-    assert steps_of_run(EXAMPLES, 300, seed=0, epochs=3, max_steps=0) == sum(an_epoch)
-    assert steps_of_run(EXAMPLES, 300, seed=0, epochs=3, max_steps=7) == 7
+    assert mixed_steps([EXAMPLES], [1.0], MixRecipe(), 300, 0, 3) == sum(an_epoch)
 
 
 def test_lengths_of_the_plan_are_those_of_the_inputs(make_tape: MakeTape, student: AudioLM) -> None:

@@ -79,7 +79,7 @@ def test_evaluations_are_lines_of_their_own(start: StartRun) -> None:
     assert lines[0]["best"]
     assert result.output.count("held out after step ") == 3
     report = (run.out / "report.md").read_text()
-    assert "- rows: 12 used, of which 4 held out" in report
+    assert "- rows: 12, of which 4 are held out" in report
     assert f"| 4 | {lines[0]['loss']:.4f} | " in report
     # steps' lines are what they were
     assert [line["step"] for line in read_metrics(run.out / "metrics.jsonl")] == list(range(1, 10))

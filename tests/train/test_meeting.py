@@ -20,7 +20,7 @@ from cache_schema.rows import hidden_row
 from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.writer import TapeWriter
-from train.batch import Needs, TrainBatch, load_batches
+from train.batch import Needs, Share, TrainBatch, load_batches
 from train.cli import app
 from train.losses.states import cosine_distance
 from train.objective import Objective
@@ -61,10 +61,11 @@ def terms_of(tape: Tape) -> tuple[Term, ...]:
 
 
 def batch_of(tape: Tape, lm: AudioLM, names: tuple[str, ...]) -> TrainBatch:
-    needs = Needs(states={StatesAt("wavlm", True): (1, 2)})
+    needs = Needs(terms=("acoustic_hidden",), states={StatesAt("wavlm", at="audio"): (1, 2)})
     with Readers() as readers:
         buffer = HostBuffer()
-        (batch,) = load_batches(lm, tape, [[(name, 0) for name in names]], needs, buffer, readers)
+        share = Share(tape=tape, needs=needs, rows=[(name, 0) for name in names])
+        (batch,) = load_batches(lm, [share], buffer, readers)
         buffer.wait()
     return batch
 
@@ -97,7 +98,7 @@ def test_frames_are_compared_over_the_students_seconds(
     lm = load_audio_lm(str(student_dir), "float32", "cpu")
     tape = add_frames(make_tape(), lm.width, ROWS)
     terms = terms_of(tape)
-    objective = Objective(lm.model, terms, lm.width, {"wavlm": lm.width}, 16)
+    objective = Objective(lm.model, terms, lm.width, 16)
     assert len(objective.projectors) == 0
     batch = batch_of(tape, lm, ROWS)
     value = objective(batch)[0]
@@ -110,7 +111,7 @@ def test_frames_are_compared_over_the_students_seconds(
         lm.model(**batch.audio.inputs, use_cache=False)
     expected = plainly(tape, batch, seen)
     torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-5)
-    meeting = batch.meetings[StatesAt("wavlm", True)]
+    meeting = batch.meetings[StatesAt("wavlm", at="audio")]
     assert float(objective.counts(batch)[0]) == meeting.count
     assert 0 < meeting.count <= sum(map(len, batch.audio.audio_positions))
     value.backward()

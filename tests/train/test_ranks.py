@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import terms_tape
+import tiny_audio_lm
 from forks import Forks
 from tiny_tape import MakeTape
 from train_runs import Launch, apart, held_out, same_weights, steps, train_apart, train_here
 
+from audio_models.load import AudioLM, load_audio_lm
 from cache_schema import open_tape
-from train.data import plan_epoch, scan
+from train.data import scan
 from train.heldout import split
+from train.plan import plan_epoch
 from train.settings import DataRecipe
 
 SUM_ORDER = 1e-6
@@ -50,6 +54,44 @@ def test_processes_change_no_loss_and_no_weight(
             value = pytest.approx(term["value"], rel=10 * SUM_ORDER, abs=SUM_ORDER)
             assert together["terms"][name]["value"] == value
     assert apart(one.out, many.out, student_dir) < 10 * SUM_ORDER
+
+
+EVERY_TERM = [
+    f"{side}_{measure}"
+    for side in ("text", "acoustic")
+    for measure in ("kl", "reverse_kl", "jsd", "tv", "sampled", "lens", "hidden")
+] + ["acoustic_response", "acoustic_hidden-b"]
+
+
+def test_processes_change_no_term_of_any_kind(
+    student: AudioLM, student_dir: Path, tmp_path: Path, forks: Forks
+) -> None:
+    other = tiny_audio_lm.save_omni(tmp_path / "teacher", seed=1)
+    teacher = load_audio_lm(str(other), "float32", "cpu")
+    tape = terms_tape.write(tmp_path / "tape", student, teacher, without=("s1",))
+    sets = [f"terms.{name}.weight=0.1" for name in EVERY_TERM]
+    sets += ["terms.acoustic_hidden-b.source=frames", "terms.acoustic_hidden-b.distance=mse",
+             "terms.text_hidden.distance=cka", "loop.micro_tokens=150"]  # fmt: skip
+    more = ("--recipe", "sft", "--max-steps", "3", "--batch-tokens", "600", "--lr", "1e-3")
+    more += tuple(item for one in sets for item in ("--set", one))
+    one = Launch(tape=tape, student=student_dir, out=tmp_path / "one", more=more)
+    assert train_here(one).exit_code == 0
+    held = ("student.sharding=none", 2), ("student.sharding=none", 4), ("student.sharding=full", 2)
+    for number, (sharding, ranks) in enumerate(held):
+        many = Launch(
+            tape=tape, student=student_dir, out=tmp_path / str(number),
+            more=(*more, "--set", sharding),
+        )  # fmt: skip
+        ended, said = train_apart(forks, many, ranks)
+        assert [process.value for process in ended] == [0] * ranks, said
+        for alone, together in zip(steps(one.out), steps(many.out), strict=True):
+            assert together["loss"] == pytest.approx(alone["loss"], rel=SUM_ORDER)
+            assert set(alone["terms"]) == {"ce", *EVERY_TERM}
+            for name, term in alone["terms"].items():
+                assert together["terms"][name]["count"] == term["count"] > 0
+                value = pytest.approx(term["value"], rel=10 * SUM_ORDER, abs=SUM_ORDER)
+                assert together["terms"][name]["value"] == value
+        assert apart(one.out, many.out, student_dir) < 10 * SUM_ORDER
 
 
 def test_some_processes_had_no_row(make_tape: MakeTape, student: object) -> None:

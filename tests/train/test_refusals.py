@@ -123,11 +123,11 @@ def test_rows_are_left_out_with_a_count(
     result = train(make_tape(changes=changes), student_dir, tmp_path / "run")
     assert result.exit_code == 0, result.output
     assert (
-        "rows: 8; left out: 1 empty trace; left out: 1 trace with an audio placeholder; "
-        "left out: 1 truncated trace; left out: 1 wrong answer" in result.output
+        "rows: 8; left out: 1 empty trace, 1 trace with an audio placeholder, "
+        "1 truncated trace, 1 wrong answer" in result.output
     )
     report = (tmp_path / "run" / "report.md").read_text()
-    assert "8 used; left out: 1 empty trace, 1 trace with an audio placeholder, " in report
+    assert "rows: 8; left out: 1 empty trace, 1 trace with an audio placeholder, " in report
 
 
 def test_traces_are_left_out_by_where_they_come_from(
@@ -158,7 +158,7 @@ def test_the_report_counts_what_origins_leave_out(
     result = train(tape, student_dir, tmp_path / "run", *more)
     assert result.exit_code == 0, result.output
     report = (tmp_path / "run" / "report.md").read_text()
-    assert "11 used; left out: 1 trace of origin label" in report
+    assert "rows: 11; left out: 1 trace of origin label" in report
 
 
 @pytest.mark.parametrize("origins", ['["labels"]', "[]", '["free", "told"]'])

@@ -25,7 +25,7 @@ from train.terms import StatesAt
 LAYERS = (1, 3, 4)
 WIDTH = 8
 NAMES = [f"s{number}" for number in range(9)]
-AT = StatesAt("textual", audio=False)
+AT = StatesAt("textual", at="token")
 NEEDS = Needs(states={AT: (1, 4)})
 
 

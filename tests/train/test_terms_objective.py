@@ -18,7 +18,7 @@ from audio_models.decoder import decoder_of
 from audio_models.forward import forward_with_states
 from audio_models.load import AudioLM, load_audio_lm
 from cache_schema import Tape, open_tape
-from train.batch import TrainBatch, load_batches
+from train.batch import Share, TrainBatch, load_batches
 from train.data import Example
 from train.losses import eager
 from train.needs import resolve_needs
@@ -81,17 +81,16 @@ def load(
     needs = resolve_needs(lm, tape, terms, rows)
     buffer = HostBuffer()
     with Readers() as readers:
-        batches = load_batches(
-            lm, tape, [[(name, 0) for name in share] for share in shares], needs, buffer, readers
-        )
+        rows = [[(name, 0) for name in share] for share in shares]
+        found = [Share(tape=tape, needs=needs, rows=each) for each in rows]
+        batches = load_batches(lm, found, buffer, readers)
         buffer.wait()
     return batches
 
 
 def objective(lm: AudioLM, terms: tuple[Term, ...], chunk: int = 16) -> Objective:
     torch.manual_seed(0)
-    widths = {"textual": terms_tape.TEACHER_WIDTH, "acoustic": lm.width, "second": lm.width}
-    return Objective(lm.model, terms, lm.width, widths, chunk)
+    return Objective(lm.model, terms, lm.width, chunk)
 
 
 def gradients(module: Objective, value: Tensor) -> dict[str, Tensor]:
@@ -126,8 +125,8 @@ def forward(lm: AudioLM, batch: TrainBatch) -> tuple[Tensor, dict[StatesAt, dict
     audio = batch.audio
     out = forward_with_states(lm.model, audio.inputs, LAYERS, audio.predict_positions)
     found: dict[StatesAt, dict[int, Tensor]] = {}
-    for at_audio, positions in ((True, audio.audio_positions), (False, audio.predict_positions)):
-        found[StatesAt("acoustic", at_audio)] = {
+    for at, positions in (("audio", audio.audio_positions), ("token", audio.predict_positions)):
+        found[StatesAt("acoustic", at)] = {
             layer: torch.cat([row[where] for row, where in zip(states, positions, strict=True)])
             for layer, states in out.states.items()
         }
@@ -154,7 +153,7 @@ def lens(lm: AudioLM, states_ND: Tensor) -> Tensor:
 
 
 def cka_sum(seen: Online) -> Tensor:
-    place = StatesAt("acoustic", True)
+    place = StatesAt("acoustic", at="audio")
     total = torch.zeros(())
     for layer in LAYERS:
         rows = (each[place][layer].split(seen.audio_rows) for each in (seen.student, seen.teacher))
@@ -164,13 +163,13 @@ def cka_sum(seen: Online) -> Tensor:
 
 
 def mse_sum(seen: Online) -> Tensor:
-    place = StatesAt("acoustic", False)
+    place = StatesAt("acoustic", at="token")
     pairs = [(seen.student[place][n], seen.teacher[place][n]) for n in LAYERS]
     return torch.stack([eager.relative_mse_of_each(*pair).sum() for pair in pairs]).mean()
 
 
 def lens_sum(lm: AudioLM, teacher: AudioLM, seen: Online) -> Tensor:
-    place = StatesAt("acoustic", False)
+    place = StatesAt("acoustic", at="token")
     values = []
     for layer in LAYERS:
         with torch.no_grad():
@@ -228,7 +227,7 @@ def test_a_projected_state_and_drawn_tokens_equal_their_references(
     distances = []
     for index, (layer, other) in enumerate(((1, 2), (2, 4))):
         projected = module.projectors[f"text_hidden-{layer}-{other}"](
-            seen.student[StatesAt("acoustic", False)][layer]
+            seen.student[StatesAt("acoustic", at="token")][layer]
         )
         teachers = recorded[:, index]
         distances.append(

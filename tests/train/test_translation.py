@@ -33,7 +33,7 @@ from cache_schema.shard import Storage
 from cache_schema.types import Lens, Sampled, TopK, Trace
 from cache_schema.writer import TapeWriter
 from train.alignment.translation import Translation, load_translation
-from train.batch import TrainBatch, load_batches
+from train.batch import Share, TrainBatch, load_batches
 from train.cli import app
 from train.data import scan
 from train.needs import resolve_needs
@@ -168,11 +168,11 @@ def batch_of(
     assert not left_out
     needs = resolve_needs(lm, tape, terms, examples, translation)
     torch.manual_seed(0)
-    objective = Objective(lm.model, terms, lm.width, {"textual": TEACHER_WIDTH}, 16)
+    objective = Objective(lm.model, terms, lm.width, 16)
     buffer = HostBuffer()
     with Readers() as readers:
-        shares = [[(name, 0) for name in NAMES[:4]]]
-        (batch,) = load_batches(lm, tape, shares, needs, buffer, readers)
+        share = Share(tape=tape, needs=needs, rows=[(name, 0) for name in NAMES[:4]])
+        (batch,) = load_batches(lm, [share], buffer, readers)
         buffer.wait()
     return objective, batch
 

@@ -1,6 +1,6 @@
 """Cross-entropy against tokens drawn from the teacher: unbiased, whatever the vocabulary's size.
 
-Shapes: N positions, U unique drawn tokens, V vocabulary.
+Shapes: N positions, U unique drawn tokens.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ from train.targets import NO_TOKEN
 
 
 def sampled_cross_entropy(
-    logits_NV: Tensor,
-    token_ids_NU: Tensor,
-    shares_NU: Tensor,
-    log_total_N: Tensor | None = None,
+    logits_NU: Tensor, token_ids_NU: Tensor, shares_NU: Tensor, log_total_N: Tensor
 ) -> Tensor:
     """Return [N]: ``sum_i (count_i / n) (-log q_i)`` (Sparse Logit Sampling, arXiv 2503.16870).
 
@@ -27,13 +24,10 @@ def sampled_cross_entropy(
     tokens both have.
 
     Args:
-        logits_NV: the student's.
-        token_ids_NU: the drawn tokens.
+        logits_NU: the student's, of the drawn tokens.
+        token_ids_NU: which these are.
         shares_NU: ``count_i / n``.
-        log_total_N: ``logsumexp`` of the logits, where it is known already.
+        log_total_N: ``logsumexp`` of all its logits.
     """
-    if log_total_N is None:
-        log_total_N = logits_NV.logsumexp(-1)
-    absent_NU = token_ids_NU == NO_TOKEN
-    log_q_NU = logits_NV.gather(-1, token_ids_NU.clamp(min=0)) - log_total_N[:, None]
-    return -(shares_NU.masked_fill(absent_NU, 0) * log_q_NU).sum(-1)
+    log_q_NU = logits_NU - log_total_N[:, None]
+    return -(shares_NU.masked_fill(token_ids_NU == NO_TOKEN, 0) * log_q_NU).sum(-1)

@@ -15,22 +15,17 @@ import math
 import torch
 from torch import Tensor
 
-from train.targets import NO_TOKEN, TopKTargets
+from train.targets import NO_TOKEN
 
 
-def cross_entropy(
-    logits_NV: Tensor, target_ids_N: Tensor, log_total_N: Tensor | None = None
-) -> Tensor:
+def cross_entropy(target_logit_N: Tensor, log_total_N: Tensor) -> Tensor:
     """Return [N]: ``-log q(target)``, ``L_SFT`` of arXiv 2509.18579 on trace and answer tokens.
 
     Args:
-        logits_NV: the student's.
-        target_ids_N: the tokens.
-        log_total_N: ``logsumexp`` of the logits, where it is known already.
+        target_logit_N: the student's logit of the token.
+        log_total_N: ``logsumexp`` of all its logits.
     """
-    if log_total_N is None:
-        log_total_N = logits_NV.logsumexp(-1)
-    return log_total_N - logits_NV.gather(-1, target_ids_N[:, None])[:, 0]
+    return log_total_N - target_logit_N
 
 
 def teacher_buckets(logprobs_NK: Tensor, tail_N: Tensor) -> Tensor:
@@ -63,11 +58,3 @@ def log_masses(logits_NV: Tensor, token_ids_NK: Tensor) -> Tensor:
     kept_logits_NK = kept_logits_NK.masked_fill(~present_NK, -math.inf)
     tail_logit_N = logits_NV.masked_fill(kept_NV, -math.inf).logsumexp(-1)
     return torch.cat([kept_logits_NK, tail_logit_N[:, None]], dim=-1)
-
-
-def buckets(topk: TopKTargets, logits_NV: Tensor, where: slice) -> tuple[Tensor, Tensor]:
-    """Return the teacher's and the student's log-probabilities [N, K + 1] of chosen positions."""
-    return (
-        teacher_buckets(topk.logprobs[where], topk.tail[where]),
-        student_buckets(logits_NV, topk.token_ids[where]),
-    )
