@@ -10,6 +10,8 @@ import typer
 from cache_schema.console import REPORTED, report_error
 from train.evaluate.command import EXAMPLE as EVALUATE_EXAMPLE
 from train.evaluate.command import evaluate
+from train.evaluate.compare_command import EXAMPLE as COMPARE_EXAMPLE
+from train.evaluate.compare_command import compare
 from train.recipe import load_train_recipe, shipped_recipes
 
 app = typer.Typer(
@@ -90,6 +92,7 @@ def student(
 
 
 app.command("evaluate", epilog=EVALUATE_EXAMPLE)(evaluate)
+app.command("compare", epilog=COMPARE_EXAMPLE)(compare)
 
 
 def _number(text: str | None) -> int | None:

@@ -1,0 +1,116 @@
+"""A model against another on the same items: differences, intervals, p values.
+
+One run against one is ``evaluate.comparison``. Of several runs a side (seeds), the figures are
+means over the runs, and the runs answer the same resampled items: an interval then holds what other
+items would change, not what other seeds would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cache_schema.errors import UsageError
+from train.evaluate.comparison import Comparison, compare
+from train.evaluate.measures import KERNELS, kinds_of
+from train.evaluate.report.reading import Evaluation
+from train.evaluate.types import Measure, Verdict
+
+RESAMPLES = 10_000
+CELLS = 4_000_000
+"""Numbers of one array held at a time: 32 MB."""
+
+SEED = 0
+
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Comparisons = Mapping[tuple[str, str, str], Comparison]
+"""(rule, measure, group) -> how a figure compares with the baseline's."""
+
+
+def compared(these: Sequence[Evaluation], bases: Sequence[Evaluation]) -> Comparisons:
+    """Return how runs of a model compare with runs of another, all of one benchmark.
+
+    Groups are compared only where there is one run a side.
+
+    Raises:
+        UsageError: they have no item in common.
+    """
+    ids = [set(one.responses) for one in (*these, *bases)]
+    if not set.intersection(*ids):
+        raise UsageError(
+            f"{these[0].directory} and {bases[0].directory} share no item; "
+            "compare evaluations of the same data"
+        )
+    if len(these) == len(bases) == 1:
+        one, other = (
+            {rule: list(of.values()) for rule, of in side[0].verdicts.items()}
+            for side in (these, bases)
+        )
+        found = compare(these[0].benchmark, one, other)
+    else:
+        found = [
+            _of_means(these, bases, rule, measure)
+            for rule in these[0].rules
+            for measure in these[0].benchmark.measures
+        ]
+    return {(one.rule, one.measure, one.group): one for one in found}
+
+
+def _of_means(
+    these: Sequence[Evaluation], bases: Sequence[Evaluation], rule: str, measure: Measure
+) -> Comparison:
+    runs = [[one.verdicts.get(rule, {}) for one in side] for side in (these, bases)]
+    every = [run for side in runs for run in side]
+    shared = sorted(set.intersection(*(set(run) for run in every)))
+    sides = [[_Run(measure, [run[one] for one in shared]) for run in side] for side in runs]
+    value, baseline = (_mean(side, np.ones((1, len(shared)), dtype=np.int64))[0] for side in sides)
+    rng = np.random.default_rng(SEED)
+    rows = max(1, CELLS // max(1, len(shared)))
+    drawn = []
+    for start in range(0, RESAMPLES, rows):
+        shape = (min(rows, RESAMPLES - start), len(shared))
+        times = rng.multinomial(shape[1], np.full(shape[1], 1 / shape[1]), size=shape[0])
+        drawn.append(_mean(sides[0], times) - _mean(sides[1], times))
+    known = np.concatenate(drawn)
+    known = known[~np.isnan(known)]  # a resample may hold nothing that counts
+    low, high = np.quantile(known, (0.025, 0.975)) if len(known) else (np.nan, np.nan)
+    beyond = min(int((known <= 0).sum()), int((known >= 0).sum()))
+    fell = bool(high < 0 if measure.higher_is_better else low > 0)
+    benchmark = these[0].benchmark
+    headline = measure.name == benchmark.measures[0].name
+    return Comparison(
+        rule=rule,
+        measure=measure.name,
+        group="",
+        value=float(value),
+        baseline=float(baseline),
+        difference=float(value - baseline),
+        low=float(low),
+        high=float(high),
+        p_value=min(1.0, 2 * (beyond + 1) / (len(known) + 1)),
+        exact_p_value=None,
+        count=len(shared),
+        left_out=len(set.union(*(set(run) for run in every))) - len(shared),
+        fell=fell,
+        forgotten=fell and headline and benchmark.ability == "hearing",
+    )
+
+
+class _Run:
+    """One run's verdicts; its figure where every item is taken several times."""
+
+    def __init__(self, measure: Measure, verdicts: Sequence[Verdict]) -> None:
+        self._kernel = KERNELS[measure.name]
+        self._kinds = kinds_of([self._kernel.key(one) for one in verdicts])
+        self._counted = np.array([one.counted for one in verdicts], dtype=np.int64)
+
+    def figure(self, times: Counts) -> Floats:
+        """Return the figure, float64 [resamples], of int64 [resamples, items]."""
+        return self._kernel.formula(self._kinds, times * self._counted)
+
+
+def _mean(runs: Sequence[_Run], times: Counts) -> Floats:
+    return np.asarray(np.mean([run.figure(times) for run in runs], axis=0))
