@@ -125,9 +125,7 @@ def _difference_table(against: Comparisons) -> Table:
                 points(one.difference),
                 points_interval(one.low, one.high),
                 p_number(one.p_value),
-                NONE
-                if one.exact_p_value is None
-                else p_words(one.exact_p_value).removeprefix("= "),
+                NONE if exact is None else p_number(exact),
                 f"{one.count:,}",
             )
             for (rule, measure, group), one in against.items()
