@@ -49,7 +49,7 @@ class Difference:
         high: upper end.
         p_value: two-sided, of the paired bootstrap: how often a resample is on the other side of 0.
         exact_p_value: two-sided, of McNemar's exact test; ``None`` where verdicts are not right or
-            wrong, such as word error rates.
+            wrong, and for error rates.
         count: items of both.
         only_first: items that only the first run has; they have no part.
         only_second: items that only the second has.
@@ -121,7 +121,11 @@ def difference(
         low=found.low,
         high=found.high,
         p_value=_two_sided(drawn),
-        exact_p_value=exact_p_value([(ones[i], others[i]) for i in shared]),
+        exact_p_value=(
+            exact_p_value([(ones[i], others[i]) for i in shared])
+            if measure.higher_is_better
+            else None
+        ),
         count=len(shared),
         only_first=len(ones) - len(shared),
         only_second=len(others) - len(shared),

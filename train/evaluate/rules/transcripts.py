@@ -82,8 +82,9 @@ OFFICIAL = Rule(
     judge=judge_official,
     source=(
         f"{_HOW}The convention of Whisper (arXiv 2212.04356, appendix C). Where it misleads: the "
-        "table of British spellings comes with Whisper's checkpoints and is not applied here; a "
-        "response that was never made is left out; leaderboards that drop fillers or compounds by "
+        "table of British spellings comes with Whisper's checkpoints and is not applied here; "
+        "digits said one by one become one number (one word: 'one two three' is 123); a response "
+        "that was never made is left out; leaderboards that drop fillers or compounds by "
         "rules of their own give other figures."
     ),
 )
