@@ -8,12 +8,12 @@ the server refuses fails alone. The key, if it wants one, is read from ``ENDPOIN
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import io
 import os
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -54,6 +54,10 @@ class _RefusedError(Exception):
     """The server does not want this request."""
 
 
+Outcome = tuple[Response, bool]
+"""A response, and whether the server was well."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Completion:
     """What a server said."""
@@ -90,29 +94,25 @@ class Caller:
         Raises:
             ModelError: the server cannot be reached, wants another key, or has no such model.
         """
-        limits = httpx.Limits(max_connections=self._endpoint.concurrency)
-        timeout_s = self._endpoint.timeout_s
-        left = iter(asked)
         well = gone = 0
         last: Response | None = None
-        with (
-            httpx.Client(timeout=timeout_s, limits=limits, headers=self._headers) as client,
-            _Pool(self._endpoint.concurrency) as pool,
-        ):
-            under_way: set[Future[tuple[Response, bool]]] = set()
+        left = iter(asked)
+        # who ends early waits neither for what is under way nor for pauses: the runner cancels them
+        with asyncio.Runner() as runner, self._client(runner) as client:
+            under_way: set[asyncio.Task[Outcome]] = set()
             while True:
-                taken = list(islice(left, 2 * self._endpoint.concurrency - len(under_way)))
+                taken = list(islice(left, self._endpoint.concurrency - len(under_way)))
                 for item, row in taken:
                     try:
-                        body = self._body(item, row)
+                        request = self._ask(client, item.sample_id, self._body(item, row))
                     except TapeError as error:
                         yield [failed(item.sample_id, str(error))]
                         continue
-                    under_way.add(pool.submit(self._ask, client, item.sample_id, body))
+                    under_way.add(runner.get_loop().create_task(request))
                 if not under_way and not taken:
                     break
-                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                for response, reached in [future.result() for future in done]:
+                done, under_way = runner.run(_first(under_way))
+                for response, reached in _results(done):
                     well, gone = (well + 1, 0) if reached else (well, gone + 1)
                     if gone >= GIVES_UP_AFTER:
                         raise self._lost(gone, response)
@@ -121,20 +121,28 @@ class Caller:
         if last is not None and gone and not well:
             raise self._lost(gone, last)
 
+    @contextlib.contextmanager
+    def _client(self, runner: asyncio.Runner) -> Iterator[httpx.AsyncClient]:
+        client = httpx.AsyncClient(timeout=self._endpoint.timeout_s, headers=self._headers)
+        try:
+            yield client
+        finally:
+            runner.run(client.aclose())
+
     def _lost(self, count: int, last: Response) -> ModelError:
         return ModelError(
             f"{self._url} failed on {count} samples in a row, lastly: {last.error}. What was "
             "answered is kept; run the same command again to continue"
         )
 
-    def _ask(
-        self, client: httpx.Client, sample_id: str, body: dict[str, Any]
-    ) -> tuple[Response, bool]:
+    async def _ask(
+        self, client: httpx.AsyncClient, sample_id: str, body: dict[str, Any]
+    ) -> Outcome:
         """Return the response to one request, and whether the server was well."""
         endpoint = self._endpoint
         for attempt in range(1, endpoint.attempts + 1):
             try:
-                return self._post(client, body).response(sample_id), True
+                return (await self._post(client, body)).response(sample_id), True
             except _RefusedError as error:
                 return failed(sample_id, str(error)), True
             except _ServerError as error:
@@ -142,7 +150,7 @@ class Caller:
                     told = f"{error} ({attempt} attempts)"
                     return failed(sample_id, told), False
                 pause_s = min(endpoint.pause_s * 2 ** (attempt - 1), _MAX_PAUSE_S)
-                time.sleep(pause_s if error.pause_s is None else error.pause_s)
+                await asyncio.sleep(pause_s if error.pause_s is None else error.pause_s)
         raise AssertionError("attempts are 1 or more")
 
     def _body(self, item: Item, row: TapeRow) -> dict[str, Any]:
@@ -162,9 +170,9 @@ class Caller:
             body |= {"top_p": decoding.top_p, "seed": int(drawn * 2**31)}
         return body
 
-    def _post(self, client: httpx.Client, body: dict[str, Any]) -> Completion:
+    async def _post(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Completion:
         try:
-            reply = client.post(self._url, json=body)
+            reply = await client.post(self._url, json=body)
         except httpx.HTTPError as error:
             raise _ServerError(f"{type(error).__name__}: {error}") from error
         told = f"status {reply.status_code}: {reply.text[:_SHOWN]}"
@@ -178,6 +186,27 @@ class Caller:
             return _completion(reply.json())
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise _ServerError(f"no chat completion: {reply.text[:_SHOWN]!r}") from error
+
+
+async def _first(
+    under_way: set[asyncio.Task[Outcome]],
+) -> tuple[set[asyncio.Task[Outcome]], set[asyncio.Task[Outcome]]]:
+    """Return the requests that are done, at least one if there are any, and the others."""
+    if not under_way:
+        return set(), set()
+    return await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _results(done: set[asyncio.Task[Outcome]]) -> list[Outcome]:
+    """Return what requests gave.
+
+    Raises:
+        ModelError: one of them showed that all will fail.
+    """
+    fatal = [error for task in done if (error := task.exception())]  # all are to be looked at
+    if fatal:
+        raise fatal[0]
+    return [task.result() for task in done]
 
 
 def _completion(content: Any) -> Completion:
@@ -197,13 +226,6 @@ def _text(value: Any) -> str:
     if not isinstance(value, str | None):
         raise TypeError(f"expected a text, got {value!r:.40}")
     return value or ""
-
-
-class _Pool(ThreadPoolExecutor):
-    """Threads that, when the evaluation ends early, do not work off what is waiting."""
-
-    def __exit__(self, *_: object) -> None:
-        self.shutdown(wait=True, cancel_futures=True)
 
 
 def wav_base64(audio: FloatArray) -> str:
