@@ -93,17 +93,18 @@ def prepare(data: str, benchmark: Benchmark, limit: int, rows_file: Path, folder
     """
     if is_tape(data):
         return data
-    source = data
+    source, several = data, []
     if benchmark.name != "own":
         lines = (json.dumps(row).encode() + b"\n" for row in benchmark.rows(Path(data)))
         write_atomic(rows_file, b"".join(lines))
         source = str(rows_file)
+        several = ["--set", "dataset.several=join"]  # MMAU-Pro asks of two recordings at once
     say(
         f"the recordings are kept in {folder}, losslessly; once there is a report it may be deleted"
     )
     command = [sys.executable, "-m", "pipeline", "ingest", "--dataset", source]
     command += ["--out", str(folder), "--set", "failures.max_fraction=1"]
-    command += ["--limit", str(limit)] if limit else []
+    command += several + (["--limit", str(limit)] if limit else [])
     done = subprocess.run(command, check=False, preexec_fn=end_with_parent)
     if done.returncode:
         failed = UsageError if done.returncode == 2 else DatasetError

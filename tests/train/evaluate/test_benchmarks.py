@@ -283,6 +283,21 @@ def test_iemocap(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         rows_of("iemocap", tmp_path / "Session5" / "dialog")
 
 
+def test_ser_of_own_data(tmp_path: Path) -> None:
+    published = [{"id": "a", "audio": "a.wav", "emotion": "sad"}, {"id": "b", "audio": "b.wav"}]
+    path = write(tmp_path / "own.jsonl", [{**row, "label": "glad"} for row in published])
+    first, second = rows_of("ser", path)
+    assert (first["answer"], second["answer"]) == ("sad", "glad")
+    assert first["choices"] == second["choices"] == ["glad", "sad"]
+    assert first["question"] == "What emotion does the speaker express?"
+    assert first["audio"] == str(tmp_path / "a.wav")
+    asked = {**published[0], "question": "How?", "choices": ["sad", "not"]}
+    (row,) = rows_of("ser", write(tmp_path / "own.jsonl", [asked]))
+    assert (row["question"], row["choices"]) == ("How?", ["sad", "not"])
+    with pytest.raises(DatasetError, match="a row has no class"):
+        rows_of("ser", write(tmp_path / "own.jsonl", published))
+
+
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
 def test_own_and_asr(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"own{suffix}", [{"id": "a", "audio": "a.wav", "transcript": "Hi you"}])

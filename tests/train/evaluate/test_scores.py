@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import random
 from pathlib import Path
@@ -13,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from tiny_stage_one import run_pipeline
 
 from cache_schema import open_tape
 from cache_schema.errors import DatasetError
 from train.evaluate.benchmarks import BENCHMARKS, item_of
+from train.evaluate.data import prepare
 from train.evaluate.scores import (
     NO_RESPONSE,
     compare,
@@ -254,13 +253,8 @@ def test_from_published_files_over_a_tape_to_scores(tmp_path: Path) -> None:
     ]  # fmt: skip
     pq.write_table(pa.Table.from_pylist(published), tmp_path / "test.parquet")
     benchmark = BENCHMARKS["mmau_pro"]
-    rows = tmp_path / "rows.jsonl"
-    rows.write_text("".join(json.dumps(row) + "\n" for row in benchmark.rows(tmp_path)))
-    done = run_pipeline(
-        "ingest", "--dataset", rows, "--out", tmp_path / "tape", "--set", "dataset.several=join"
-    )
-    assert done.returncode == 0, done.stderr
-    asked = [item_of(row, benchmark) for row in open_tape(tmp_path / "tape")]
+    tape = prepare(str(tmp_path), benchmark, 0, tmp_path / "rows.jsonl", tmp_path / "tape")
+    asked = [item_of(row, benchmark) for row in open_tape(tape)]
     assert [item.sample_id for item in asked] == ["one", "two", "told"]
     assert asked[1].choices == ("first", "second")
     assert asked[1].groups == {"category": "multi", "length_type": "short"}

@@ -5,8 +5,8 @@ github.com/sonalkum/MMAUPro reads at 960e93a415e2, and that public loaders list)
 with ``id, audio_path`` (a list), ``question, answer, choices, category, sub-cat, length_type,
 transcription, task_identifier, kwargs``. The file itself was not seen. Of 5,305 questions some 215
 are open and are judged by a model: they are asked, answered and not counted. Rows with several
-recordings keep the list: stage one joins them with ``dataset.several=join`` and refuses them
-otherwise.
+recordings keep the list, which ``train evaluate`` has stage one join (``dataset.several=join``),
+half a second of silence between them; the publication leaves to each model how it takes several.
 """
 
 from __future__ import annotations

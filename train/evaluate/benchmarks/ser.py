@@ -1,7 +1,8 @@
 """Speech emotion recognition, whichever corpus a path holds: IEMOCAP, MELD, or data of one's own.
 
-The same rows as ``meld`` and ``iemocap`` give; own data is of the dataset form, its answers being
-the classes. The headline is the unweighted accuracy, the mean of the recalls of the classes.
+The same rows as ``meld`` and ``iemocap`` give. Own data is of the dataset form, its answers being
+the classes: rows without a question get one, rows without choices all classes of the file. The
+headline is the unweighted accuracy, the mean of the recalls of the classes.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from cache_schema.errors import DatasetError
 from train.evaluate.benchmarks import iemocap, meld, own
 from train.evaluate.measures import UNWEIGHTED_ACCURACY, WEIGHTED_ACCURACY, WEIGHTED_F1
 from train.evaluate.rules.choices import STRICT
 from train.evaluate.rules.emotions import SER_OFFICIAL
 from train.evaluate.types import Benchmark
+
+CLASS_KEYS = ("answer", "emotion", "label")
+"""Keys of own data that may hold the class, the first one present is taken."""
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -28,7 +33,24 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
     """
     if path.name.endswith("_sent_emo.csv") or any((path / name).is_file() for name in meld.NAMES):
         return meld.rows(path)
-    return own.rows(path) if path.is_file() else iemocap.rows(path)
+    return _own(path) if path.is_file() else iemocap.rows(path)
+
+
+def _own(path: Path) -> Iterator[dict[str, Any]]:
+    classes = sorted({_class_of(row, path)[1] for row in own.rows(path)})
+    for row in own.rows(path):
+        key, name = _class_of(row, path)
+        kept = {other: value for other, value in row.items() if other != key}
+        yield {"question": meld.QUESTION, "choices": classes, **kept, "answer": name}
+
+
+def _class_of(row: dict[str, Any], path: Path) -> tuple[str, str]:
+    key = next((key for key in CLASS_KEYS if row.get(key) not in (None, "")), None)
+    if key is None:
+        raise DatasetError(
+            f"{path}: a row has no class ({', '.join(CLASS_KEYS)}; keys: {', '.join(sorted(row))})"
+        )
+    return key, str(row[key])
 
 
 SER = Benchmark(

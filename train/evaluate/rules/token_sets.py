@@ -62,7 +62,9 @@ MMAU_OFFICIAL = Rule(
     source=(
         "github.com/Sakshi113/MMAU, evaluation.py at 110127f54c0d (2026-02-09), questions "
         "MMAU-v05.15.25. The README names the key `model_prediction`; the script reads "
-        "`model_output`." + _MISLEADING
+        f"`model_output`.{_MISLEADING} Over the 1,000 questions of test-mini it takes 12 of 2,958 "
+        "wrong choices for the right one; written '(A) X' 33 right ones are wrong, written 'The "
+        "answer is X.' 93."
     ),
 )
 
@@ -72,6 +74,8 @@ MMAR_OFFICIAL = Rule(
     source=(
         "github.com/ddlBoJack/MMAR, code/evaluation.py at 3bce090a967d (2026-02-26): MMAU's rule, "
         "the key is `answer_prediction`. The scores of reasoning (MMAR-Rubrics) need a judge model "
-        "and are not computed." + _MISLEADING
+        f"and are not computed.{_MISLEADING} Over its 1,000 questions it takes 28 of 2,653 wrong "
+        "choices for the right one; written '(A) X' 15 right ones are wrong, written 'The answer "
+        "is X.' 90."
     ),
 )
