@@ -149,19 +149,27 @@ def build_tape(
     digest: str | None = None,
     num_samples: int = NUM_SAMPLES,
     acoustic_responses: dict[str, np.ndarray] | None = None,
+    textual: bool = True,
+    described: dict[str, str] | None = None,
 ) -> Path:
+    """Write it; ``described``: sample id -> its description, of those that have one."""
     samples = [sample(index) for index in range(num_samples)]
     with TapeWriter(root, GroupInfo(group="samples", kind="samples")) as writer:
         for item in samples:
             assert item.audio is not None
             writer.add(sample_rows(item, "0", len(item.audio)))
+    if described:
+        with TapeWriter(root, GroupInfo(group="descriptions", kind="descriptions")) as writer:
+            for name, text in described.items():
+                writer.add({"descriptions": [{"sample_id": name, "description": text}]})
     changed = changes or {}
     traces = {
         item.sample_id: [trace(student, item, **changed.get(item.sample_id, {}))]
         for item in samples
     }
     info = textual_info(digest or tokenizer_digest(student.tokenizer), layers, signals)
-    write_textual(root, student, traces, info, layers)
+    if textual:
+        write_textual(root, student, traces, info, layers)
     if acoustic:
         write_acoustic(root, student, samples, acoustic_responses or {})
     return root

@@ -320,3 +320,34 @@ def test_messages_leave_the_place_in_a_batch_out(lm: AudioLM) -> None:
         longer = np.append(audio, audio[:1])
         with pytest.raises(AudioError, match=rf"^{lm.max_audio_s:g}\.0001 s of audio"):
             build_inputs(lm, [Request(audio=longer, text="?")])
+
+
+def test_text_alone_is_read_as_by_transformers(lm: AudioLM) -> None:
+    """Rows without audio: prompt and response, padding changes nothing, no feature is needed."""
+    answers = ("yes", "no, nothing at all")
+    requests = [
+        Request(
+            audio=None,
+            text=f"A tone, {word}. Which?",
+            response_ids=np.asarray(lm.tokenizer(word)["input_ids"], dtype=np.int64),
+        )
+        for word in answers
+    ]
+    batch = build_inputs(lm, requests)
+    assert set(batch.inputs) == {"input_ids", "attention_mask"}
+    assert not (batch.inputs["input_ids"] == lm.audio_token_id).any()
+    assert [len(row) for row in batch.audio_positions] == [0, 0]
+    with torch.no_grad():
+        together = forward_with_states(lm.model, batch.inputs, (1,), batch.predict_positions)
+    start = 0
+    for number, request in enumerate(requests):
+        one = build_inputs(lm, [request])
+        ids = one.inputs["input_ids"][0]
+        where = one.predict_positions[0]
+        assert request.response_ids is not None
+        assert ids[where + 1].tolist() == request.response_ids.tolist()
+        assert request.text in lm.tokenizer.decode(ids)
+        logits = plain(lm, one).logits[0, where]
+        own = together.logits_NV[start : start + len(where)]
+        torch.testing.assert_close(own, logits, atol=10 * ATOL, rtol=1e-4, msg=f"row {number}")
+        start += len(where)
