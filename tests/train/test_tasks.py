@@ -287,3 +287,19 @@ def test_other_tapes_are_not_continued_with(
     result = train_here(launch(other, student_dir, tmp_path / "run", TWO_TASKS, "--max-steps", "1"))
     assert result.exit_code == 1
     assert "was started from something else" in result.output
+
+
+def test_both_channels_share_what_the_teacher_said(
+    tapes: dict[str, Path], student_dir: Path, tmp_path: Path
+) -> None:
+    flags = ("--recipe", "cross_modal", "--max-steps", "1", "--batch-tokens", "100000")
+    run = Launch(tape=tapes["speech"], student=student_dir, out=tmp_path / "run", more=flags)
+    result = train_here(run)
+    assert result.exit_code == 0, result.output
+    assert "task speech: rows: 8" in result.output
+    assert "task text: rows: 7; left out: 1 no description" in result.output
+    speech = Launch(tape=tapes["speech"], student=student_dir, out=tmp_path / "speech",
+                    more=("--recipe", "cross_modal_speech", *flags[2:]))  # fmt: skip
+    assert train_here(speech).exit_code == 0
+    both, one = (values(steps(each.out)[0], "text_kl")[1] for each in (run, speech))
+    assert one < both < 2 * one

@@ -27,6 +27,7 @@ SHIPPED = {
     "all": {"ce": HALF, "text_jsd": 1, "text_hidden": TWENTIETH},
     "lens": {"ce": HALF, "text_jsd": 1, "text_lens": TWENTIETH},
     "cross_modal": {"ce": 1, "text_kl": HALF},
+    "cross_modal_speech": {"ce": 1, "text_kl": HALF},
     "acoustic_only": {"acoustic_hidden": 1},
 }
 

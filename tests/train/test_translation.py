@@ -289,7 +289,7 @@ def test_a_student_learns_from_a_teacher_with_another_tokenizer(
 ) -> None:
     tape, teacher = merged
     flags = ["student", "--cache", tape.location, "--student", str(student_dir)]
-    flags += ["--out", str(tmp_path / "run"), "--recipe", "cross_modal", "--lr", "0.01"]
+    flags += ["--out", str(tmp_path / "run"), "--recipe", "cross_modal_speech", "--lr", "0.01"]
     refused = CliRunner().invoke(app, [*flags, "--max-steps", "12"])
     assert refused.exit_code == 1
     assert "--set data.teacher_tokenizer=M" in refused.output
