@@ -112,7 +112,8 @@ def build_run(
     with named_shortage("moving the student to the device"):
         if shares_student(recipe, accelerator):
             autocast = accelerator.mixed_precision == "bf16"
-            shards = shard(objective, lm, accelerator.device, autocast)
+            heard = all(task.needs.reads == "audio" for stage in stages for task in stage.tasks)
+            shards = shard(objective, lm, accelerator.device, autocast, heard)
         prepared = accelerator.prepare_model(objective, evaluation_mode=True)
     optimizer = torch.optim.AdamW(
         parameter_groups(objective, recipe.optim),

@@ -70,7 +70,9 @@ class Shards:
         self.forget()
 
 
-def shard(root: nn.Module, lm: AudioLM, device: torch.device, autocast: bool) -> Shards:
+def shard(
+    root: nn.Module, lm: AudioLM, device: torch.device, autocast: bool, always_heard: bool = True
+) -> Shards:
     """Leave every process its part of a module that contains the student, on its device.
 
     All processes call this with equal weights.
@@ -80,10 +82,11 @@ def shard(root: nn.Module, lm: AudioLM, device: torch.device, autocast: bool) ->
         lm: the student in it.
         device: of this process.
         autocast: whether passes run under bfloat16 autocast.
+        always_heard: whether every pass hears audio.
     """
     mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
     policy = _BLOCKS if autocast else MixedPrecisionPolicy()
-    for unit in units_of(lm):
+    for unit in units_of(lm, always_heard):
         fully_shard(unit, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
     fully_shard(root, mesh=mesh, reshard_after_forward=False)
     shards = Shards(root=root, touched=set())
@@ -94,17 +97,22 @@ def shard(root: nn.Module, lm: AudioLM, device: torch.device, autocast: bool) ->
             module.set_force_sum_reduction_for_comms(True)
             module.set_reduce_scatter_unused_params(True, recurse=False)
             module.register_forward_pre_hook(_Watch(shards, f"{name}." if name else ""))  # type: ignore[attr-defined]
+            # types of gradients are settled when it is first gathered: a part that a first stage
+            # freezes must be seen as one that is trained
+            module.unshard()
+            module.reshard()
     return shards
 
 
-def units_of(lm: AudioLM) -> list[nn.Module]:
+def units_of(lm: AudioLM, always_heard: bool = True) -> list[nn.Module]:
     """Return what is gathered by itself: blocks of the decoder and of the towers, none in another.
 
-    A tower that hears rows one by one runs its blocks as often as a process has rows: collectives
-    of others would not meet them, so it belongs to the root.
+    A tower that hears rows one by one runs its blocks as often as a process has rows, and one that
+    is not always heard runs them in some passes: collectives of others would not meet them, so such
+    a tower belongs to the root.
     """
     blocks: list[nn.Module] = list(decoder_of(lm.model).blocks)
-    if lm.family.rows_alone is None:
+    if lm.family.rows_alone is None and always_heard:
         blocks += [m for m in lm.model.modules() if isinstance(m, GradientCheckpointingLayer)]
     inner = {part for block in blocks for part in block.modules() if part is not block}
     return list(dict.fromkeys(block for block in blocks if block not in inner))

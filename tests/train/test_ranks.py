@@ -70,12 +70,13 @@ def test_processes_change_no_term_of_any_kind(
     teacher = load_audio_lm(str(other), "float32", "cpu")
     tape = terms_tape.write(tmp_path / "tape", student, teacher, without=("s1",))
     sets = [f"terms.{name}.weight=0.1" for name in EVERY_TERM]
-    sets += ["terms.acoustic_hidden-b.source=frames", "terms.acoustic_hidden-b.distance=mse",
+    sets += ["terms.acoustic_hidden-b.source=second", "terms.acoustic_hidden-b.distance=mse",
              "terms.text_hidden.distance=cka", "loop.micro_tokens=150"]  # fmt: skip
     more = ("--recipe", "sft", "--max-steps", "3", "--batch-tokens", "600", "--lr", "1e-3")
     more += tuple(item for one in sets for item in ("--set", one))
     one = Launch(tape=tape, student=student_dir, out=tmp_path / "one", more=more)
-    assert train_here(one).exit_code == 0
+    result = train_here(one)
+    assert result.exit_code == 0, result.output
     held = ("student.sharding=none", 2), ("student.sharding=none", 4), ("student.sharding=full", 2)
     for number, (sharding, ranks) in enumerate(held):
         many = Launch(
