@@ -188,6 +188,10 @@ def write(
         for item in samples:
             assert item.audio is not None
             writer.add(sample_rows(item, "0", len(item.audio)))
+    with TapeWriter(root, GroupInfo(group="descriptions", kind="descriptions")) as writer:
+        for item in samples:
+            described = {"sample_id": item.sample_id, "description": f"a tone, {item.sample_id}"}
+            writer.add({"descriptions": [described]})
     ids = {item.sample_id: trace(student, item).token_ids for item in samples}
     _textual(root, student, ids, samples)
     for group in sources:
