@@ -23,6 +23,7 @@ from train.checkpoint import rng_state, save_checkpoint, whole_state
 from train.freezing import train_parts
 from train.gradients import clip_gradients, step_gradients
 from train.heldout import HeldOut, evaluate
+from train.heldout_answers import answer_held_out
 from train.loads import Feed
 from train.memory import named_shortage
 from train.metrics import HeldOutMetrics, Reporter, StepMetrics, TermValue
@@ -123,6 +124,9 @@ def _judge(run: Run, progress: Progress, reporter: Reporter | None) -> Progress:
     # losses of other terms or rows do not compare: the last stage alone has a best
     last = run.stage_of(progress.done) == run.stages[-1]
     best = last and (progress.best_loss is None or found.loss < progress.best_loss)
+    answers = None
+    if run.recipe.eval.generate:
+        answers = answer_held_out(run, found.micro_tokens, progress.done)
     if reporter is not None:
         reporter.held_out(
             HeldOutMetrics(
@@ -132,6 +136,9 @@ def _judge(run: Run, progress: Progress, reporter: Reporter | None) -> Progress:
                 tokens=found.tokens,
                 eval_s=found.spent_s,
                 best=best,
+                accuracy=answers.accuracy if answers else None,
+                no_answer=answers.no_answer if answers else None,
+                generate_s=answers.spent_s if answers else None,
             )
         )
     since = progress.since_best + 1 if last and not best else 0

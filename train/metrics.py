@@ -86,6 +86,9 @@ class HeldOutMetrics:
         tokens: unpadded input positions.
         eval_s: seconds it took.
         best: whether it is the lowest so far.
+        accuracy: share of right answers among those generated; ``None`` where none were.
+        no_answer: share of responses without an answer; likewise.
+        generate_s: seconds that generating took; likewise.
     """
 
     step: int
@@ -94,10 +97,14 @@ class HeldOutMetrics:
     tokens: int
     eval_s: float
     best: bool
+    accuracy: float | None = None
+    no_answer: float | None = None
+    generate_s: float | None = None
 
     def to_json(self) -> str:
         """Return the line, without its end."""
-        return json.dumps({"kind": HELD_OUT, **vars(self), "terms": _terms_json(self.terms)})
+        values = {key: value for key, value in vars(self).items() if value is not None}
+        return json.dumps({"kind": HELD_OUT, **values, "terms": _terms_json(self.terms)})
 
 
 def _terms_json(terms: Mapping[str, TermValue]) -> dict[str, dict[str, float]]:
@@ -194,6 +201,8 @@ class Reporter:
         """Record one evaluation on the held-out rows."""
         self._write(metrics)
         text = f"held out after step {metrics.step}: {_losses(metrics)}{'  (best)' * metrics.best}"
+        if metrics.accuracy is not None:
+            text += f"  answers right {metrics.accuracy:.1%}, missing {metrics.no_answer:.1%}"
         if self._bar is not None:
             self._bar.console.print(text, highlight=False)
         else:

@@ -18,6 +18,7 @@ from cache_schema import Tape
 from cache_schema.console import say
 from train.assemble import build_run, make_accelerator, processes_on_cpu
 from train.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint, load_weights
+from train.heldout_answers import check_answers
 from train.loop import train_steps
 from train.metrics import Reporter, cut_metrics
 from train.microsize import choose_micro_tokens
@@ -75,6 +76,7 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
         _say_plan(terms, stages, planner.left_out, lm)
         open_run(directory, recipe, {**_started_from(flags, tapes), **about_rows(stages)})
     run = build_run(directory, recipe, lm, terms, stages, accelerator)
+    check_answers(run)
     progress = continue_from(run, flags.resume)
     if not progress.micro_tokens:
         progress = replace(progress, micro_tokens=choose_micro_tokens(run))

@@ -159,21 +159,30 @@ class EvalRecipe:
         patience: stop after so many evaluations in a row without a lower weighted total; 0: never.
         save: which weights become ``RUN/student``: of the ``last`` step, or the ``best`` of those
             evaluated, whose checkpoint is kept.
+        generate: let the student answer so many of those samples too, greedily, and count right
+            answers; 0: none.
+        max_new_tokens: its longest response to one.
     """
 
     every: int = 0
     fraction: float = 0.05
     patience: int = 0
     save: str = "last"
+    generate: int = 0
+    max_new_tokens: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("every", "patience"):
+        for name in ("every", "patience", "generate"):
             _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)}: expected 0 or more")
         valid = 0 < self.fraction < 1
         _require(valid, f"fraction {self.fraction}: expected more than 0, less than 1")
         _require(self.save in SAVED, f"save {self.save!r}: one of {SAVED}")
         asked = self.patience > 0 or self.save == "best"
         _require(self.every > 0 or not asked, "patience and save = 'best' need every above 0")
+        _require(self.every > 0 or not self.generate, "generate needs every above 0")
+        _require(
+            self.max_new_tokens > 0, f"max_new_tokens {self.max_new_tokens}: expected 1 or more"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
