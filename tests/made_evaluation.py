@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -138,4 +139,17 @@ def write_evaluation(
     write_about(place, about)
     rewrite(place.responses, responses)
     judge(place, BENCHMARKS[benchmark], items, responses)
+    return root
+
+
+def write_run(root: Path, steps: int = 80, held_every: int = 20) -> Path:
+    """Write the metrics of a training run with one term, 3 / step."""
+    root.mkdir()
+    lines = []
+    for step in range(1, steps + 1):
+        terms = {"ce": {"value": 3 / step, "weight": 1.0, "count": 9}}
+        lines.append({"step": step, "loss": 3 / step, "terms": terms})
+        if held_every and step % held_every == 0:
+            lines.append({**lines[-1], "kind": "held_out"})
+    (root / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return root

@@ -59,6 +59,7 @@ def group_section(
     plots = [
         _plot(f"{prefix}-{number}", grouping, of, columns, measure)
         for number, (grouping, of) in enumerate(groupings.items())
+        if len(of) > 1  # one group is all items again
     ]
     return Section(title=title, tables=tables, plots=plots)
 
