@@ -41,6 +41,11 @@ class Blocks:
         self._blocks = (exact or lists)[0]
         self._num_layers = num_layers
 
+    @property
+    def last(self) -> nn.Module:
+        """The last block."""
+        return self._blocks[-1]
+
     @contextmanager
     def read(
         self, layers: Collection[int], keep: Callable[[Tensor], Tensor] | None = None

@@ -17,7 +17,8 @@ from audio_models.prompt import chat_request, placeholder_of, render_prompt
 from audio_models.rows_alone import join_rows
 from cache_schema.types import FloatArray
 
-_TOKEN_KEYS = ("input_ids", "attention_mask")
+TOKEN_KEYS = ("input_ids", "attention_mask")
+"""Inputs that are no features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def _run_processor(front: FrontEnd, prompts: Sequence[str], audios: Sequence[Flo
 def _finish(
     front: FrontEnd, encoded: Mapping[str, Any], audios: Sequence[FloatArray], dtype: torch.dtype
 ) -> Encoded:
-    features = {key: value for key, value in encoded.items() if key not in _TOKEN_KEYS}
+    features = {key: value for key, value in encoded.items() if key not in TOKEN_KEYS}
     num_frames = _valid_frames(front, features, audios)
     if front.family.variable_frames and num_frames is not None:
         longest = max(num_frames)
@@ -123,6 +124,17 @@ def _valid_frames(
     window = front.processor.feature_extractor.n_samples
     windows = [-(-len(audio) // window) for audio in audios]
     return [int(part.sum()) for part in frames.split(windows)]
+
+
+def feature_frames(encoded: Encoded) -> list[int]:
+    """Return the valid feature frames of each recording.
+
+    Where the front end does not say, padding is NaN (``rows_alone.join_rows``).
+    """
+    if encoded.num_frames is not None:
+        return encoded.num_frames
+    (features_BTK,) = (value for value in encoded.features.values() if value.ndim == 3)
+    return [int((~row_TK.isnan().any(-1)).sum()) for row_TK in features_BTK]
 
 
 def hop_length(front: FrontEnd) -> int:

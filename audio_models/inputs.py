@@ -3,19 +3,20 @@
 The prompt comes from the processor (``audio_models.features``); response ids are appended as ids
 and never re-tokenised.
 
-Shapes: B rows, T input positions, P prompt positions, R response tokens, A audio positions.
+Shapes: B rows, T input positions, P prompt positions, R response tokens, A audio positions, F tower
+frames.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from audio_models.features import encode_turns, hop_length
+from audio_models.features import Encoded, encode_turns, feature_frames, hop_length
 from audio_models.load import AudioLM
 from audio_models.prompt import placeholder_of, text_prompt_ids
 from audio_models.waveforms import audio_position_times_s, prepare_waveforms
@@ -49,12 +50,17 @@ class AudioBatch:
         predict_positions: for each row int64 [R]; response token t is predicted at input position
             ``first + P - 1 + t``, ``first`` being the row's first unpadded position.
         audio_times_s: for each row float32 [A, 2], start and end of each audio position.
+        num_features: valid feature frames of each row; empty where the audio tower is not known.
+        tower_times_s: for each row float32 [F, 2], start and end of each frame of the audio tower;
+            empty likewise.
     """
 
     inputs: dict[str, Tensor]
     audio_positions: list[Tensor]
     predict_positions: list[Tensor]
     audio_times_s: list[FloatArray]
+    num_features: list[int] = field(default_factory=list)
+    tower_times_s: list[FloatArray] = field(default_factory=list)
 
     def to(self, device: torch.device) -> AudioBatch:
         """Return the batch with its model inputs on ``device``; positions stay where they are."""
@@ -103,16 +109,29 @@ def build_inputs(
     input_ids_BT = tokens["input_ids"]
     heard = [_heard(lm, ids, duration) for ids, duration in zip(input_ids_BT, seconds, strict=True)]
     times_s = [times_s for _, times_s in heard]
-    if lm.family.tokens_are_frames and lm.family.tower is not None:
-        of_frames = lm.family.tower.times_s
-        assert encoded.num_frames is not None, "the family's front end masks its frames"
-        times_s = [of_frames(n, s) for n, s in zip(encoded.num_frames, seconds, strict=True)]
+    num_features, tower_times_s = _of_tower(lm, encoded, audios)
+    if lm.family.tokens_are_frames:
+        times_s = tower_times_s
     return AudioBatch(
         inputs={**tokens, **encoded.features},
         audio_positions=[positions for positions, _ in heard],
         predict_positions=predict_positions,
         audio_times_s=times_s,
+        num_features=num_features,
+        tower_times_s=tower_times_s,
     )
+
+
+def _of_tower(
+    lm: AudioLM, encoded: Encoded, audios: Sequence[FloatArray]
+) -> tuple[list[int], list[FloatArray]]:
+    """Return the valid feature frames of each row, and the times of its tower frames."""
+    layout = lm.family.tower
+    if layout is None:
+        return [], []
+    num_features = feature_frames(encoded)
+    rows = zip(num_features, audios, strict=True)
+    return num_features, [layout.times_s(n, len(a) / lm.sample_rate_hz) for n, a in rows]
 
 
 def _without_audio(lm: AudioLM, requests: Sequence[Request], padding_side: str) -> AudioBatch:

@@ -96,7 +96,8 @@ def phi_alone(network: Any) -> None:
     encoder = network.model.embed_tokens_extend.audio_embed.encoder
     together = encoder.forward
 
-    def alone(hidden_states: Tensor, _mask: Tensor | None = None, **settings: Any) -> Any:
+    def alone(hidden_states: Tensor, mask: Tensor | None = None, **settings: Any) -> Any:
+        del mask  # there is none, and it may come by its name
         rows = [row[~row.isnan().any(-1)] for row in hidden_states]
         outputs = [together(row[None], None, **settings)[0] for row in rows]
         return pad_sequence(outputs, batch_first=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from audio_models.blocks import Blocks
 from audio_models.families import Family, family_of
-from audio_models.features import Encoded, encode_audio
+from audio_models.features import encode_audio, feature_frames
 from audio_models.frames import FrameBatch, FrameOutputs, FrameShape
 from audio_models.front_end import window_s
 from audio_models.load import (
@@ -38,6 +38,7 @@ from audio_models.processors import (
     longest_audio_s,
 )
 from audio_models.reported import check_tower_states, second_of_noise
+from audio_models.tower_inside import layout_of, tower_size
 from audio_models.tower_layouts import TowerCall, TowerLayout
 from audio_models.waveforms import prepare_waveforms
 from cache_schema.errors import AudioError, ModelError
@@ -104,7 +105,7 @@ class AudioTower:
             min_audio_s=self.family.min_audio_s,
         )
         encoded = encode_audio(self, heard, self.module.dtype)
-        num_features = _feature_frames(encoded)
+        num_features = feature_frames(encoded)
         times_s = [
             self.layout.times_s(count, len(audio) / self.sample_rate_hz)
             for count, audio in zip(num_features, heard, strict=True)
@@ -164,7 +165,7 @@ def tower_shape(model: str) -> FrameShape:
         ModelError: nothing there, or the family's tower is not known.
     """
     config = load_config(model)
-    return _shape(model, config, _layout(model, config))
+    return _shape(model, config, layout_of(model, architecture_of(config)))
 
 
 def load_audio_tower(model: str, dtype: str = "auto", device: str = "auto") -> AudioTower:
@@ -183,8 +184,8 @@ def load_audio_tower(model: str, dtype: str = "auto", device: str = "auto") -> A
     check_dtype(dtype)
     place = resolve_device(device)
     config = load_config(model)
-    layout = _layout(model, config)
     architecture = architecture_of(config)
+    layout = layout_of(model, architecture)
     family = family_of(architecture)
     processor = load_processor(model, family)
     extractor = audio_extractor(processor, model)
@@ -212,39 +213,7 @@ def load_audio_tower(model: str, dtype: str = "auto", device: str = "auto") -> A
     return tower
 
 
-def _layout(model: str, config: Any) -> TowerLayout:
-    architecture = architecture_of(config)
-    layout = family_of(architecture).tower
-    if layout is None:
-        raise ModelError(
-            f"model {model!r}: the audio tower of {architecture or 'its class'} is not known here: "
-            "there is no family of that class with a `tower` in audio_models/families.py (where "
-            "the tower is in the model, how it is called, which frames are valid); use a model of "
-            "a family that has one, or its audio encoder on its own"
-        )
-    return layout
-
-
 def _shape(model: str, config: Any, layout: TowerLayout) -> FrameShape:
-    found = getattr(config, "thinker_config", config)  # a composite names the tower's model inside
-    for name in layout.config:
-        found = getattr(found, name, None)
-    num_layers, width = (getattr(found, name, None) for name in (layout.num_layers, "hidden_size"))
-    if not isinstance(num_layers, int) or not isinstance(width, int):
-        raise ModelError(
-            f"model {model!r}: config.{'.'.join(layout.config)} lacks {layout.num_layers} or "
-            "hidden_size; is it whole?"
-        )
+    num_layers, width = tower_size(model, config, layout)
     dtype = str(read_dtype(model)).removeprefix("torch.")
     return FrameShape(num_layers=num_layers, width=width, dtype=dtype)
-
-
-def _feature_frames(encoded: Encoded) -> list[int]:
-    """Return the valid feature frames of each recording.
-
-    Where the front end does not say, padding is NaN (``rows_alone.join_rows``).
-    """
-    if encoded.num_frames is not None:
-        return encoded.num_frames
-    (features_BTK,) = (value for value in encoded.features.values() if value.ndim == 3)
-    return [int((~row_TK.isnan().any(-1)).sum()) for row_TK in features_BTK]
