@@ -132,13 +132,38 @@ def distil(places: Places, seed: int) -> dict[str, Any]:
 
 
 def evaluate(places: Places) -> dict[str, Any]:
-    """Step seven: everybody answers the held-out rows."""
+    """Step seven: everybody answers the held-out rows; the two that listen by the real command."""
+    _command(
+        "pipeline",
+        "ingest",
+        "--dataset",
+        places.world / "heldout.jsonl",
+        "--out",
+        places.heldout,
+    )
+    for model, out, more in (
+        (places.base, places.before, ()),
+        (places.run / "student", places.after, ("--baseline", places.before)),
+    ):
+        _command(
+            "train",
+            "evaluate",
+            "--model",
+            model,
+            "--data",
+            places.heldout,
+            "--out",
+            out,
+            "--max-new-tokens",
+            MAX_TRACE_TOKENS,
+            *more,
+        )
     training = world.read_rows(places.world / "train.jsonl")
     rows = world.read_rows(places.world / "heldout.jsonl")
     texts = {}
     for name, answer in (
-        (BASE, partial(evaluation.answer_by_ear, places.base, places.world)),
-        (STUDENT, partial(evaluation.answer_by_ear, places.run / "student", places.world)),
+        (BASE, partial(evaluation.answers_in, places.before)),
+        (STUDENT, partial(evaluation.answers_in, places.after)),
         (TEACHER, partial(teacher.answer_by_reading, places.teacher)),
         ("commonest answer", partial(evaluation.commonest_answers, training)),
     ):
@@ -166,6 +191,7 @@ def report(places: Places, found: dict[str, Any], elapsed_s: float) -> int:
         f"  fine-tuning alone      {python} -m train student --cache {places.cache} "
         f"--student {places.base} --out {sft} --recipe {RECIPE} {zero}"
     )
+    print(f"  before and after       {places.after / 'report.html'} (open it in a browser)")
     print(f"  every answer           {places.out / ANSWERS}")
     print(f"  every step's losses    {places.run / 'metrics.jsonl'}")
     return 0 if better else 1

@@ -8,33 +8,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import soundfile
-
-from audio_models.generate import generate
-from audio_models.inputs import Request
-from audio_models.load import load_audio_lm
-from cache_schema.questions import is_correct, parse_answer, question_text
+from cache_schema.questions import is_correct, parse_answer
 from examples.quickstart.questions import HEARING, QUESTIONS, REASONING_KINDS
 from examples.quickstart.world import Row
-
-MAX_NEW_TOKENS = 80
-BATCH = 50
+from train.evaluate.responses import ResponseLog
 
 Scores = dict[str, tuple[int, int]]
 """Kind of question -> (right, asked); ``reasoning`` sums up all kinds but hearing."""
 
 
-def answer_by_ear(model: Path, world: Path, rows: Sequence[Row]) -> list[str]:
-    """Return an audio language model's greedy text for every row."""
-    lm = load_audio_lm(str(model))
-    requests = [
-        Request(
-            audio=soundfile.read(world / "clips" / f"{row.row_id}.wav", dtype="float32")[0],
-            text=question_text(row.question, row.choices),
-        )
-        for row in rows
-    ]
-    return [item.text for item in generate(lm, requests, MAX_NEW_TOKENS, BATCH)]
+def answers_in(evaluation: Path, rows: Sequence[Row]) -> list[str]:
+    """Return the text for every row that ``train evaluate`` left in a folder."""
+    done = ResponseLog(evaluation / "responses.jsonl").done
+    return [done[row.row_id].text for row in rows]
 
 
 def score(texts: Sequence[str], rows: Sequence[Row]) -> Scores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,9 @@ class Places:
         base: the base audio LM: the acoustic teacher, and where the student starts.
         cache: the tape.
         run: stage two's run.
+        heldout: the held-out rows as a tape, for both evaluations.
+        before: the evaluation of the base audio LM.
+        after: that of the student, compared with it.
     """
 
     out: Path
@@ -53,11 +57,14 @@ class Places:
     base: Path
     cache: Path
     run: Path
+    heldout: Path
+    before: Path
+    after: Path
 
 
 def places_in(out: Path) -> Places:
     """Return the places in a folder."""
-    names = ("recordings", "world", "teacher", "base", "cache", "run")
+    names = [field.name for field in dataclasses.fields(Places)][1:]
     return Places(out=out, **{name: out / name for name in names})
 
 

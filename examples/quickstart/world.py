@@ -67,7 +67,7 @@ class Row:
             "transcript": self.transcript,
             "speaker": self.speaker,
             "language": self.language,
-            "kind": self.kind,
+            "task": self.kind,
         }
 
 
@@ -79,7 +79,7 @@ def read_rows(path: Path) -> list[Row]:
         rows.append(
             Row(
                 row_id=values["id"],
-                kind=values["kind"],
+                kind=values["task"],
                 numbers=tuple(NUMBER_WORDS.index(word) for word in values["transcript"].split()),
                 speaker=values["speaker"],
                 language=values["language"],
