@@ -60,12 +60,13 @@ class Fused:
         inputs = inputs_ND.detach()
         of_inputs_ND = torch.empty_like(inputs) if wanted else inputs
         dtype = torch.promote_types(inputs.dtype, torch.float32)
-        rows = min(self._chunk, len(inputs))
+        passes = -(-len(inputs) // self._chunk)
+        rows = -(-len(inputs) // max(passes, 1))  # alike: a short last one would be a slow one
         memory_nP = inputs.new_empty((rows, columns_for(head.vocab_size)), dtype=dtype)
         total_M = torch.zeros_like(scale_M, dtype=dtype)
         with torch.no_grad():
-            for start in range(0, len(inputs), self._chunk):
-                where = slice(start, start + self._chunk)
+            for start in range(0, len(inputs), max(rows, 1)):
+                where = slice(start, start + rows)
                 logits_nP = memory_nP[: len(inputs[where])]
                 head.forward(inputs[where], logits_nP[:, : head.vocab_size])
                 short = shortlist(logits_nP, head.vocab_size, asked.at(where))
