@@ -9,6 +9,8 @@ from audio_models.generate import Decoding
 from audio_models.load import check_dtype, resolve_device
 from cache_schema.errors import UsageError
 
+LEAST_TEMPERATURE = 0.01
+
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
@@ -89,6 +91,11 @@ class Settings:
         ):
             if not value >= least:
                 raise UsageError(f"{flag} {value:g}: expected {least} or more")
+        if 0 < decoding.temperature < LEAST_TEMPERATURE:
+            raise UsageError(
+                f"--temperature {decoding.temperature:g}: expected 0 (greedy), or "
+                f"{LEAST_TEMPERATURE} or more; below it logits leave the range of numbers"
+            )
         if not 0 < decoding.top_p <= 1:
             raise UsageError(f"--top-p {decoding.top_p:g}: expected more than 0, at most 1")
         check_dtype(self.dtype)

@@ -191,6 +191,7 @@ def test_mistakes_are_named(student_dir: Path, tape: Path, tmp_path: Path) -> No
         ({"--model": tmp_path / "absent"}, "does not exist"),
         ({"--max-new-tokens": "0"}, "--max-new-tokens 0: expected 1 or more"),
         ({"--temperature": "-1"}, "--temperature -1: expected 0 or more"),
+        ({"--temperature": "1e-30"}, "--temperature 1e-30: expected 0 (greedy)"),
         ({"--top-p": "0"}, "--top-p 0: expected more than 0"),
         ({"--dtype": "int4"}, "dtype 'int4'"),
         ({"--device": "tpu9"}, "device 'tpu9'"),
