@@ -144,7 +144,10 @@ def test_forgetting_by_one_rule_is_not_hidden_by_the_other(evaluations: Path) ->
         fell, rule="strict", difference=0.1, low=0.05, high=0.2, fell=False, forgotten=False
     )
     both = {(one.rule, one.measure, ""): one for one in (fell, rose)}
-    assert headline(this, both).result.startswith("Forgetting")
+    first = headline(this, both)
+    assert first.result.startswith("Forgetting")
+    assert "10.0 points below the baseline (official;" in first.result
+    assert any("by the strict rule: +10.0 points" in line for line in first.detail)
 
 
 def test_changed_items_are_named_with_both_answers(evaluations: Path) -> None:

@@ -33,7 +33,8 @@ def curves_section(runs: Mapping[str, Path]) -> Section:
     plots = [_plot(term, number, lines) for number, term in enumerate((TOTAL, *terms))]
     text = (
         "Values of the terms are unweighted means over the positions they apply to; the loss is "
-        "their weighted sum. Lines are training rows, markers held-out rows. "
+        "their weighted sum. Cross-entropies and divergences are in nats, distances of states have "
+        "no unit. Lines are training rows, markers held-out rows. "
         f"Curves of {SMOOTH_FROM} steps and more are drawn as means over windows of steps."
     )
     return Section(title="Training", text=[text], plots=plots)

@@ -26,7 +26,7 @@ def _flat(value: Any, where: str) -> Iterator[tuple[str, str]]:
             yield from _flat(inner, f"{where}[{number}]")
     elif isinstance(value, list):
         yield where, ", ".join(map(str, value)) or "none"
-    elif isinstance(value, Mapping) or value is None:
+    elif isinstance(value, Mapping) or value in (None, ""):
         yield where, "none"
     elif isinstance(value, bool):
         yield where, "yes" if value else "no"

@@ -88,7 +88,7 @@ def curves_plot(name: str, title: str, curves: Mapping[str, tuple[Curve, Curve]]
                     steps, values, marker, linestyle="--", color=color, linewidth=1, markersize=4
                 )
                 names.append(f"{prefix}held-out rows")
-        label_axes(axes, theme, "step", "mean over positions (nats or as the term has it)")
+        label_axes(axes, theme, "step", "mean over positions")
         add_legend(axes, theme, handles, names)
 
     alt = "; ".join(
