@@ -1,9 +1,9 @@
-"""A training step that distils from the tape against plain SFT: the same student, batches, process.
+"""A training step that distils from the tape against plain SFT: one student, the same batches.
 
-All runs are the trainer's own (loader, objective, ``step_gradients``), without the optimizer's step,
-which would be the same for all. ``plain SFT`` is the baseline of the bars: the same loop with the
-term ``ce`` alone. ``textbook`` is the loop most trainers have: all logits of the response at once,
-``F.cross_entropy``, over the same loader.
+All runs are the trainer's own (loader, objective, ``step_gradients``), in turns in one process and
+without the optimizer's step, which would be the same for all. ``plain`` is the baseline of the
+bars: the same loop with the term ``ce`` alone. ``textbook`` is the loop most trainers have: all
+logits of the response at once, ``F.cross_entropy``, over the same loader.
 
 Memory is what the allocator holds at most beyond what it held before: on CUDA its own count, on a
 CPU that of torch's profiler, which sees every allocation of a tensor and no noise of the system.

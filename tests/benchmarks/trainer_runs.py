@@ -17,7 +17,6 @@ import torch
 from acoustic import save_language_model
 
 from audio_models.inputs import Request, build_inputs
-from audio_models.load import AudioLM
 from cache_schema.fingerprint import tokenizer_digest
 from cache_schema.maker import GroupInfo
 from cache_schema.questions import question_text
@@ -96,10 +95,12 @@ class World:
         recipe = TrainRecipe(
             terms=TermsRecipe.from_values(terms, "terms"),
             loop=LoopRecipe(
-                max_steps=10_000, batch_tokens=size.batch_tokens, micro_tokens=2 * size.batch_tokens,
+                max_steps=10_000,
+                batch_tokens=size.batch_tokens,
+                micro_tokens=2 * size.batch_tokens,
                 vocab_chunk=size.vocab_chunk,
             ),
-        )  # fmt: skip
+        )
         tapes = open_tapes({"": str(self._folder / "tape")})
         check_tapes(recipe, tapes)
         found = resolve_all(recipe, tapes, self.lm.num_layers)
@@ -177,8 +178,10 @@ class World:
 
 def _sample(rng: np.random.Generator, number: int) -> Sample:
     audio = 0.1 * rng.standard_normal(round(rng.uniform(*SECONDS) * 16_000))
-    return Sample(sample_id=f"s{number:04d}", row_index=number, audio=audio.astype(np.float32),
-                  question=" ".join(f"w{n}" for n in range(20)), choices=(), answer="w1")  # fmt: skip
+    return Sample(
+        sample_id=f"s{number:04d}", row_index=number, audio=audio.astype(np.float32),
+        question=" ".join(f"w{n}" for n in range(20)), choices=(), answer="w1",
+    )  # fmt: skip
 
 
 def _trace(ids: np.ndarray) -> Trace:
@@ -232,8 +235,3 @@ class Stepper:
     def close(self) -> None:
         """End the loader."""
         self.feed.close()
-
-
-def student_of(run: Run) -> AudioLM:
-    """Return a run's student."""
-    return run.lm
