@@ -38,9 +38,9 @@ SHARDED = ("--set", "student.sharding=full")
 
 # steps of two to five rows, passes of one: processes have unequal shares, of four some have none
 FLAGS = (
-    "--max-steps", "6", "--lr", "1e-3", "--batch-tokens", "600", "--set", "loop.micro_tokens=150",
-    "--set", "checkpoints.every=2", "--set", "eval.every=3", "--set", "eval.fraction=0.3",
-    "--set", "logging.gradient_norms_every=4", "--set", "optim.clip_norm=0.5",
+    "--max-steps", "4", "--lr", "1e-3", "--batch-tokens", "600", "--set", "loop.micro_tokens=150",
+    "--set", "checkpoints.every=2", "--set", "eval.every=2", "--set", "eval.fraction=0.3",
+    "--set", "logging.gradient_norms_every=3", "--set", "optim.clip_norm=0.5",
 )  # fmt: skip
 
 StartRun = Callable[..., Launch]
@@ -90,7 +90,8 @@ def test_shards_change_no_loss_and_no_weight(start: StartRun, forks: Forks, rank
     whole, shards = start("whole"), start("shards", *SHARDED)
     assert train_here(whole).exit_code == 0
     together(forks, shards, ranks)
-    assert any("gradient_norm" in term for term in steps(shards.out)[3]["terms"].values())
+    terms = [term for line in steps(shards.out) for term in line["terms"].values()]
+    assert any("gradient_norm" in term for term in terms)
     alike(whole, shards)
     assert weights(shards.out).keys() == weights(whole.out).keys()
     load_audio_lm(str(shards.out / "student"), "float32", "cpu")
@@ -178,7 +179,7 @@ def test_tasks_and_stages_in_shards(
     recipe.write_text(TASKS)
     tape = make_tape(described={f"s{number}": f"the {number}th" for number in range(12)})
     more = ("--recipe", str(recipe), "--batch-tokens", "600", "--set", "loop.micro_tokens=150",
-            "--lr", "1e-3")  # fmt: skip
+            "--lr", "1e-3", "--set", "logging.gradient_norms_every=0")  # fmt: skip
     whole, shards = (
         Launch(tape=tape, student=student_dir, out=tmp_path / name, more=(*more, *held))
         for name, held in (("whole", ()), ("shards", SHARDED))
@@ -192,12 +193,12 @@ def test_tasks_and_stages_in_shards(
 def test_killed_it_goes_on_bit_for_bit(start: StartRun, forgetful_dir: Path, forks: Forks) -> None:
     straight = start("straight", *SHARDED, student=forgetful_dir)
     together(forks, straight, 2)
-    killed = start("killed", *SHARDED, student=forgetful_dir, kill_after=5)
+    killed = start("killed", *SHARDED, student=forgetful_dir, kill_after=3)
     ended, _ = train_apart(forks, killed, 2)
     assert ended[0].status == -9
     assert all(process.value != 0 for process in ended)
     again = replace(killed, kill_after=0, more=(*killed.more, "--resume"))
-    assert "continuing after step 4 of 6" in together(forks, again, 2)
+    assert "continuing after step 2 of 4" in together(forks, again, 2)
     assert steps(again.out) == steps(straight.out)
     assert held_out(again.out) == held_out(straight.out)
     assert same_weights(again.out, straight.out)
@@ -215,11 +216,11 @@ def test_any_number_of_processes_goes_on_with_or_without_shards(
     shutil.copytree(killed.out, alone)
     result = train_here(replace(killed, kill_after=0, out=alone, more=(*FLAGS, "--resume")))
     assert result.exit_code == 0, result.output
-    assert "continuing after step 2 of 6" in result.output
+    assert "continuing after step 2 of 4" in result.output
     alike(straight, replace(straight, out=alone))
     smaller = (*killed.more, "--set", "loop.micro_tokens=120", "--resume")
     said = together(forks, replace(killed, kill_after=0, more=smaller), 4)
-    assert "continuing after step 2 of 6" in said
+    assert "continuing after step 2 of 4" in said
     assert steps(killed.out)[-1]["micro_tokens"] == 120
     assert apart(straight.out, killed.out, straight.student) < 10 * SUM_ORDER
 
@@ -230,7 +231,7 @@ def test_the_best_evaluation_is_what_is_saved(start: StartRun, forks: Forks) -> 
     assert train_here(whole).exit_code == 0
     together(forks, shards, 2)
     best = min(held_out(whole.out), key=lambda line: line["loss"])["step"]
-    assert best < 6
+    assert best < 4
     found = min(held_out(shards.out), key=lambda line: line["loss"])["step"]
     assert found == best
     assert apart(whole.out, shards.out, whole.student) < 100 * SUM_ORDER
