@@ -1,14 +1,13 @@
 """One micro-batch: model inputs and everything the losses compare with, joined by sample id.
 
 Shapes: B rows, N response tokens of all rows in order, A audio positions of all rows in order,
-L layers, D width.
+F positions or frames of a teacher, L layers, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 import numpy as np
 import torch
@@ -16,13 +15,11 @@ from torch import Tensor
 
 from audio_models.inputs import AudioBatch, Request, build_inputs
 from audio_models.load import AudioLM
-from cache_schema import Tape, TapeRow
-from cache_schema.errors import TapeError
-from cache_schema.hidden import HiddenPlace
-from cache_schema.signals import AUDIO_ROW
-from cache_schema.types import TEXT_SOURCE, IntArray, Trace
+from cache_schema import Tape
 from train.alignment.meeting import Meeting, meet, meet_tokens
 from train.alignment.translation import Translation
+from train.classes_targets import RecordingTargets, stack_recordings
+from train.places import is_translated, row_place, states_place, token_pairs
 from train.reading import prompt_text
 from train.ring import HostBuffer, Readers
 from train.states import StatesPlan, plan_states, start_states
@@ -31,7 +28,6 @@ from train.targets import (
     Place,
     SampledTargets,
     TopKTargets,
-    require_same_tokens,
     stack_lens,
     stack_sampled,
     stack_topk,
@@ -50,6 +46,7 @@ class Needs:
         sampled: sources whose drawn tokens are read.
         lens: source -> layers of its lens, ascending.
         states: where -> layers of recorded states, ascending.
+        recordings: names of the class logits and embeddings of recordings that are read.
         known: source -> function telling which token ids mean the same to the student.
         translation: how traces become the student's tokens, ``None`` where they are.
     """
@@ -60,6 +57,7 @@ class Needs:
     sampled: tuple[str, ...] = ()
     lens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     states: Mapping[StatesAt, tuple[int, ...]] = field(default_factory=dict)
+    recordings: tuple[str, ...] = ()
     known: Mapping[str, Known] = field(default_factory=dict)
     translation: Translation | None = None
 
@@ -75,7 +73,8 @@ class Needs:
         names += [f"{source}/sampled" for source in self.sampled]
         names += [f"{source}/lens" for source in self.lens]
         states = [(f"{where.source}/hidden", where.of_trace) for where in self.states]
-        return [*((name, True) for name in names), *states]
+        recordings = [(name, False) for name in self.recordings]
+        return [*((name, True) for name in names), *states, *recordings]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +89,11 @@ class TrainBatch:
         sampled: source -> tokens it drew in their places.
         lens: source -> layer -> what that layer says about the same tokens.
         states: where -> [L, N, D] at the positions that predict them, or [L, F, D] at the teacher's
-            audio positions or frames, in the type they are stored in.
+            audio positions, frames or tokens of a description, in the type they are stored in.
         meetings: where, of audio or of other tokens -> which positions of the student they are
             compared with.
+        text_tokens: where, of descriptions -> the recorded tokens of each row.
+        recordings: what classifiers and encoders say of recordings as wholes, and of their frames.
         num_tokens: unpadded input positions.
     """
 
@@ -104,6 +105,8 @@ class TrainBatch:
     lens: dict[str, dict[int, TopKTargets]]
     states: dict[StatesAt, Tensor]
     meetings: dict[StatesAt, Meeting]
+    text_tokens: dict[StatesAt, list[int]]
+    recordings: RecordingTargets
     num_tokens: int
 
     def to(self, device: torch.device) -> TrainBatch:
@@ -122,6 +125,7 @@ class TrainBatch:
                 where: states.to(device, non_blocking=True) for where, states in self.states.items()
             },
             meetings={where: meeting.to(device) for where, meeting in self.meetings.items()},
+            recordings=self.recordings.to(device),
         )
 
 
@@ -185,12 +189,14 @@ def plan_batch(tape: Tape, rows: Sequence[tuple[str, int]], needs: Needs) -> Bat
         TapeError: recorded states belong to other tokens than the trace's.
         MissingSignalError: a row lacks a signal.
     """
-    places = tuple(_place(tape[sample_id], trace, needs.translation) for sample_id, trace in rows)
+    places = tuple(
+        row_place(tape[sample_id], trace, needs.translation) for sample_id, trace in rows
+    )
     return BatchPlan(
         places=places,
         states={
             where: plan_states(
-                [_states_place(place, where, layers) for place in places],
+                [states_place(place, where, layers) for place in places],
                 layers,
                 f"{where.source}/hidden",
             )
@@ -217,12 +223,14 @@ def _collate(
         ],
     )
     names = [f"sample {place.row.sample_id!r}" for place in places]
-    meetings = {}
+    meetings, text_tokens = {}, {}
     for where, each in plan.states.items():
-        if where.at == "audio":
+        if where.at == "pooled":
+            text_tokens[where] = [row.count for row in each.places]
+        elif where.at == "audio":
             meetings[where] = meet(names, each.places, audio.audio_positions, audio.audio_times_s)
-        elif any(map(_is_translated, places, each.places)):
-            pairs = [_pairs(*pair) for pair in zip(places, each.places, strict=True)]
+        elif any(map(is_translated, places, each.places)):
+            pairs = [token_pairs(*pair) for pair in zip(places, each.places, strict=True)]
             meetings[where] = meet_tokens(each.places, audio.predict_positions, pairs)
     known = needs.known
     return TrainBatch(
@@ -237,59 +245,9 @@ def _collate(
         },
         states=states,
         meetings=meetings,
+        text_tokens=text_tokens,
+        recordings=stack_recordings(
+            [place.row for place in places], needs.recordings, audio.tower_times_s
+        ),
         num_tokens=int(audio.inputs["attention_mask"].sum()),
     )
-
-
-def _place(row: TapeRow, trace_index: int, translation: Translation | None) -> Place:
-    if trace_index == AUDIO_ROW:
-        nothing = np.empty(0, dtype=np.int64)
-        return Place(row=row, trace_index=trace_index, target_ids=nothing)
-    trace = cast("Trace", row.signal(f"{TEXT_SOURCE}/trace", trace_index))
-    if translation is None:
-        return Place(row=row, trace_index=trace_index, target_ids=trace.token_ids)
-    translated = translation.trace(trace)
-    assert translated is not None, "rows that cannot be translated were left out"
-    return Place(
-        row=row,
-        trace_index=trace_index,
-        target_ids=translated.target_ids,
-        translated=translated,
-        translation=translation,
-    )
-
-
-def _is_translated(place: Place, states: HiddenPlace) -> bool:
-    assert states.target_ids is not None, "states of a trace have its tokens"
-    return not np.array_equal(states.target_ids, place.target_ids)
-
-
-def _pairs(place: Place, states: HiddenPlace) -> tuple[IntArray, IntArray]:
-    """Return which recorded states of a row belong to which of its tokens."""
-    if place.translated is not None and _is_translated(place, states):
-        return place.translated.theirs, place.translated.ours
-    same = np.arange(states.count)
-    return same, same
-
-
-def _states_place(place: Place, where: StatesAt, layers: tuple[int, ...]) -> HiddenPlace:
-    """Return where a row's states lie.
-
-    Raises:
-        TapeError: states of its trace belong to other tokens.
-        TokenizerMismatchError: those of an acoustic teacher do.
-        MissingSignalError: there are none.
-    """
-    name = f"{where.source}/hidden"
-    if not where.of_trace:
-        return place.row.hidden_place(name, AUDIO_ROW, layers)
-    hidden = place.row.hidden_place(name, place.trace_index, layers)
-    recorded = place.recorded_ids if place.translated else place.target_ids
-    if where.source != TEXT_SOURCE:
-        require_same_tokens(place, name, hidden.target_ids)
-    elif hidden.target_ids is None or not np.array_equal(hidden.target_ids, recorded):
-        raise TapeError(
-            f"sample {place.row.sample_id!r}: {name} belongs to other tokens than "
-            f"trace {place.trace_index}; verify the tape"
-        )
-    return hidden

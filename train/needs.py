@@ -15,7 +15,7 @@ from train.align import align_tokenizers
 from train.alignment.translation import Translation
 from train.batch import Needs
 from train.data import Example
-from train.terms import Term, lens_read, sources_read, states_read
+from train.terms import Term, lens_read, recordings_read, sources_read, states_read
 
 
 def signals_read(terms: tuple[Term, ...], reads: str = "audio") -> Needs:
@@ -27,6 +27,7 @@ def signals_read(terms: tuple[Term, ...], reads: str = "audio") -> Needs:
         sampled=sources_read(terms, "sampled"),
         lens=lens_read(terms),
         states=states_read(terms),
+        recordings=recordings_read(terms),
     )
 
 

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from audio_models.forward import flatten_positions, forward_with_states
+from audio_models.forward import flatten_positions
 from train.batch import TrainBatch
+from train.counts import count_of
+from train.heads import AudioHead, head_of
 from train.losses import vocabulary
 from train.losses.asked import Asked, Seen
 from train.losses.chunked import Chunked
@@ -27,10 +29,12 @@ from train.losses.fused import Fused
 from train.losses.precision import wide
 from train.losses.sampled import sampled_cross_entropy
 from train.losses.states import ANY_WIDTH, DISTANCES
+from train.pooling import row_means
 from train.readout import lens_inputs, output_head
 from train.targets import TopKTargets
 from train.terms import Term, sources_read, states_read
 from train.terms_recipe import DivergenceTerm, JensenShannonTerm, LensTerm, StatesTerm
+from train.tower_terms import TowerPass, tower_sum
 
 TARGET = ""
 """What the token itself is called among those whose logits are asked for; sources have names."""
@@ -69,21 +73,17 @@ class Objective(nn.Module):
         self.projectors = nn.ModuleDict()
         self._recorded = states_read(terms)
         self._head = output_head(model)
+        self._passes = TowerPass(model, terms)
         for term in terms:
-            if not isinstance(term.settings, StatesTerm):
-                continue
-            width = term.teacher_width
-            differs = width != student_width and term.settings.distance not in ANY_WIDTH
-            for student, teacher in term.pairs:
-                if differs or term.settings.projector == "linear":
-                    projector = nn.Linear(student_width, width, bias=False)
-                    nn.init.orthogonal_(projector.weight)
-                    self.projectors[f"{term.name}-{student}-{teacher}"] = projector
+            if isinstance(term.settings, StatesTerm):
+                self.projectors.update(_projectors(term, term.settings, student_width))
+            elif term.spec.at == "tower" and (tower := self._passes.tower):
+                self.projectors[term.name] = head_of(term, tower.num_layers, tower.width)
         self.trained = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
 
     def counts(self, batch: TrainBatch) -> Tensor:
         """Return float64 [M]: the positions each term sums over."""
-        return torch.tensor([_count(term, batch) for term in self.terms], dtype=torch.float64)
+        return torch.tensor([count_of(term, batch) for term in self.terms], dtype=torch.float64)
 
     def forward(self, batch: TrainBatch, scale_M: Tensor | None = None) -> Tensor | Weighted:
         """Return every term summed over the batch's positions; 0 for those not computed on it.
@@ -99,14 +99,7 @@ class Objective(nn.Module):
             where gradients are enabled: the slower way.
         """
         active = [term for term in self.terms if term.name in batch.terms]
-        layers = sorted({student for term in active for student, _ in term.pairs})
-        output = forward_with_states(
-            self.model,
-            batch.audio.inputs,
-            layers,
-            batch.audio.predict_positions,
-            unembed_now=False,
-        )
+        output, frames_ND = self._passes.run(batch, active, self)
         apart = scale_M is None and torch.is_grad_enabled()
         summing = Chunked(self.vocab_chunk) if apart else Fused(self.vocab_chunk)
         scales_M = output.readout_ND.new_ones(len(self.terms)) if scale_M is None else scale_M
@@ -130,6 +123,9 @@ class Objective(nn.Module):
                 )
             elif term.spec.signal == "hidden":
                 sums[term.name] = self._states_sum(term, batch, output.states)
+            elif term.spec.at == "tower":
+                head = cast("AudioHead", self.projectors[term.name])
+                sums[term.name] = tower_sum(term, head, batch, frames_ND)
         sums_M = torch.stack([sums[term.name] for term in self.terms])
         if scale_M is None:
             return sums_M
@@ -177,41 +173,51 @@ class Objective(nn.Module):
         ``mean_(s,t) d(P h_s, h_t)``, P a learned projector where there is one: ``L_layer`` of arXiv
         2509.18579 at response tokens, its ``L_ac`` at audio positions: those of another front end,
         or an encoder's frames, are averaged over the student's seconds (``alignment.meeting``).
+
+        ``text_pooled`` has one position a row: the mean over its audio positions, against the mean
+        over a description's tokens, special ones included, as an encoder of text read them (after
+        Wav-BERT, arXiv 2109.09161, whose text encoder brings what a transcript means to an encoder
+        of speech). Means are not set against those of other rows, as a contrastive loss would: a
+        row's weight, and what it is compared with, would depend on its micro-batch.
         """
         settings = cast("StatesTerm", term.settings)
         meeting = batch.meetings.get(term.states_at)
         positions = meeting.positions if meeting else batch.audio.predict_positions
+        if term.spec.at == "pooled":
+            positions = batch.audio.audio_positions
         recorded_LFD = batch.states[term.states_at]
         layers = self._recorded[term.states_at]
         distance = DISTANCES[settings.distance]
+        rows = [len(row) for row in positions]
         total: list[Tensor] = []
         for student, teacher in term.pairs:
             student_ND = wide(_at(states[student], positions))
+            if term.spec.at == "pooled":
+                student_ND = row_means(student_ND, rows)
             name = f"{term.name}-{student}-{teacher}"
             if name in self.projectors:
                 student_ND = wide(self.projectors[name](student_ND))
-            teacher_FD = recorded_LFD[layers.index(teacher)]
-            teacher_ND = (meeting.states(teacher_FD) if meeting else teacher_FD).to(
-                student_ND.dtype
-            )
-            total.append(distance(student_ND, teacher_ND, [len(row) for row in positions]).sum())
+            teacher_ND = recorded_LFD[layers.index(teacher)]
+            if meeting:
+                teacher_ND = meeting.states(teacher_ND)
+            elif term.spec.at == "pooled":
+                teacher_ND = row_means(wide(teacher_ND), batch.text_tokens[term.states_at])
+            teacher_ND = teacher_ND.to(student_ND.dtype)
+            total.append(distance(student_ND, teacher_ND, rows).sum())
         return torch.stack(total).mean()
 
 
-def _count(term: Term, batch: TrainBatch) -> int:
-    """Return the positions a term sums over: all tokens, or those its teacher says something of."""
-    count: int | None = None
-    if term.name not in batch.terms:
-        return 0
-    if term.spec.signal == "hidden" and term.states_at in batch.meetings:
-        count = batch.meetings[term.states_at].count
-    elif term.spec.signal == "topk":
-        count = batch.topk[term.source].count
-    elif term.spec.signal == "sampled":
-        count = batch.sampled[term.source].count
-    elif term.spec.signal == "lens":
-        count = next(iter(batch.lens[term.source].values())).count
-    return len(batch.target_ids) if count is None else count
+def _projectors(term: Term, settings: StatesTerm, student_width: int) -> dict[str, nn.Module]:
+    """Return a term's learned projectors, by their names; none where its distance needs none."""
+    width = term.teacher_width
+    differs = width != student_width and settings.distance not in ANY_WIDTH
+    found: dict[str, nn.Module] = {}
+    if differs or settings.projector == "linear":
+        for student, teacher in term.pairs:
+            projector = nn.Linear(student_width, width, bias=False)
+            nn.init.orthogonal_(projector.weight)
+            found[f"{term.name}-{student}-{teacher}"] = projector
+    return found
 
 
 def _at(states_BTD: Tensor, positions: Sequence[Tensor]) -> Tensor:

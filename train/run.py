@@ -14,11 +14,13 @@ from accelerate import PartialState
 from transformers.utils.logging import disable_progress_bar
 
 from audio_models.load import AudioLM, read_dtype, read_num_layers
+from audio_models.tower import tower_shape
 from cache_schema import Tape
 from cache_schema.console import say
 from train.assemble import build_run, make_accelerator, processes_on_cpu
 from train.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint, load_weights
 from train.heldout_answers import check_answers
+from train.heads import save_heads
 from train.loop import train_steps
 from train.metrics import Reporter, cut_metrics
 from train.microsize import choose_micro_tokens
@@ -66,6 +68,8 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
         return
     check_tapes(recipe, tapes)
     terms = resolve_all(recipe, tapes, read_num_layers(flags.student))
+    if any(term.spec.at == "tower" for term in terms):
+        tower_shape(flags.student)  # of a family whose audio tower is known
     accelerator = make_accelerator(recipe, flags.out)
     torch.manual_seed(recipe.loop.seed)
     lm = load_student(flags.student, recipe.student)
@@ -129,7 +133,7 @@ def continue_from(run: Run, resume: bool) -> Progress:
 
 
 def finish(run: Run, progress: Progress, student: str) -> None:
-    """Save the student, of the last step or the best one."""
+    """Save the student and the heads on its audio tower, of the last step or the best one."""
     if run.recipe.eval.save == "best" and progress.best_step != progress.done:
         best = run.directory.checkpoints / checkpoint_name(progress.best_step)
         load_weights(best, run.unwrapped)
@@ -139,6 +143,7 @@ def finish(run: Run, progress: Progress, student: str) -> None:
             f"rows in {progress.since_best} evaluations, lowest after step {progress.best_step}"
         )
     save_student(run.lm, run.directory.student, read_dtype(student))
+    save_heads(run.unwrapped.projectors, run.directory.student)
 
 
 def _started_from(flags: Flags, tapes: Mapping[str, Tape]) -> dict[str, Any]:

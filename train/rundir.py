@@ -7,7 +7,7 @@ RUN/
   metrics.jsonl    one line a step, and one an evaluation
   trackers/        TensorBoard's files, if asked for
   checkpoints/     step-00000200/, ...
-  student/         the trained student, written last but for the report
+  student/         the trained student, written last but for the report; heads/ (train.heads) in it
   report.md
 ```
 """

@@ -95,8 +95,8 @@ def resolve_all(
             before, where = found.setdefault(term.name, (term, name))
             if before != term:
                 raise UsageError(
-                    f"terms.{term.name} pairs {_pairs(before)} on the tape of task {where!r} and "
-                    f"{_pairs(term)} on that of {name!r}: give each task a term of its own, "
+                    f"terms.{term.name} {_reads(before)} on the tape of task {where!r} and "
+                    f"{_reads(term)} on that of {name!r}: give each task a term of its own, "
                     f"[terms.{term.name}-{name}], and say which in tasks.{name}.terms"
                 )
     if unused := [name for name in recipe.terms.active() if name not in found]:
@@ -104,6 +104,12 @@ def resolve_all(
     return tuple(found[name][0] for name in recipe.terms.active())
 
 
-def _pairs(term: Term) -> str:
+def _reads(term: Term) -> str:
+    if term.labels:
+        judged = "each by itself" if term.multi_label else "one against the other"
+        shown = ", ".join(term.labels[:6]) + ", ..." * (len(term.labels) > 6)
+        return f"has {len(term.labels)} classes ({shown}), judged {judged},"
+    if not term.pairs:
+        return f"has an embedding of width {term.teacher_width}"
     pairs = " ".join(f"{student}:{teacher}" for student, teacher in term.pairs)
-    return f"layers {pairs} of width {term.teacher_width}"
+    return f"pairs layers {pairs} of width {term.teacher_width}"

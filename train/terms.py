@@ -5,7 +5,7 @@ What a recipe asks is checked against the tape's own description before anything
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from cache_schema import Tape
@@ -36,7 +36,7 @@ class StatesAt(NamedTuple):
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of recorded states that can be compared there."""
-        return ("audio", "frame") if self.at == "audio" else (self.at,)
+        return {"audio": ("audio", "frame"), "pooled": ("text",)}.get(self.at, (self.at,))
 
     @property
     def of_trace(self) -> bool:
@@ -53,7 +53,9 @@ class Term:
         spec: what it is.
         settings: how it was set.
         pairs: (student, teacher) layers, of a term over layers.
-        teacher_width: width of its teacher's states; 0 where it compares none.
+        teacher_width: width of its teacher's states or embeddings; 0 where it compares none.
+        labels: the classes its teacher judges, of a term over classes.
+        multi_label: whether it judges each by itself.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Term:
     settings: TokenTerm
     pairs: Pairs = ()
     teacher_width: int = 0
+    labels: tuple[str, ...] = ()
+    multi_label: bool = False
 
     @property
     def source(self) -> str:
@@ -144,17 +148,31 @@ def _how_to_record(spec: TermSpec, source: str) -> str:
     """Return the flags of stage one that record a term's signal."""
     textual = spec.kind == TEXT_SOURCE
     side = "textual" if textual else "acoustic"
+    if spec.at == "pooled":
+        return (
+            "record it: --text-teacher M --engine encoder --text-layers top, where M is an encoder "
+            "of text (BERT, ...), on a tape of its own where the textual teacher writes traces"
+        )
     flags = {
         "topk": "--top-k 64",
         "sampled": f"--set {side}.draws=50",
         "lens": f"--set {side}.lens=every:4",
         "hidden": "--text-layers proportional:4" if textual else "--acoustic-layers proportional:4",
+        "utterance_logits": "--acoustic-layers none",
+        "frame_logits": "--acoustic-layers none",
+        "embedding": "--acoustic-layers none",
     }[spec.signal]
     if spec.signal == "hidden" and not textual and spec.at == "token":
         flags += " --set acoustic.states_at=both"
+    whose = {
+        "utterance_logits": ", where M is a classifier (...ForSequenceClassification)",
+        "frame_logits": ", where M is a classifier (...ForAudioFrameClassification)",
+        "embedding": ", where M is a classifier (...ForXVector, ...ForSequenceClassification), or "
+        "any encoder with --set acoustic.embedding=mean",
+    }.get(spec.signal, "")
     named = source not in (TEXT_SOURCE, AUDIO_SOURCE)
     teacher = "--text-teacher M" if textual else "--acoustic-teacher M"
-    return f"record it: {teacher} {flags}" + f" --set {side}.name={source}" * named
+    return f"record it: {teacher} {flags}" + f" --set {side}.name={source}" * named + whose
 
 
 def recorded_kinds(tape: Tape, source: str) -> tuple[str, ...]:
@@ -192,15 +210,34 @@ def resolve_terms(recipe: TermsRecipe, tape: Tape, student_layers: int) -> tuple
         if isinstance(settings, StatesTerm):
             width = int(about["width"])
         terms.append(
-            Term(
-                name=name,
-                spec=spec_of(name),
-                settings=settings,
-                pairs=pairs,
-                teacher_width=width,
+            _with_facts(
+                Term(
+                    name=name,
+                    spec=spec_of(name),
+                    settings=settings,
+                    pairs=pairs,
+                    teacher_width=width,
+                ),
+                tape,
             )
         )
     return tuple(terms)
+
+
+def _with_facts(term: Term, tape: Tape) -> Term:
+    """Return a term with what the tape says of the classes or the embedding it compares with."""
+    if term.spec.at != "tower":
+        return term
+    facts = tape.sources[term.source]["signals"][term.spec.signal]
+    if term.spec.signal == "embedding":
+        return replace(term, teacher_width=int(facts["width"]))
+    return replace(term, labels=tuple(facts["labels"]), multi_label=bool(facts["multi_label"]))
+
+
+def recordings_read(terms: tuple[Term, ...]) -> tuple[str, ...]:
+    """Return the signals of recordings the terms read, beside states, sorted."""
+    names = {f"{t.source}/{t.spec.signal}" for t in terms if t.spec.at == "tower"}
+    return tuple(sorted(names))
 
 
 def sources_read(terms: tuple[Term, ...], signal: str) -> tuple[str, ...]:

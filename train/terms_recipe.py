@@ -20,8 +20,10 @@ DISTANCES = ("cosine", "mse", "cosine_mse", "cka")
 DIVERGENCES = ("kl", "reverse_kl", "jsd", "tv")
 PROJECTORS = ("auto", "linear")
 READOUTS = ("trained", "fixed")
-PLACES = ("token", "audio")
-"""Where terms compare: where response tokens are predicted, or at audio positions."""
+POOLINGS = ("mean", "statistics")
+PLACES = ("token", "audio", "tower", "pooled")
+"""Where terms compare: where response tokens are predicted, at audio positions, on frames of the
+student's audio tower, or means over all audio positions of a row with means over a text."""
 
 _NAME = re.compile(r"([a-z_]+)(-[A-Za-z0-9_]+)?", re.ASCII)
 
@@ -119,6 +121,52 @@ class StatesTerm(TeacherTerm):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PooledTerm(StatesTerm):
+    """A distance between mean states: of a row's audio positions, and of a description's tokens."""
+
+    layers: str = "top"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        related = self.distance == "cka"
+        _require(not related, "distance 'cka' relates positions of a row, and a mean is but one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UtteranceTerm(DivergenceTerm):
+    """What a classifier says of a recording, against a light head on the student's audio tower.
+
+    Attributes:
+        pooling: how frames become one vector: their ``mean``, or attentive ``statistics``.
+    """
+
+    pooling: str = "mean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.pooling in POOLINGS, f"pooling {self.pooling!r}: one of {POOLINGS}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingTerm(TeacherTerm):
+    """A distance between a recording's embedding and a light head on the student's audio tower.
+
+    Attributes:
+        distance: ``cosine``, ``mse`` or ``cosine_mse``, as of ``StatesTerm``.
+        pooling: as of ``UtteranceTerm``.
+    """
+
+    distance: str = "cosine"
+    pooling: str = "mean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = DISTANCES[:3]  # of vectors by themselves
+        _require(self.distance in known, f"distance {self.distance!r}: one of {known}")
+        _require(self.pooling in POOLINGS, f"pooling {self.pooling!r}: one of {POOLINGS}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TermSpec:
     """What a term is.
 
@@ -158,18 +206,27 @@ def _of_side(side: str, kind: str) -> dict[str, TermSpec]:
     }
 
 
+def _of_tower(settings: type[TokenTerm], signal: str) -> TermSpec:
+    return TermSpec(settings=settings, kind=AUDIO_SOURCE, signal=signal, at="tower")
+
+
 TERMS: Mapping[str, TermSpec] = {
     "ce": TermSpec(settings=TokenTerm),
     **_of_side("text", TEXT_SOURCE),
     "text_hidden": TermSpec(settings=StatesTerm, kind=TEXT_SOURCE, signal="hidden"),
+    "text_pooled": TermSpec(settings=PooledTerm, kind=TEXT_SOURCE, signal="hidden", at="pooled"),
     **_of_side("acoustic", AUDIO_SOURCE),
     "acoustic_hidden": TermSpec(
         settings=StatesTerm, kind=AUDIO_SOURCE, signal="hidden", at="audio"
     ),
     "acoustic_response": TermSpec(settings=StatesTerm, kind=AUDIO_SOURCE, signal="hidden"),
+    "acoustic_utterance": _of_tower(UtteranceTerm, "utterance_logits"),
+    "acoustic_frames": _of_tower(DivergenceTerm, "frame_logits"),
+    "acoustic_embedding": _of_tower(EmbeddingTerm, "embedding"),
 }
 """Name -> what it is. Equations and papers are in ``train.losses``: ``vocabulary`` (ce),
-``divergences`` (kl, reverse_kl, jsd, tv and, layer by layer, lens), ``sampled``, ``states``."""
+``divergences`` (kl, reverse_kl, jsd, tv and, layer by layer, lens), ``sampled``, ``states``,
+``classes`` (utterance, frames)."""
 
 
 def spec_of(name: str) -> TermSpec:
@@ -196,7 +253,7 @@ class TermsRecipe(dict[str, TokenTerm]):
     @property
     def of_audio(self) -> tuple[str, ...]:
         """Names of those that compare what is heard."""
-        return tuple(name for name in self if spec_of(name).at == "audio")
+        return tuple(name for name in self if not spec_of(name).needs_trace)
 
     @property
     def need_traces(self) -> bool:

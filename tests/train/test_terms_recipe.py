@@ -39,7 +39,8 @@ def terms(**sections: object) -> TermsRecipe:
 def test_names_are_a_side_and_a_measure() -> None:
     measures = ("kl", "reverse_kl", "jsd", "tv", "sampled", "lens", "hidden")
     names = {f"{side}_{measure}" for side in ("text", "acoustic") for measure in measures}
-    assert set(TERMS) == {"ce", "acoustic_response", *names}
+    heads = {"acoustic_utterance", "acoustic_frames", "acoustic_embedding"}
+    assert set(TERMS) == {"ce", "acoustic_response", "text_pooled", *heads, *names}
     assert spec_of("acoustic_kl-other") is TERMS["acoustic_kl"]
 
 

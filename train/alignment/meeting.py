@@ -87,11 +87,41 @@ def meet(
     if all(_same(place, times) for _, place, _, times in own):
         return Meeting(positions=list(positions), overlaps=None, weights=None)
     found = [_resampling(name, place, times) for name, place, _, times in own]
+    return _joined(found, positions, [place.count for place in places])
+
+
+def meet_frames(
+    names: Sequence[str],
+    recorded_s: Sequence[FloatArray],
+    times_s: Sequence[FloatArray],
+) -> Meeting:
+    """Return where what was recorded of frames and the student's own frames meet.
+
+    A row without a recorded frame has no position to compare.
+
+    Args:
+        names: what each row is, for messages.
+        recorded_s: start and end of each recorded frame.
+        times_s: of each frame of the student, which ``positions`` number from 0 in every row.
+
+    Raises:
+        TapeError: the frames of a row are of a recording of another length.
+    """
+    rows = list(zip(names, recorded_s, times_s, strict=True))
+    found = [_by_checked_seconds(name, "frames", *times) for name, *times in rows]
+    positions = [torch.arange(len(own_s)) for own_s in times_s]
+    return _joined(found, positions, [len(each) for each in recorded_s])
+
+
+def _joined(
+    found: Sequence[Resampling], positions: Sequence[Tensor], counts: Sequence[int]
+) -> Meeting:
+    """Put the rows of a meeting one after the other; ``counts`` are the teacher's positions."""
     into, teachers, first, offset = [], [], 0, 0
-    for each, place in zip(found, places, strict=True):
+    for each, count in zip(found, counts, strict=True):
         into.append(first + np.searchsorted(each.covered, each.students))
         teachers.append(offset + each.teachers)
-        first, offset = first + len(each.covered), offset + place.count
+        first, offset = first + len(each.covered), offset + count
     return Meeting(
         positions=[
             row[torch.from_numpy(each.covered)] for row, each in zip(positions, found, strict=True)
@@ -138,10 +168,19 @@ def _resampling(name: str, place: HiddenPlace, times_s: FloatArray) -> Resamplin
             f"{name}: {place.count} recorded positions ({place.kind}) without times, and the "
             f"student has {len(times_s)}; record the acoustic teacher again"
         )
-    recorded_s, own_s = (float(each.max(initial=0)) for each in (place.times_s, times_s))
-    if abs(recorded_s - own_s) > max(LEAST_GAP_S, MOST_APART * max(recorded_s, own_s)):
+    return _by_checked_seconds(name, "states", place.times_s, times_s)
+
+
+def _by_checked_seconds(
+    name: str, what: str, recorded_s: FloatArray, times_s: FloatArray
+) -> Resampling:
+    """Return ``by_seconds``, after checking that both are about as long."""
+    length_s, own_s = (float(each.max(initial=0)) for each in (recorded_s, times_s))
+    if len(recorded_s) and abs(length_s - own_s) > max(
+        LEAST_GAP_S, MOST_APART * max(length_s, own_s)
+    ):
         raise TapeError(
-            f"{name}: states were recorded for {recorded_s:.2f} s of audio, and the student hears "
+            f"{name}: {what} were recorded for {length_s:.2f} s of audio, and the student hears "
             f"{own_s:.2f} s; verify the tape"
         )
-    return by_seconds(place.times_s, times_s)
+    return by_seconds(recorded_s.reshape(-1, 2), times_s)
