@@ -19,8 +19,8 @@ from cache_schema import Tape
 from cache_schema.console import say
 from train.assemble import build_run, make_accelerator, processes_on_cpu
 from train.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint, load_weights
-from train.heldout_answers import check_answers
 from train.heads import save_heads
+from train.heldout_answers import check_answers
 from train.loop import train_steps
 from train.metrics import Reporter, cut_metrics
 from train.microsize import choose_micro_tokens
@@ -143,7 +143,7 @@ def finish(run: Run, progress: Progress, student: str) -> None:
             f"rows in {progress.since_best} evaluations, lowest after step {progress.best_step}"
         )
     save_student(run.lm, run.directory.student, read_dtype(student))
-    save_heads(run.unwrapped.projectors, run.directory.student)
+    save_heads(dict(run.unwrapped.projectors.items()), run.directory.student)
 
 
 def _started_from(flags: Flags, tapes: Mapping[str, Tape]) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def resolve_all(
 
 def _reads(term: Term) -> str:
     if term.labels:
-        judged = "each by itself" if term.multi_label else "one against the other"
+        judged = "each by itself" if term.multi_label else "against each other"
         shown = ", ".join(term.labels[:6]) + ", ..." * (len(term.labels) > 6)
         return f"has {len(term.labels)} classes ({shown}), judged {judged},"
     if not term.pairs:
