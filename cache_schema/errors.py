@@ -46,6 +46,10 @@ class UnknownSampleError(TapeError, KeyError):
         return str(self.args[0])
 
 
+class TransferError(TapeError):
+    """A tape behind a URL could not be read or written, though it was tried several times."""
+
+
 class ProvenanceError(TapeError):
     """What made the recorded signals differs from what would be added to them."""
 

@@ -1,11 +1,8 @@
-"""A tape's files, local or behind fsspec: listed, fetched and checked on first touch."""
+"""A tape's files, local or behind a URL: listed, fetched and checked on first touch."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import tempfile
 import threading
 import weakref
 from collections import OrderedDict
@@ -13,17 +10,19 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import fsspec
-from fsspec.implementations.local import LocalFileSystem
-
-from cache_schema.codecs.files import CHECKSUM, checksum
 from cache_schema.codecs.sealed_json import MAX_BYTES
 from cache_schema.errors import TapeError
+from cache_schema.file_cache import FileCache
+from cache_schema.remote import Remote, difference, is_url
 
 T = TypeVar("T")
 
 MAX_OPENED = 256
 """Files kept open at one time; a process may usually open 1,024."""
+
+_FILE = "file://"
+_TRIES = 4
+"""How often a file that the cache removed under a reader is fetched again."""
 
 NUM_LOCKS = 64
 """Files that can be fetched and checked at the same time; names that share a lock wait."""
@@ -33,24 +32,31 @@ class TapeFiles:
     """Read access to the files below a path or URL. Links that lead out of a tape are refused.
 
     Args:
-        location: local path or fsspec URL. Files of a remote tape are copied to a private temporary
-            folder when first read and removed with this object. Forked children share the folder
-            and leave it; a pickled object is opened again where it arrives.
+        location: local path or fsspec URL. Files of a remote tape are copied into a folder of
+            bounded size that processes and runs share (``cache_schema.file_cache``) when first
+            read; what fails is tried again (``cache_schema.remote``). A pickled object is opened
+            again where it arrives.
+
+    Raises:
+        UsageError: the URL is of no known kind, or what reads it is not installed.
     """
 
     def __init__(self, location: str) -> None:
         self.location = location
-        self._fs, self._root = fsspec.core.url_to_fs(location)
-        self._checked: set[str] = set()
+        self._checked: dict[str, Path] = {}
         self._opened: OrderedDict[str, Any] = OrderedDict()
         self._new_locks()
         _all.add(self)
-        self.is_local = isinstance(self._fs, LocalFileSystem)
-        if self.is_local:
-            self._local = Path(self._root).resolve()
-        else:
-            self._local = Path(tempfile.mkdtemp(prefix="teachertape-")).resolve()
-            weakref.finalize(self, _remove_mine, self._local, os.getpid())
+        self._local = Path(location.removeprefix(_FILE)).resolve()
+        self._remote: Remote | None = None
+        if is_url(location) and not location.startswith(_FILE):
+            self._remote = Remote(location)
+            self._cache = FileCache(location)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the tape is a folder of this machine."""
+        return self._remote is None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the location."""
@@ -62,7 +68,7 @@ class TapeFiles:
 
     def exists(self, name: str) -> bool:
         """Whether the tape has this file."""
-        return bool(self._fs.exists(f"{self._root}/{name}"))
+        return (self._local / name).exists() if self._remote is None else self._remote.exists(name)
 
     def size(self, name: str) -> int:
         """Return the bytes of a file.
@@ -70,14 +76,18 @@ class TapeFiles:
         Raises:
             FileNotFoundError: there is none.
         """
-        return int(self._fs.size(f"{self._root}/{name}"))
+        if self._remote is None:
+            return (self._local / name).stat().st_size
+        return int(self._remote.info(name)["size"])
 
     def names(self, folder: str, suffix: str) -> Iterator[str]:
         """Names of the files in a folder that end in ``suffix``, sorted."""
-        if not self._fs.isdir(f"{self._root}/{folder}"):
-            return
-        for entry in sorted(self._fs.ls(f"{self._root}/{folder}", detail=False)):
-            name = str(entry).rsplit("/", 1)[-1]
+        if self._remote is not None:
+            found = self._remote.names(folder)
+        else:
+            path = self._local / folder
+            found = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+        for name in found:
             if name.endswith(suffix) and not name.startswith("."):
                 yield f"{folder}/{name}"
 
@@ -87,13 +97,12 @@ class TapeFiles:
         Raises:
             TapeError: it is missing, larger than any such file, or a link out of the tape.
         """
-        if self.is_local:
+        if self._remote is None:
             path = self._inside(name)
             if path.stat().st_size > MAX_BYTES:
                 raise TapeError(f"{self.location}: {name} is larger than {MAX_BYTES} bytes")
             return path.read_bytes()
-        with self._remote(name):
-            content = bytes(self._fs.cat_file(f"{self._root}/{name}", end=MAX_BYTES + 1))
+        content = self._read_remote(self._remote, name, MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise TapeError(f"{self.location}: {name} is larger than {MAX_BYTES} bytes")
         return content
@@ -103,9 +112,8 @@ class TapeFiles:
 
         Reading ends within a line that is longer than any may be: it will be refused.
         """
-        if not self.is_local:
-            with self._remote(name):
-                return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+        if self._remote is not None:
+            return self._read_remote(self._remote, name, None)
         blocks, open_line = [], 0
         with self._inside(name).open("rb") as file:
             while open_line <= MAX_BYTES and (block := file.read(1 << 20)):
@@ -113,6 +121,12 @@ class TapeFiles:
                 whole = block.rfind(b"\n") + 1
                 open_line = len(block) - whole if whole else open_line + len(block)
         return b"".join(blocks)
+
+    def _read_remote(self, remote: Remote, name: str, limit: int | None) -> bytes:
+        try:
+            return remote.read(name, limit)
+        except (FileNotFoundError, IsADirectoryError) as error:
+            raise TapeError(f"{self.location}: {name} is missing") from error
 
     def opened(self, name: str, open_file: Callable[[], T]) -> T:
         """Return what ``open_file`` makes of a file, kept open among the last ``MAX_OPENED``.
@@ -126,7 +140,7 @@ class TapeFiles:
                 self._opened.move_to_end(name)
                 found: T = self._opened[name]
                 return found
-        made = open_file()
+        made = self._open_anew(open_file)
         with self._opening:
             opened: T = self._opened.setdefault(name, made)
             self._opened.move_to_end(name)
@@ -134,56 +148,42 @@ class TapeFiles:
                 self._opened.popitem(last=False)
         return opened
 
+    def _open_anew(self, open_file: Callable[[], T]) -> T:
+        """Open a file; again if the cache made room for others before it was open."""
+        for _ in range(_TRIES):
+            try:
+                return open_file()
+            except TapeError as error:
+                if self.is_local or not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+        return open_file()
+
     def local(self, name: str, record: Mapping[str, Any]) -> Path:
         """Return a local path of a file, checked against its record on first touch.
 
         Raises:
             TapeError: the file is missing, a link out of the tape, or its size or checksum is not
                 what was committed.
+            TransferError: it could not be fetched.
         """
-        if name in self._checked:
-            return self._local / name
+        path = self._checked.get(name)
+        if path is not None and (self.is_local or path.exists()):
+            return path
         with self._fetching[hash(name) % NUM_LOCKS]:
-            if name not in self._checked:
-                self._fetch(name, record)
-                self._checked.add(name)
-        return self._local / name
+            path = self._checked.get(name)
+            if path is None or not (self.is_local or path.exists()):
+                path = self._checked[name] = self._fetch(name, record)
+        return path
 
-    def _fetch(self, name: str, record: Mapping[str, Any]) -> None:
-        """Check a file; a remote one is copied beside its place first, and put there when sound."""
-        path = self._local / name
-        if self.is_local or path.exists():  # exists: a process that shares the folder fetched it
-            self._check(self._inside(name), name, record)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with self._remote(name):
-                self._fs.get_file(f"{self._root}/{name}", str(beside))
-            if not beside.is_file():
-                raise TapeError(f"{self.location}: {name} is missing")
-            self._check(beside, name, record)
-            beside.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                beside.unlink()
-
-    def _check(self, path: Path, name: str, record: Mapping[str, Any]) -> None:
-        """Compare a file with its record."""
-        if path.stat().st_size != record["bytes"]:
-            raise TapeError(
-                f"{self.location}: {name} has {path.stat().st_size} bytes, "
-                f"{record['bytes']} were committed"
-            )
-        if checksum(path) != record[CHECKSUM]:
-            raise TapeError(f"{self.location}: {name} is damaged (its checksum differs)")
-
-    @contextlib.contextmanager
-    def _remote(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except (FileNotFoundError, IsADirectoryError) as error:
-            raise TapeError(f"{self.location}: {name} is missing") from error
+    def _fetch(self, name: str, record: Mapping[str, Any]) -> Path:
+        """Check a file; a remote one is taken from the cache, or put there first."""
+        remote = self._remote
+        if remote is not None:
+            return self._cache.take(record, lambda path: remote.get(name, record, path))
+        path = self._inside(name)
+        if wrong := difference(path, record):
+            raise TapeError(f"{self.location}: {name} {wrong}")
+        return path
 
     def _inside(self, name: str) -> Path:
         """Return the path of a regular file that is really inside the tape."""
@@ -205,12 +205,8 @@ def _renew_locks() -> None:
     """Give a forked child locks of its own: nobody in it would release those held elsewhere."""
     for files in list(_all):
         files._new_locks()
+        if files._remote is not None:
+            files._remote.renew_lock()
 
 
 os.register_at_fork(after_in_child=_renew_locks)
-
-
-def _remove_mine(folder: Path, pid: int) -> None:
-    """Remove a temporary folder, but in the process only that made it."""
-    if os.getpid() == pid:
-        shutil.rmtree(folder, ignore_errors=True)

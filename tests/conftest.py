@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -19,3 +20,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         shared = "tape_dir" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("tapes" if shared else str(item.path)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_remote_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Files of remote tapes are kept in a folder of this run, not in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEACHERTAPE_CACHE", str(tmp_path_factory.mktemp("remote-files")))
+        yield

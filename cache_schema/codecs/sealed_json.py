@@ -43,6 +43,12 @@ def seal(values: Mapping[str, Any], indent: int | None = None) -> bytes:
     return sealed
 
 
+def is_sealed(content: bytes) -> bool:
+    """Whether a text ends in the checksum of what is before: it arrived as it was written."""
+    match = _SEALED.fullmatch(content) if len(content) <= MAX_BYTES else None
+    return match is not None and xxhash.xxh3_64_hexdigest(match[1]).encode() == match[2]
+
+
 def unseal(content: bytes, where: str) -> dict[str, Any]:
     """Read what ``seal`` wrote.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import gc
 import os
 import threading
 import time
@@ -97,8 +96,9 @@ def child(call: Callable[[], Any]) -> int | None:
 
 
 def test_threads_fetch_a_remote_file_once(
-    whole: Path, remote: str, monkeypatch: pytest.MonkeyPatch
+    whole: Path, remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TEACHERTAPE_CACHE", str(tmp_path))
     record, files = record_of(whole), TapeFiles(remote)
     calls = []
 
@@ -111,27 +111,32 @@ def test_threads_fetch_a_remote_file_once(
             time.sleep(0.1)
             file.write(data[len(data) // 2 :])
 
-    monkeypatch.setattr(files._fs, "get_file", slowly)
+    monkeypatch.setattr(files._remote.fs, "get_file", slowly)
     paths = together(lambda: files.local(TABLE, record))
     assert {path.read_bytes() for path in paths} == {(whole / TABLE).read_bytes()}
     assert len(calls) == 1
-    assert [path.name for path in paths[0].parent.iterdir()] == ["samples.arrow"]
+    assert [path.name for path in paths[0].parent.iterdir()] == [paths[0].name]
+    assert list((tmp_path / "parts").iterdir()) == []
 
 
 def test_a_damaged_download_is_not_kept(
-    whole: Path, remote: str, monkeypatch: pytest.MonkeyPatch
+    whole: Path, remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TEACHERTAPE_CACHE", str(tmp_path))
+    monkeypatch.setattr("cache_schema.remote.PAUSE_S", 0.01)
     record, files = record_of(whole), TapeFiles(remote)
     with monkeypatch.context() as patch:
-        patch.setattr(files._fs, "get_file", lambda _, local: Path(local).write_bytes(b"short"))
+        patch.setattr(
+            files._remote.fs, "get_file", lambda _, local: Path(local).write_bytes(b"short")
+        )
         with pytest.raises(TapeError, match="has 5 bytes"):
             files.local(TABLE, record)
-    assert [path for path in files._local.rglob("*") if path.is_file()] == []
+    assert [path for path in tmp_path.rglob("*-*") if path.is_file()] == []
     assert files.local(TABLE, record).read_bytes() == (whole / TABLE).read_bytes()
 
 
 def test_threads_hash_a_local_file_once(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cache_schema import files as module
+    from cache_schema import remote as module
 
     record, files = record_of(whole), TapeFiles(str(whole))
     real, calls = module.checksum, []
@@ -146,25 +151,6 @@ def test_threads_hash_a_local_file_once(whole: Path, monkeypatch: pytest.MonkeyP
     assert len(calls) == 1
 
 
-def folder_after_a_child(root: str) -> list[bool]:
-    """Whether a remote tape's folder is there after a child dropped the tape, and after we did."""
-    files: list[TapeFiles] = [TapeFiles(upload(Path(root), "left"))]
-    folder = files[0]._local
-
-    def drop() -> None:
-        files.clear()
-        gc.collect()
-
-    assert child(drop) == 0
-    after_child = folder.exists()
-    drop()
-    return [after_child, folder.exists()]
-
-
-def test_a_child_leaves_its_parents_files(forks: Forks, whole: Path) -> None:
-    assert forks.run("test_shared_reading:folder_after_a_child", str(whole)).value == [True, False]
-
-
 @pytest.mark.parametrize("name", ["gone", "shards/gone.arrow"])
 def test_a_missing_remote_file_is_named(whole: Path, remote: str, name: str) -> None:
     files = TapeFiles(remote)
@@ -173,7 +159,6 @@ def test_a_missing_remote_file_is_named(whole: Path, remote: str, name: str) -> 
             read(name)
     with pytest.raises(FileNotFoundError):
         files.size(name)
-    assert not (files._local / name).exists()
 
 
 def test_first_touches_do_not_wait_for_each_other(whole: Path) -> None:
@@ -291,7 +276,6 @@ def test_pickled_files_and_rows_are_found_again(whole: Path, remote: str) -> Non
         again = ForkingPickler.loads(ForkingPickler.dumps(files))
         assert again.location == location
         assert again.read("dataset.json") == files.read("dataset.json")
-        assert again.is_local or again._local != files._local
     row = open_tape(whole)["s1"]
     find, where = row.__reduce__()
     assert find(*where).sample_id == "s1"
