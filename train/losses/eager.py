@@ -95,3 +95,26 @@ def feature_cka(student_nD: Tensor, teacher_nE: Tensor) -> Tensor:
     shared = (y_nE.T @ x_nD).square().sum()
     cka: Tensor = shared / ((x_nD.T @ x_nD).norm() * (y_nE.T @ y_nE).norm())
     return cka
+
+
+def dense_binary_kl(teacher_NC: Tensor, student_NC: Tensor, temperature: float) -> Tensor:
+    """Return [N]: the KL of ``sigmoid(logits / T)`` of each class and its opposite, summed."""
+    p_NC, q_NC = (teacher_NC / temperature).sigmoid(), (student_NC / temperature).sigmoid()
+    yes_NC, no_NC = p_NC * (p_NC / q_NC).log(), (1 - p_NC) * ((1 - p_NC) / (1 - q_NC)).log()
+    return (yes_NC + no_NC).sum(-1)
+
+
+def mean_over_time(values_FC: Tensor, recorded_s: Tensor, own_s: tuple[float, float]) -> Tensor:
+    """Return [C]: the mean of what was recorded over a span of time, each second alike."""
+    first, last = own_s
+    common_F = recorded_s[:, 1].clamp(max=last) - recorded_s[:, 0].clamp(min=first)
+    common_F = common_F.clamp(min=0)
+    return (values_FC * common_F[:, None]).sum(0) / common_F.sum()
+
+
+def attentive_statistics(row_FD: Tensor, scores_F: Tensor) -> Tensor:
+    """Return [2 D]: mean and standard deviation of a row's frames, weighted by ``softmax(s)``."""
+    weights_F = scores_F.exp() / scores_F.exp().sum()
+    mean_D = sum(w * h for w, h in zip(weights_F, row_FD, strict=True))
+    square_D = sum(w * h * h for w, h in zip(weights_F, row_FD, strict=True))
+    return torch.cat([torch.as_tensor(mean_D), (square_D - mean_D * mean_D).sqrt()])
