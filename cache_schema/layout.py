@@ -24,11 +24,16 @@ MANIFEST_DIR = "manifest"
 INDEX_DIR = "index"
 INDEX_LOCK = "index/lock"
 SHARDS_DIR = "shards"
+LEASES_DIR = ".leases"
 SHARD_FILE = "shard.json"
 HIDDEN_STORE = "hidden.zarr"
 SHARDS_PER_FOLDER = 1000
 MERGE_WRITER = "merge_"
 """What the names of writers that unite tapes begin with; their shards may repeat rows."""
+
+LEASED_WRITER = "wauto"
+"""What the names of writers that lease their rows begin with: two may record the same ones, where
+one was thought dead and was not."""
 
 SHARD_PATH = re.compile(r"shards/(?P<group>\w+)/\d{3,}/\w+-\d{6,}", re.ASCII)
 """What a shard's path in the manifest must look like."""
@@ -66,6 +71,11 @@ def manifest_file(writer: str) -> str:
 def is_merged(manifest: str) -> bool:
     """Whether a manifest file is of a writer that unites tapes."""
     return manifest.startswith(manifest_file(MERGE_WRITER).removesuffix(".jsonl"))
+
+
+def is_leased(manifest: str) -> bool:
+    """Whether a manifest file is of a writer that leases its rows."""
+    return manifest.startswith(manifest_file(LEASED_WRITER).removesuffix(".jsonl"))
 
 
 def lock_file(writer: str) -> str:

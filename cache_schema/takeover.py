@@ -26,6 +26,11 @@ from cache_schema.manifest import (
     records_of,
 )
 
+
+class WriterBusyError(TapeError):
+    """Another process holds the lock of a writer's name."""
+
+
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 """Errors of a file system that has no locks."""
 
@@ -119,7 +124,8 @@ def lock(path: Path) -> IO[bytes]:
     """Take a writer's lock until the returned file is closed.
 
     Raises:
-        TapeError: another process holds it, the file system has no locks, or the lock is a link.
+        WriterBusyError: another process holds it.
+        TapeError: the file system has no locks, or the lock is a link.
     """
     refuse_links(path.parent.parent, f"{path.parent.name}/{path.name}")
     make_dirs(path.parent)
@@ -128,7 +134,7 @@ def lock(path: Path) -> IO[bytes]:
         _take(file)
     except BlockingIOError as error:
         file.close()
-        raise TapeError(
+        raise WriterBusyError(
             f"another process (of writer {path.stem!r}) is writing to {path.parent.parent}; "
             "wait for it, or give each worker its own --worker I/N"
         ) from error

@@ -9,7 +9,7 @@ Kinds of problems (``Problem.kind``), by what is checked:
 - rows (deep): row, audio, totals, spans, states, not finite
 - joins (deep): no sample, trace index, no trace, no row, tokens, times
 
-Notes are no problems: being written, unfinished, leftover, repeated, index, samples,
+Notes are no problems: being written, unfinished, leftover, leases, repeated, index, samples,
 tables.
 """
 

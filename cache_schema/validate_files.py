@@ -33,7 +33,8 @@ _SHARD = re.compile(r"(shards/\w+/\d{3,}/(\w+)-\d{6,})(/.*)?", re.ASCII)
 _UNFINISHED = re.compile(r"(shards/\w+/\.(\w+)-\d{6,})(/.*)?", re.ASCII)
 _LEFTOVER = re.compile(r"index/\.new|(\w+/)?\.[\w.-]+\.tmp", re.ASCII)
 _KNOWN = re.compile(
-    r"dataset\.json|groups/\w+\.json|manifest/\w+\.(jsonl|lock)|index/(lock|[0-9a-f]{32}\.arrow)",
+    r"dataset\.json|groups/\w+\.json|manifest/\w+\.(jsonl|lock)|index/(lock|[0-9a-f]{32}\.arrow)"
+    r"|seals/\w+\.jsonl",
     re.ASCII,
 )
 
@@ -189,6 +190,10 @@ def _check_unnamed(root: Path, names: list[str], contents: Contents, found: Find
             if part[1] not in told:
                 _tell_uncommitted(root, part[1], part[2], unfinished is not None, found)
             told.add(part[1])
+        elif name.startswith(f"{layout.LEASES_DIR}/"):
+            if layout.LEASES_DIR not in told:
+                found.note(layout.LEASES_DIR, "leases", "of workers that share out rows")
+            told.add(layout.LEASES_DIR)
         elif _LEFTOVER.fullmatch(name):
             found.note(name, "leftover", "of a killed run; it can be removed")
         elif not _KNOWN.fullmatch(name):

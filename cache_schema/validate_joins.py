@@ -223,6 +223,7 @@ def _reads_traces(info: GroupInfo, textual: GroupInfo | None) -> bool:
     """Whether a teacher was read on the textual teacher's traces, token for token."""
     return (
         textual is not None
+        and "trace" in textual.signals  # or they were left out
         and info.identity.get("responses") == "trace ids"
         and info.identity.get("tokenizer_digest") == textual.identity.get("tokenizer_digest")
     )
@@ -242,8 +243,11 @@ def check_both_tables(index: Index, findings: Findings) -> None:
 
 
 def check_repeated(rebuilt: Rebuilt, contents: Contents, findings: Findings) -> None:
-    """No row is recorded twice; shards that a merge took whole may repeat some, equal or not."""
-    merged = 0
+    """No row is recorded twice; shards that a merge took whole may repeat some, equal or not.
+
+    So may those of writers that leased their rows, where one was thought dead and was not.
+    """
+    merged = leased = 0
     for table, sample_id, trace, first, later, rows in rebuilt.repeated():
         paths = [getattr(line.record, "path", "") for line in (first, later)]
         told = f"sample {sample_id!r}" + (
@@ -259,11 +263,14 @@ def check_repeated(rebuilt: Rebuilt, contents: Contents, findings: Findings) -> 
                 continue
         if layout.is_merged(later.manifest):
             merged += 1
+        elif layout.is_leased(first.manifest) and layout.is_leased(later.manifest):
+            leased += 1
         else:
             findings.add(
                 f"{paths[1]}/{layout.table_file(table)}", "twice", f"{told}: also in {paths[0]}"
             )
-    if merged:
-        findings.note(
-            "manifest", "repeated", f"{merged} rows that merged shards repeat; the first counts"
-        )
+    for count, shards in ((merged, "merged shards"), (leased, "workers that leased them")):
+        if count:
+            findings.note(
+                "manifest", "repeated", f"{count} rows that {shards} repeat; the first counts"
+            )

@@ -33,16 +33,8 @@ from cache_schema.console import say
 from cache_schema.errors import OutputError
 from cache_schema.index import Index
 from cache_schema.indexing import is_tidy, update_index
-from cache_schema.maker import (
-    GroupInfo,
-    dataset_json,
-)
-from cache_schema.manifest import (
-    Quarantined,
-    ShardRecord,
-    append_line,
-    line_of,
-)
+from cache_schema.maker import GroupInfo, dataset_json
+from cache_schema.manifest import Quarantined, ShardRecord, append_line, line_of
 from cache_schema.prepare import check_storage, prepare, storage_of
 from cache_schema.reader import open_tape
 from cache_schema.rows import Row
@@ -124,8 +116,8 @@ class TapeWriter:
                 self.seal()
                 if self._seq is not None:
                     complete_index(self._root)
-            elif self._shard is not None:
-                self._shard.discard()
+            else:
+                self.discard()
         finally:
             if self._lock is not None:
                 self._lock.close()
@@ -217,6 +209,12 @@ class TapeWriter:
             complete_index(self._root)
             self._indexed_s = time.monotonic()
 
+    def discard(self) -> None:
+        """Give up the open shard, if there is one."""
+        if self._shard is not None:
+            self._shard.discard()
+            self._shard = None
+
     def _commit(self, directory: Path, record: ShardRecord) -> None:
         """Put a whole shard in its place; it exists when its manifest line is written."""
         assert self._seq is not None
@@ -273,9 +271,7 @@ class TapeWriter:
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise
-            if self._shard is not None:
-                self._shard.discard()
-                self._shard = None
+            self.discard()
             what = f"the disk of {self._root} is full"
             if error.errno == errno.EFBIG:
                 what = f"a file of {self._root} would exceed the size allowed here (ulimit -f)"

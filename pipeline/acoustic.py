@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from cache_schema.console import say
 from cache_schema.progress import Counter
+from pipeline.cluster.work import job_of, parts
 from pipeline.hearing.batches import Capacity
 from pipeline.hearing.plan import Plan, plan
 from pipeline.hearing.recorder import Recorder
 from pipeline.listen.recordings import Recordings
 from pipeline.recipe import ExtractRecipe
 from pipeline.responses import ORIGINS, check_origin
-from pipeline.step import Pending, failures_of, open_for, pending, writer_for
+from pipeline.step import Pending, open_for, pending, writer_for
 
 
 def run(recipe: ExtractRecipe) -> None:
@@ -33,28 +34,33 @@ def run(recipe: ExtractRecipe) -> None:
     if planned.responses is not None:
         say(f"{title}: read on {ORIGINS[planned.responses.origin]}")
     capacity = Capacity.of(recipe.acoustic.batch_size)
-    failures = failures_of(title, planned.info.group, tape, recipe)
     recordings = Recordings(tape, recipe.dataset)
     teacher = planned.load()
-    with writer_for(recipe, planned.info) as writer, Counter(title, len(todo)) as progress:
-        recorder = Recorder(
-            title=title,
-            teacher=teacher,
-            recordings=recordings,
-            responses=planned.responses,
-            seed=recipe.seed,
-            capacity=capacity,
-            writer=writer,
-            failures=failures,
-            progress=progress,
-        )
-        recorder.record(todo)
-        writer.seal()
-        failures.settle(writer)
+    job = job_of(
+        recipe,
+        title,
+        planned.info.group,
+        lambda now: _ready(recipe, planned, pending(now, planned.info, recipe), quiet=True),
+    )
+    with writer_for(recipe, planned.info) as writer:
+        for part in parts(job, tape, todo, writer):
+            with Counter(title, len(part.left)) as progress, part:
+                recorder = Recorder(
+                    title=title,
+                    teacher=teacher,
+                    recordings=recordings,
+                    responses=planned.responses,
+                    seed=recipe.seed,
+                    capacity=capacity,
+                    writer=writer,
+                    failures=part.failures,
+                    progress=progress,
+                )
+                recorder.record(part.left)
     say(f"{title}: {capacity.told()} on {teacher.device}")
 
 
-def _ready(recipe: ExtractRecipe, planned: Plan, left: Pending) -> Pending:
+def _ready(recipe: ExtractRecipe, planned: Plan, left: Pending, *, quiet: bool = False) -> Pending:
     """Leave out samples that wait for what the teacher is read on."""
     responses = planned.responses
     if responses is None:
@@ -62,4 +68,4 @@ def _ready(recipe: ExtractRecipe, planned: Plan, left: Pending) -> Pending:
     tape = left.tape
     if left and responses.wanted:
         check_origin(recipe, tape)
-    return responses.ready(left, tape, planned.with_states)
+    return responses.ready(left, tape, planned.with_states, quiet=quiet)

@@ -152,7 +152,12 @@ def _extraction(
             ),
         ] = None,
         worker: Annotated[
-            str | None, _option("--worker", "I/N: this is worker I of N (default 0/1)")
+            str | None,
+            _option(
+                "--worker",
+                "I/N: this is worker I of N (default 0/1) | auto: any number of workers share out "
+                "what is left, and may come and go",
+            ),
         ] = None,
         recipe: Annotated[Path | None, _option("--recipe", "TOML file with any field.")] = None,
         set_: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cache_schema import TapeRow
+from cache_schema import Tape, TapeRow
 from cache_schema.console import say
 from cache_schema.errors import TapeError, UsageError
 from cache_schema.layers import parse_layers
@@ -18,8 +18,9 @@ from cache_schema.rows import hidden_row
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import TEXT_SOURCE, IntArray
 from cache_schema.writer import TapeWriter
+from pipeline.cluster.work import job_of, parts
 from pipeline.recipe import ExtractRecipe
-from pipeline.step import Failures, failures_of, notes, open_for, pending, writer_for
+from pipeline.step import Failures, Pending, notes, open_for, pending, writer_for
 from pipeline.teachers.hf_encoder import HfEncoder, describe_encoder
 
 NOTE_KEYS = ("model", "engine_version")
@@ -42,20 +43,24 @@ def run(recipe: ExtractRecipe) -> None:
     about = describe_encoder(recipe.textual)
     layers = parse_layers(recipe.textual.layers, about["num_layers"])
     info = group_info(recipe, about, layers, tape.groups["descriptions"].fingerprint)
-    todo = pending(tape, info, recipe).among(tape.recorded_mask("descriptions"))
+
+    def left_on(tape: Tape) -> Pending:
+        return pending(tape, info, recipe).among(tape.recorded_mask("descriptions"))
+
+    todo = left_on(tape)
     if not todo:
         say("textual: every described sample is recorded")
         return
     encoder = HfEncoder(recipe.textual)
-    failures = failures_of("textual", TEXT_SOURCE, tape, recipe)
+    job = job_of(recipe, "textual", TEXT_SOURCE, left_on)
     size = recipe.textual.batch_samples
-    with writer_for(recipe, info) as writer, Counter("textual", len(todo)) as progress:
-        for start in range(0, len(todo), size):
-            batch = todo[start : start + size]
-            record_batch(encoder, layers, batch, writer, failures)
-            progress.advance(len(batch))
-        writer.seal()
-        failures.settle(writer)
+    with writer_for(recipe, info) as writer:
+        for part in parts(job, tape, todo, writer):
+            with Counter("textual", len(part.left)) as progress, part:
+                for start in range(0, len(part.left), size):
+                    batch = part.left[start : start + size]
+                    record_batch(encoder, layers, batch, writer, part.failures)
+                    progress.advance(len(batch))
     encoder.close()
 
 

@@ -10,14 +10,16 @@ from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
+from cache_schema import layout
 from cache_schema.child import end_with_parent
 from cache_schema.console import say
 from cache_schema.errors import TeachertapeError, UsageError, nearest
 from cache_schema.layers import parse_layers
 from cache_schema.recipes import as_toml
 from cache_schema.writer import complete_index
+from pipeline.cluster.work import tidy
 from pipeline.recipe import ExtractRecipe
-from pipeline.step import STEPS
+from pipeline.step import STEPS, group_of
 from pipeline.teachers.describe import load_config, text_shape
 from pipeline.teachers.encoder_only import check_textual
 from pipeline.textual_recipe import TextualRecipe
@@ -84,6 +86,11 @@ def run_step(step: str, recipe: ExtractRecipe) -> None:
         _check_textual(recipe.textual)
     run: Callable[[ExtractRecipe], None] = import_module(f"pipeline.{step}").run
     run(recipe)
+    if recipe.is_leased:
+        tidy(recipe, group_of(step, recipe))
+        if step == "textualize":
+            for column in recipe.textualize.listen:
+                tidy(recipe, layout.heard_group(column))
     complete_index(Path(recipe.tape.out))  # a run killed between its last shard and its index
 
 

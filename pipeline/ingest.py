@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -24,7 +24,9 @@ from cache_schema.progress import Counter
 from cache_schema.rows import sample_rows
 from cache_schema.takeover import check_output
 from cache_schema.types import Sample
+from cache_schema.writer import TapeWriter
 from pipeline.audio import NoAudioError
+from pipeline.cluster.work import Job, Part, parts
 from pipeline.recipe import ExtractRecipe
 from pipeline.recordings_of_row import SeveralRecordingsError, joining
 from pipeline.row_ids import SeenIds
@@ -75,35 +77,78 @@ def run(recipe: ExtractRecipe) -> None:
         info = _as_recorded(tape.groups["samples"], info, recipe.dataset.split)
         refuse_other_maker(tape.groups["samples"], info)
     mine = np.flatnonzero(recipe.mine(np.arange(len(rows))))
-    settled, failed = _settled(tape, len(rows))
-    before = sum(map(recipe.is_mine, failed))
-    todo = mine[~settled[mine]]
+
+    def left_on(tape: Tape | None) -> NumberedRows:
+        settled, _ = _settled(tape, len(rows))
+        return NumberedRows(mine[~settled[mine]])
+
+    def look() -> tuple[Tape, NumberedRows]:
+        now = open_tape(root)
+        return now, left_on(now)
+
+    def failures(tape: Tape | None, since: int) -> Failures:
+        _, failed = _settled(tape, len(rows))
+        before = sum(map(recipe.is_mine, failed)) + since
+        return Failures("ingest", recipe.failures.max_fraction, len(mine), before)
+
+    todo = left_on(tape)
     if not len(todo):
-        say(f"ingest: nothing to do for worker {recipe.worker}; {len(rows)} rows, {before} failed")
+        failed = sum(map(recipe.is_mine, _settled(tape, len(rows))[1]))
+        say(f"ingest: nothing to do for worker {recipe.worker}; {len(rows)} rows, {failed} failed")
         return
+    job = Job(recipe=recipe, title="ingest", group="samples", look=look, failures=failures)
+    with writer_for(recipe, info) as writer:
+        for part in parts(job, tape, todo, writer):
+            with Counter("ingest", len(part.left)) as progress, part:
+                _ingest(recipe, rows, part, writer, progress)
+
+
+@dataclass(frozen=True)
+class NumberedRows:
+    """Rows of the dataset.
+
+    Attributes:
+        row_indices: their numbers, int64 [n].
+    """
+
+    row_indices: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.row_indices)
+
+    def where(self, mask: NDArray[np.bool_]) -> NumberedRows:
+        """Return those that a mask, bool [n], holds."""
+        return NumberedRows(self.row_indices[mask])
+
+
+def _ingest(
+    recipe: ExtractRecipe,
+    rows: Rows,
+    part: Part[NumberedRows],
+    writer: TapeWriter,
+    progress: Counter,
+) -> None:
+    """Put rows on the tape; those that cannot be used count as failed."""
     seen = SeenIds(lambda row_index: rows.sample(row_index).sample_id)
-    failures = Failures("ingest", recipe.failures.max_fraction, len(mine), before)
-    with writer_for(recipe, info) as writer, Counter("ingest", len(todo)) as progress:
-        for row_index, outcome in _decode(rows, todo):
-            progress.advance()
-            if isinstance(outcome, TeachertapeError):
-                name = rows.given_id(row_index) or f"row-{row_index}"
-                reason = next(why for kind, why in REASONS.items() if isinstance(outcome, kind))
-                failures.add(name, row_index, reason, str(outcome))
-                continue
-            on_tape = tape is not None and outcome.sample_id in tape
-            if on_tape or not seen.add(outcome.sample_id, row_index):
-                failures.add(outcome.sample_id, row_index, "duplicate", "same content as another")
-                continue
-            audio = outcome.audio
-            assert audio is not None
-            kept = outcome if recipe.dataset.audio == "store" else replace(outcome, audio=None)
-            try:
-                writer.add(sample_rows(kept, audio_sha256(audio), audio.size))
-            except RowError as error:
-                failures.add(outcome.sample_id, row_index, "row", str(error))
-        writer.seal()
-        failures.settle(writer)
+    tape, failures = part.tape, part.failures
+    for row_index, outcome in _decode(rows, part.left.row_indices):
+        progress.advance()
+        if isinstance(outcome, TeachertapeError):
+            name = rows.given_id(row_index) or f"row-{row_index}"
+            reason = next(why for kind, why in REASONS.items() if isinstance(outcome, kind))
+            failures.add(name, row_index, reason, str(outcome))
+            continue
+        on_tape = tape is not None and outcome.sample_id in tape
+        if on_tape or not seen.add(outcome.sample_id, row_index):
+            failures.add(outcome.sample_id, row_index, "duplicate", "same content as another")
+            continue
+        audio = outcome.audio
+        assert audio is not None
+        kept = outcome if recipe.dataset.audio == "store" else replace(outcome, audio=None)
+        try:
+            writer.add(sample_rows(kept, audio_sha256(audio), audio.size))
+        except RowError as error:
+            failures.add(outcome.sample_id, row_index, "row", str(error))
 
 
 def _as_recorded(recorded: GroupInfo, offered: GroupInfo, asked: str) -> GroupInfo:

@@ -14,6 +14,7 @@ from cache_schema.errors import UsageError
 from cache_schema.recipes import one_of
 from cache_schema.signals import STATES_PROFILES, TOPK_CODECS
 from pipeline.acoustic_recipe import AcousticRecipe
+from pipeline.cluster.recipe import AUTO, ClusterRecipe
 from pipeline.textual_recipe import TextualRecipe
 from pipeline.textualize_recipe import TextualizeRecipe
 
@@ -125,13 +126,16 @@ class ExtractRecipe:
     acoustic: AcousticRecipe = field(default_factory=AcousticRecipe)
     tape: TapeRecipe = field(default_factory=TapeRecipe)
     failures: FailureRecipe = field(default_factory=FailureRecipe)
+    cluster: ClusterRecipe = field(default_factory=ClusterRecipe)
     seed: int = 0
     worker: str = "0/1"
 
     def __post_init__(self) -> None:
         match = re.fullmatch(r"(\d+)/(\d+)", self.worker)
-        if not match or int(match[1]) >= int(match[2]):
-            raise UsageError(f"--worker: expected I/N with 0 <= I < N, got {self.worker!r}")
+        if self.worker != AUTO and (not match or int(match[1]) >= int(match[2])):
+            raise UsageError(
+                f"--worker: expected I/N with 0 <= I < N, or {AUTO}, got {self.worker!r}"
+            )
         for name, value in (("--dataset", self.dataset.path), ("--out", self.tape.out)):
             if not value:
                 raise UsageError(f"{name} is needed; see 'pipeline extract-teachers --help'")
@@ -156,18 +160,28 @@ class ExtractRecipe:
                 )
 
     @property
+    def is_leased(self) -> bool:
+        """Whether this worker leases its rows, portion by portion."""
+        return self.worker == AUTO
+
+    @property
     def worker_index(self) -> int:
-        """I of ``--worker I/N``."""
-        return int(self.worker.partition("/")[0])
+        """I of ``--worker I/N``; a worker that leases its rows may get any."""
+        return 0 if self.is_leased else int(self.worker.partition("/")[0])
 
     @property
     def num_workers(self) -> int:
         """N of ``--worker I/N``."""
-        return int(self.worker.partition("/")[2])
+        return 1 if self.is_leased else int(self.worker.partition("/")[2])
+
+    @property
+    def portion_rows(self) -> int:
+        """Rows that are leased at a time."""
+        return self.cluster.portion_rows or self.tape.shard_samples
 
     @property
     def writer(self) -> str:
-        """Name under which this worker writes."""
+        """Name under which this worker writes; one that leases its rows takes a free one."""
         return f"w{self.worker_index}of{self.num_workers}"
 
     def is_mine(self, row_index: int) -> bool:

@@ -46,24 +46,27 @@ class Responses:
         else:
             self.origin = "answers" if any(row.answer for row in tape) else "none"
 
-    def ready(self, rows: Pending, tape: Tape, with_states: bool) -> Pending:
+    def ready(
+        self, rows: Pending, tape: Tape, with_states: bool, *, quiet: bool = False
+    ) -> Pending:
         """Leave out, counted aloud, rows that wait for traces and rows with nothing to record.
 
         Args:
             rows: what is not recorded yet.
             tape: the tape they are of.
             with_states: whether states are recorded, which every sample has.
+            quiet: do not say it, it was said before.
         """
         if self.origin.startswith("trace"):
             traced = tape.recorded_mask(TEXT_SOURCE)
             settled = rows.among(traced | tape.quarantined_mask("descriptions", TEXT_SOURCE))
             waiting = len(rows) - len(settled)
-            if waiting:
+            if waiting and not quiet:
                 say(f"acoustic: {waiting} samples wait for their traces (run the textual step)")
             rows = settled
-        return rows if with_states else self._with_a_response(rows, tape)
+        return rows if with_states else self._with_a_response(rows, tape, quiet)
 
-    def _with_a_response(self, rows: Pending, tape: Tape) -> Pending:
+    def _with_a_response(self, rows: Pending, tape: Tape, quiet: bool) -> Pending:
         """Without states, a sample whose responses are empty leaves nothing to record."""
         found = rows
         if self.origin.startswith("trace"):
@@ -72,7 +75,7 @@ class Responses:
         for number, row in zip(found.numbers.tolist(), found, strict=True):
             marks[number] = any(len(response) for response in self.of(row))
         found = found.among(marks)
-        if len(found) < len(rows):
+        if len(found) < len(rows) and not quiet:
             say(
                 f"acoustic: {len(rows) - len(found)} samples have no response, and without layers "
                 "nothing to record; they are left out"

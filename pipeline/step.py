@@ -8,6 +8,7 @@ import json
 import weakref
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +28,7 @@ from cache_schema.maker import (
 from cache_schema.shard import Storage
 from cache_schema.types import TEXT_SOURCE
 from cache_schema.writer import TapeWriter
+from pipeline.cluster.slots import taking_a_slot
 from pipeline.recipe import ExtractRecipe
 
 STEPS = ("ingest", "textualize", "textual", "acoustic")
@@ -64,6 +66,11 @@ class Failures:
             max_size=_IN_MEMORY, mode="w+", encoding="utf-8"
         )
         weakref.finalize(self, self._waiting.close)
+
+    @property
+    def count(self) -> int:
+        """Failures of this run."""
+        return self._count
 
     def add(self, sample_id: str, row_index: int, reason: str, detail: str) -> None:
         """Remember one.
@@ -123,10 +130,20 @@ def group_of(step: str, recipe: ExtractRecipe) -> str:
     return recipe.acoustic.name if step == "acoustic" else _GROUPS[step]
 
 
-def failures_of(step: str, group: str, tape: Tape, recipe: ExtractRecipe) -> Failures:
-    """Return the count of a step over this worker's samples, earlier runs' failures included."""
+def failures_of(
+    step: str, group: str, tape: Tape, recipe: ExtractRecipe, since: int = 0
+) -> Failures:
+    """Return the count of a step over this worker's samples, earlier runs' failures included.
+
+    Args:
+        step: begins what is said.
+        group: the group that is added to.
+        tape: the tape as it was opened.
+        recipe: says which samples are this worker's.
+        since: failures that were settled since.
+    """
     quarantined = tape.catalog.each_quarantined()
-    before = sum(q.group == group and recipe.is_mine(q.row_index) for q in quarantined)
+    before = since + sum(q.group == group and recipe.is_mine(q.row_index) for q in quarantined)
     total = int(np.count_nonzero(recipe.mine(tape.row_indices)))
     return Failures(step, recipe.failures.max_fraction, total, before)
 
@@ -151,6 +168,16 @@ class Pending(Sequence[TapeRow]):
         if isinstance(index, slice):
             return [TapeRow(self.tape, number) for number in self.numbers[index].tolist()]
         return TapeRow(self.tape, int(self.numbers[index]))
+
+    @property
+    def row_indices(self) -> NDArray[np.int64]:
+        """Return their rows of the dataset, [n]."""
+        rows: NDArray[np.int64] = self.tape.row_indices[self.numbers]
+        return rows
+
+    def where(self, mask: NDArray[np.bool_]) -> Pending:
+        """Return those of them that a mask over them, bool [n], holds."""
+        return Pending(self.tape, self.numbers[mask])
 
     def among(self, mask: NDArray[np.bool_]) -> Pending:
         """Return those of them that a mask over all samples, bool [samples], holds."""
@@ -193,24 +220,30 @@ def writer_for(recipe: ExtractRecipe, info: GroupInfo) -> Iterator[TapeWriter]:
     A step that ends because too many samples failed, or because its model cannot go on, ends
     between two samples: those that are whole are committed.
     """
-    with TapeWriter(
-        Path(recipe.tape.out),
-        info,
-        licence=recipe.tape.licence,
-        writer=recipe.writer,
-        storage=Storage(
-            states_dtype=recipe.tape.states_dtype,
-            profile=recipe.tape.profile,
-            topk=recipe.tape.topk_codec,
-        ),
-        shard_bytes=recipe.tape.shard_mb << 20,
-        shard_samples=recipe.tape.shard_samples,
-    ) as writer:
+    with opened_writer(recipe, info) as writer:
         try:
             yield writer
         except (ModelError, QuarantineError):
             writer.seal()
             raise
+
+
+def opened_writer(recipe: ExtractRecipe, info: GroupInfo) -> AbstractContextManager[TapeWriter]:
+    """Return the writer of this worker's name; one that leases its rows takes a free name."""
+    options: dict[str, Any] = {
+        "licence": recipe.tape.licence,
+        "storage": Storage(
+            states_dtype=recipe.tape.states_dtype,
+            profile=recipe.tape.profile,
+            topk=recipe.tape.topk_codec,
+        ),
+        "shard_bytes": recipe.tape.shard_mb << 20,
+        "shard_samples": recipe.tape.shard_samples,
+    }
+    root = Path(recipe.tape.out)
+    if recipe.is_leased:
+        return taking_a_slot(root, info, options)
+    return TapeWriter(root, info, writer=recipe.writer, **options)
 
 
 def kept_logits(step: str, top_k: int, vocab_size: int) -> int:

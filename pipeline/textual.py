@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from cache_schema import TapeRow
+from cache_schema import Tape, TapeRow
 from cache_schema.console import say
 from cache_schema.errors import ModelError, QuarantineError, TapeError
 from cache_schema.prepare import RowError
 from cache_schema.progress import Counter
 from cache_schema.types import TEXT_SOURCE
 from cache_schema.writer import TapeWriter
+from pipeline.cluster.work import job_of, parts
 from pipeline.prompts import load_prompt
 from pipeline.recipe import ExtractRecipe
-from pipeline.step import Failures, failures_of, open_for, pending, writer_for
+from pipeline.step import Failures, Pending, open_for, pending, writer_for
 from pipeline.teachers.base import TextTeacher, Wanted
 from pipeline.teachers.records import record_dtype
 from pipeline.textual_recipe import TextualRecipe
@@ -49,11 +50,15 @@ def run(recipe: ExtractRecipe) -> None:
     about = teacher.describe()
     wanted = wanted_signals(recipe.textual, about)
     info = group_info(recipe, about, wanted, prompt, tape.groups["descriptions"].fingerprint)
-    todo = pending(tape, info, recipe).among(tape.recorded_mask("descriptions"))
+
+    def left_on(tape: Tape) -> Pending:
+        return pending(tape, info, recipe).among(tape.recorded_mask("descriptions"))
+
+    todo = left_on(tape)
     if not todo:
         say("textual: every described sample is recorded")
         return
-    failures = failures_of("textual", TEXT_SOURCE, tape, recipe)
+    job = job_of(recipe, "textual", TEXT_SOURCE, left_on)
     task = Task(
         recipe=recipe.textual,
         seed=recipe.seed,
@@ -64,10 +69,11 @@ def run(recipe: ExtractRecipe) -> None:
     )
     try:
         with writer_for(recipe, info) as writer:
-            tally = record_all(task, todo, writer, failures)
-            writer.seal()
-            say(f"textual: {tally.line(prompt.form)}")
-            failures.settle(writer)
+            for part in parts(job, tape, todo, writer):
+                with part:
+                    tally = record_all(task, part.left, writer, part.failures)
+                    writer.seal()
+                    say(f"textual: {tally.line(prompt.form)}")
     finally:
         teacher.close()
 

@@ -16,10 +16,12 @@ from cache_schema.prepare import RowError
 from cache_schema.progress import Counter
 from cache_schema.signals import HEARD
 from cache_schema.types import Heard
+from cache_schema.writer import TapeWriter
+from pipeline.cluster.work import Part, job_of, parts
 from pipeline.describe_template import as_text, columns_of, fill, silent_fields
 from pipeline.describe_timed import silent_entries
 from pipeline.recipe import ExtractRecipe
-from pipeline.step import failures_of, notes, open_for, pending, writer_for
+from pipeline.step import Pending, notes, open_for, pending, writer_for
 from pipeline.textualize_recipe import TextualizeRecipe
 
 if TYPE_CHECKING:
@@ -164,35 +166,45 @@ def _describe_all(recipe: ExtractRecipe, info: GroupInfo, used: list[str]) -> No
     if not todo:
         say(f"textualize: all {len(tape)} samples are described")
         return
-    unheard = _unheard(tape, used)
-    template = recipe.textualize.template
-    failures = failures_of("textualize", "descriptions", tape, recipe)
+    job = job_of(recipe, "textualize", info.group, lambda now: pending(now, info, recipe))
     lineless = 0
-    with writer_for(recipe, info) as writer, Counter("textualize", len(todo)) as progress:
-        for row in todo:
-            progress.advance()
-            if row.sample_id in unheard:
-                failures.add(row.sample_id, row.row_index, "not heard", unheard[row.sample_id])
-                continue
-            try:
-                metadata, heard = row.metadata, _heard(row, used)
-                description = describe(metadata, template, heard)
-                lineless += silent(metadata, template, heard)
-            except _UNDESCRIBED as error:
-                failures.add(row.sample_id, row.row_index, "description", str(error))
-                continue
-            if not description.strip():
-                failures.add(row.sample_id, row.row_index, "empty description", _hint(row, used))
-                continue
-            described = {"sample_id": row.sample_id, "description": description}
-            try:
-                writer.add({"descriptions": [described]})
-            except RowError as error:
-                failures.add(row.sample_id, row.row_index, "description", str(error))
-        writer.seal()
-        failures.settle(writer)
+    with writer_for(recipe, info) as writer:
+        for part in parts(job, tape, todo, writer):
+            with Counter("textualize", len(part.left)) as progress, part:
+                template = recipe.textualize.template
+                lineless += _describe_part(template, used, part, writer, progress)
     if lineless:
         say(f"textualize: entries of timed metadata that say nothing, so have no line: {lineless}")
+
+
+def _describe_part(
+    template: str, used: list[str], part: Part[Pending], writer: TapeWriter, progress: Counter
+) -> int:
+    """Describe samples; return how many entries of timed metadata have no line."""
+    unheard = _unheard(part.left.tape, used)
+    failures = part.failures
+    lineless = 0
+    for row in part.left:
+        progress.advance()
+        if row.sample_id in unheard:
+            failures.add(row.sample_id, row.row_index, "not heard", unheard[row.sample_id])
+            continue
+        try:
+            metadata, heard = row.metadata, _heard(row, used)
+            description = describe(metadata, template, heard)
+            lineless += silent(metadata, template, heard)
+        except _UNDESCRIBED as error:
+            failures.add(row.sample_id, row.row_index, "description", str(error))
+            continue
+        if not description.strip():
+            failures.add(row.sample_id, row.row_index, "empty description", _hint(row, used))
+            continue
+        described = {"sample_id": row.sample_id, "description": description}
+        try:
+            writer.add({"descriptions": [described]})
+        except RowError as error:
+            failures.add(row.sample_id, row.row_index, "description", str(error))
+    return lineless
 
 
 def _heard(row: TapeRow, used: list[str]) -> dict[str, Heard]:

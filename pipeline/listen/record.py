@@ -15,11 +15,13 @@ from cache_schema.prepare import RowError
 from cache_schema.progress import Counter
 from cache_schema.rows import heard_row
 from cache_schema.signals import HEARD
+from cache_schema.writer import TapeWriter
+from pipeline.cluster.work import Part, job_of, parts
 from pipeline.listen.ears import Ears
 from pipeline.listen.plan import Listening, load
 from pipeline.listen.recordings import Recordings
 from pipeline.recipe import ExtractRecipe
-from pipeline.step import failures_of, open_for, pending, writer_for
+from pipeline.step import Pending, open_for, pending, writer_for
 
 
 def listen_all(recipe: ExtractRecipe, listenings: Sequence[Listening]) -> None:
@@ -46,43 +48,56 @@ def _listen(
     recipe: ExtractRecipe,
     listening: Listening,
     tape: Tape,
-    todo: Sequence[TapeRow],
+    todo: Pending,
     recordings: Recordings,
 ) -> None:
     """Fill one column; the model is gone afterwards."""
     title = f"textualize: {listening.column}"
     say(f"{title}: {listening.model} listens ({listening.kind}, {listening.dtype})")
-    failures = failures_of(title, listening.info.group, tape, recipe)
-    ears = Ears(
-        listener=load(listening),
-        recordings=recordings,
-        batch_size=listening.batch_size,
-        title=title,
-        failures=failures,
-    )
-    heard = silent = cut = 0
-    with writer_for(recipe, listening.info) as writer, Counter(title, len(todo)) as progress:
-        for row, hearing in ears.hear_all(todo):
-            progress.advance()
-            if hearing is None:
-                continue
-            try:
-                writer.add({HEARD: [heard_row(row.sample_id, hearing.heard)]})
-            except RowError as error:
-                failures.add(row.sample_id, row.row_index, "text", str(error))
-                continue
-            heard += 1
-            silent += not hearing.heard.text
-            cut += hearing.is_cut
-        writer.seal()
-        tokens = listening.settled.get("max_new_tokens")  # a classifier writes none
-        say(
-            f"{title}: {heard} of {len(todo)} recordings are heard; nothing was heard in {silent}"
-            + (f", {cut} texts were cut at max_new_tokens={tokens}" if tokens else "")
-        )
-        failures.settle(writer)
-    del ears
+    info = listening.info
+    job = job_of(recipe, title, info.group, lambda now: pending(now, info, recipe))
+    listener, batch_size = load(listening), listening.batch_size
+    with writer_for(recipe, info) as writer:
+        for part in parts(job, tape, todo, writer):
+            with Counter(title, len(part.left)) as progress, part:
+                ears = Ears(
+                    listener=listener,
+                    recordings=recordings,
+                    batch_size=batch_size,
+                    title=title,
+                    failures=part.failures,
+                )
+                _hear_part(listening, ears, part, writer, progress)
+                batch_size = ears.batch_size
+                del ears
+    del listener
     free_memory()
+
+
+def _hear_part(
+    listening: Listening, ears: Ears, part: Part[Pending], writer: TapeWriter, progress: Counter
+) -> None:
+    """Record what is heard of some samples, and say how much that is."""
+    heard = silent = cut = 0
+    for row, hearing in ears.hear_all(part.left):
+        progress.advance()
+        if hearing is None:
+            continue
+        try:
+            writer.add({HEARD: [heard_row(row.sample_id, hearing.heard)]})
+        except RowError as error:
+            part.failures.add(row.sample_id, row.row_index, "text", str(error))
+            continue
+        heard += 1
+        silent += not hearing.heard.text
+        cut += hearing.is_cut
+    writer.seal()
+    tokens = listening.settled.get("max_new_tokens")  # a classifier writes none
+    say(
+        f"{ears.title}: {heard} of {len(part.left)} recordings are heard; nothing was heard in "
+        f"{silent}"
+        + (f", {cut} texts were cut at max_new_tokens={tokens}" if tokens else "")
+    )
 
 
 def _refuse_taken(tape: Tape, wanted: Mapping[str, NDArray[np.int64]]) -> None:

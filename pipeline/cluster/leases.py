@@ -1,0 +1,287 @@
+"""Leases: which worker is at which portion of a group's rows, as files beside the tape's own.
+
+    TAPE/.leases/<group>/portions                   rows of a portion, and this folder's life
+    TAPE/.leases/<group>/NNN/<portion>.<generation>   taken; its mtime is the last heartbeat
+    TAPE/.leases/<group>/NNN/<portion>.<generation>.done   every row of it is on the tape
+
+A portion is taken by linking a whole file into its place, which one of many succeeds in. Nothing is
+renamed or removed afterwards: whoever takes over a portion links the next generation, so that two
+cannot both do it, and a worker has lost its lease as soon as a later generation is there. A step
+that finds nothing left removes the folder.
+
+A worker is thought dead when its mtime stands still for ``expires_s`` by the clock of whoever
+looks; clocks are never compared. On the same machine its lock on the file tells at once.
+
+What is assumed of a shared file system: hard links are made atomically (NFS does), a file that is
+opened shows its true mtime (NFS: close-to-open), and locks (flock) work, as every writer needs.
+Leases save work and protect nothing: where they fail, two workers record the same rows, each under
+a writer's name of its own, and readers take what was committed first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cache_schema import layout, takeover
+from cache_schema.codecs.files import NO_HARD_LINKS, make_dirs
+from cache_schema.errors import OutputError, TeachertapeError, UsageError
+
+FOLDER_SIZE = 1000
+"""Portions whose files are in one folder."""
+
+_MAX_NOTE = 4096
+"""Bytes of a lease that are read."""
+
+
+class LeaseLostError(TeachertapeError):
+    """Another worker has taken over the portion; what was not committed of it is given up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Top:
+    """The last that is known of a portion.
+
+    Attributes:
+        generation: how often it was taken before, from 0; -1 if it never was.
+        done: whether whoever took it last went through it.
+    """
+
+    generation: int
+    done: bool
+
+
+class Lease:
+    """A portion that is this worker's; a thread keeps it so.
+
+    Args:
+        path: its file.
+        following: the file of whoever takes it over.
+        descriptor: of the file, open and locked.
+        heartbeat_s: seconds between two heartbeats.
+    """
+
+    def __init__(self, path: Path, following: Path, descriptor: int, heartbeat_s: float) -> None:
+        self._path, self._following = path, following
+        self._descriptor = descriptor
+        self._ended = threading.Event()
+        self._beat = threading.Thread(target=self._keep, args=(heartbeat_s,), daemon=True)
+        self._beat.start()
+
+    def _keep(self, heartbeat_s: float) -> None:
+        while not self._ended.wait(heartbeat_s):
+            with contextlib.suppress(OSError):  # a file that is gone is found by ``check``
+                os.utime(self._descriptor)
+
+    def check(self) -> None:
+        """Raise if it is another's by now.
+
+        Raises:
+            LeaseLostError: it is, or the folder of leases was removed.
+        """
+        if not self._path.exists() or self._following.exists():
+            raise LeaseLostError(
+                f"{self._path.name}: another worker took over this portion while this one was "
+                "stopped or cut off; its unfinished rows are left to the other"
+            )
+
+    def finish(self) -> None:
+        """Say that every row of it is on the tape."""
+        with contextlib.suppress(FileExistsError, FileNotFoundError):
+            os.link(self._path, _done(self._path))
+        self.close()
+
+    def release(self) -> None:
+        """Give it back unfinished: it is anyone's at once."""
+        self._end()
+        with contextlib.suppress(OSError):
+            os.utime(self._descriptor, ns=(0, 0))
+        os.close(self._descriptor)
+
+    def close(self) -> None:
+        """End the heartbeat, of a portion that is done or another's."""
+        self._end()
+        os.close(self._descriptor)
+
+    def _end(self) -> None:
+        self._ended.set()
+        self._beat.join()
+
+
+class Leases:
+    """The leases of one group, as one worker sees them.
+
+    Args:
+        root: the tape; it exists.
+        group: whose rows are shared out.
+        rows: rows of a portion.
+        heartbeat_s: seconds between two heartbeats of a lease that is held.
+        expires_s: seconds without one after which a lease is taken over.
+    """
+
+    def __init__(
+        self, root: Path, group: str, rows: int, heartbeat_s: float, expires_s: float
+    ) -> None:
+        self.rows = rows
+        self._root, self._folder = root, root / layout.LEASES_DIR / group
+        self._heartbeat_s, self._expires_s = heartbeat_s, expires_s
+        self._me = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._beats: dict[Path, tuple[int, float]] = {}
+
+    def open(self) -> str:
+        """Make the folder where it is missing; return which life of it this is.
+
+        Raises:
+            UsageError: other workers share out portions of another size.
+            TapeError: a link stands in its place.
+        """
+        file = self._folder / "portions"
+        takeover.refuse_links(self._root, f"{layout.LEASES_DIR}/{self._folder.name}/portions")
+        life = {"rows": self.rows, "life": secrets.token_hex(8)}
+        while not file.exists():
+            make_dirs(self._folder)
+            with contextlib.suppress(FileNotFoundError):  # the folder was removed meanwhile
+                descriptor = self._put(file, life)
+                if descriptor is not None:
+                    os.close(descriptor)
+        with contextlib.suppress(FileNotFoundError), file.open("rb") as opened:
+            life = _note_in(opened.read(_MAX_NOTE))
+        if life.get("rows") != self.rows:
+            raise UsageError(
+                f"{self._folder}: other workers share out {life.get('rows')} rows at a time, this "
+                f"one was told {self.rows}; give all of them the same --set cluster.portion_rows"
+            )
+        return str(life.get("life"))
+
+    def tops(self) -> dict[int, Top]:
+        """Return what is known of every portion that was ever taken."""
+        found: dict[int, Top] = {}
+        for folder in self._folder.glob("[0-9]*"):
+            takeover.refuse_links(self._root, folder.relative_to(self._root).as_posix())
+            with contextlib.suppress(FileNotFoundError):
+                for file in folder.iterdir():
+                    portion, generation, *done = file.name.split(".")
+                    if not (portion.isdigit() and generation.isdigit()):
+                        continue
+                    top = Top(generation=int(generation), done=bool(done))
+                    known = found.get(int(portion), Top(generation=-1, done=False))
+                    if (top.generation, top.done) > (known.generation, known.done):
+                        found[int(portion)] = top
+        return found
+
+    def top(self, portion: int, known: Top) -> Top:
+        """Return the last of a portion, looked up from what was known of it before."""
+        generation = known.generation
+        while self._file(portion, generation + 1).exists():
+            generation += 1
+        done = generation >= 0 and _done(self._file(portion, generation)).exists()
+        return Top(generation=generation, done=done)
+
+    def claim(self, portion: int, generation: int) -> Lease | None:
+        """Take a portion for the ``generation``-th time; ``None`` if another was faster."""
+        file = self._file(portion, generation)
+        try:
+            file.parent.mkdir(exist_ok=True)
+            descriptor = self._put(file, {"host": socket.gethostname(), "pid": os.getpid()})
+        except FileNotFoundError:  # the folder was removed: there is nothing left to do
+            return None
+        if descriptor is None:
+            return None
+        return Lease(file, self._file(portion, generation + 1), descriptor, self._heartbeat_s)
+
+    def is_dead(self, portion: int, generation: int) -> str:
+        """Return why a lease is anyone's to take over; empty while its worker may live."""
+        path = self._file(portion, generation)
+        try:
+            with path.open("rb") as file:  # opening asks the server, where there is one
+                beat = os.fstat(file.fileno()).st_mtime_ns
+                note = _note_in(file.read(_MAX_NOTE))
+                if beat == 0:
+                    return "was given back"
+                if _boot() and note.get("boot") == _boot() and _is_unlocked(file.fileno()):
+                    return "ended"
+        except FileNotFoundError:
+            return ""
+        known, since_s = self._beats.setdefault(path, (beat, time.monotonic()))
+        if known != beat:
+            self._beats[path] = beat, time.monotonic()
+        elif time.monotonic() - since_s > self._expires_s:
+            return f"was not heard of for {self._expires_s:g} s ({_who(note)})"
+        return ""
+
+    def remove(self) -> None:
+        """Remove the folder: nothing is left to share out."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another group's are there
+            self._folder.parent.rmdir()
+
+    def _file(self, portion: int, generation: int) -> Path:
+        return self._folder / f"{portion // FOLDER_SIZE:03d}" / f"{portion:06d}.{generation}"
+
+    def _put(self, file: Path, note: dict[str, Any]) -> int | None:
+        """Put a file in its place, whole and locked; return it open, ``None`` if one is there."""
+        beside = file.with_name(f".{self._me}.tmp")
+        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(descriptor, json.dumps({**note, "boot": _boot()}).encode())
+            with contextlib.suppress(OSError):  # without locks the heartbeat has to do
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileExistsError):
+                os.link(beside, file)
+            if os.fstat(descriptor).st_nlink == 2:  # whatever a reply that was lost said
+                return descriptor
+            os.close(descriptor)
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            raise OutputError(
+                f"{file}: this file system has no hard links ({error.strerror}), by which workers "
+                "share out rows; give each of them its own --worker I/N"
+            ) from error
+        finally:
+            beside.unlink(missing_ok=True)
+        return None
+
+
+def _done(file: Path) -> Path:
+    return file.with_name(f"{file.name}.done")
+
+
+def _note_in(content: bytes) -> dict[str, Any]:
+    """Return what a file says; nothing in it is believed to be there."""
+    with contextlib.suppress(ValueError):
+        note = json.loads(content)
+        if isinstance(note, dict):
+            return note
+    return {}
+
+
+def _who(note: dict[str, Any]) -> str:
+    return f"process {note.get('pid')} on {note.get('host')}"
+
+
+def _is_unlocked(descriptor: int) -> bool:
+    """Whether the process that locked a file of this machine has ended."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # held, or there are no locks here
+        return False
+    return True
+
+
+def _boot() -> str:
+    """Return what names this machine until it is started again; empty where that is not known."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
