@@ -11,7 +11,7 @@ What waits is the unembedding's gradient, one for all uses of it (the output and
 those of its inputs. Autograd would have the first in the backward pass anyway, and twice.
 
 From 256 positions on, a chunk is as fast as all of them at once (V = 152k, D = 512, float32, one
-thread: three products for 512 positions in 5.4 s by 64, 3.2 s by 256, 4.2 s in one). The passes
+thread: three products for 512 positions in 3.3 s by 64, 2.6 s by 256, 2.6 s in one). The passes
 over a chunk's logits (``train.losses.shortlist``) are 1 % of a step of 42 M parameters with V =
 32k, so nothing is compiled. On CUDA they are kernels that move the logits a dozen times; one kernel
 for all of them would have to beat this with those passes under ``torch.compile``.
