@@ -81,6 +81,11 @@ class Objective(nn.Module):
                 self.projectors[term.name] = head_of(term, tower.num_layers, tower.width)
         self.trained = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
 
+    @property
+    def unread(self) -> bool:
+        """Whether the last pass went through the language model though no term reads it."""
+        return self._passes.unread
+
     def counts(self, batch: TrainBatch) -> Tensor:
         """Return float64 [M]: the positions each term sums over."""
         return torch.tensor([count_of(term, batch) for term in self.terms], dtype=torch.float64)

@@ -133,8 +133,11 @@ class _Watch:
                 parameter.register_post_accumulate_grad_hook(self._noting(self._prefix + name))
 
     def _noting(self, name: str) -> Any:
-        def note(_parameter: Tensor) -> None:
-            self._shards.touched.add(name)
+        def note(parameter: Tensor) -> None:
+            # a pass may go through the language model for company alone, and leave it zeros
+            idle = getattr(self._shards.root, "unread", False)
+            if not idle or (parameter.grad is not None and bool(parameter.grad.any())):
+                self._shards.touched.add(name)
 
         return note
 

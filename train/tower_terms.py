@@ -30,6 +30,10 @@ class TowerPass:
         model: the student.
         terms: of the run.
 
+    Attributes:
+        tower: the student's; ``None`` if no term reads it.
+        unread: whether the last pass went through the language model though no term reads it.
+
     Raises:
         ModelError: a term reads the audio tower, and that of the student is not known.
     """
@@ -37,12 +41,14 @@ class TowerPass:
     def __init__(self, model: Any, terms: Sequence[Term]) -> None:
         self._model, self._terms = model, terms
         self.tower = InnerTower(model) if any(map(_reads_tower, terms)) else None
+        self.unread = False
 
     def run(self, batch: TrainBatch, active: Sequence[Term], root: Any) -> tuple[Forward, Tensor]:
         """Return what a pass left, and the frames [N, D] of the audio tower.
 
         Where nothing reads the language model, the tower runs alone. Of a student in shards it does
-        so only if that holds for every batch of the run: processes gather its parts together.
+        so only if that holds for every batch of the run: processes gather its parts together, also
+        in the backward pass, which terms that are not computed lead through it, as zeros.
 
         Args:
             batch: what to read.
@@ -50,6 +56,7 @@ class TowerPass:
             root: the module that may be in shards.
         """
         audio = batch.audio
+        self.unread = False
         if self.tower is None or not any(map(_reads_tower, active)):
             output = self._whole(batch, active)
             return output, output.readout_ND[:0]
@@ -57,6 +64,7 @@ class TowerPass:
             frames_ND = self.tower.run(audio)
             nothing = frames_ND[:0]
             return Forward(states={}, readout_ND=nothing, logits_NV=nothing), frames_ND
+        self.unread = all(map(_reads_tower, active))
         with self.tower.read() as outputs:
             output = self._whole(batch, active)
         return output, self.tower.frames(audio, outputs)
