@@ -9,8 +9,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import soundfile
@@ -35,8 +36,12 @@ CLASSIFIERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 """Source -> family, class, and settings."""
 
 
-def record(folder: Path, sources: Sequence[str] = ("textual", *CLASSIFIERS)) -> Path:
-    """Record it; return the tape."""
+def record(
+    folder: Path,
+    sources: Sequence[str] = ("textual", *CLASSIFIERS),
+    more: Mapping[str, tuple[str, str, dict[str, Any]]] = MappingProxyType({}),
+) -> Path:
+    """Record these sources, and more classifiers; return the tape."""
     lines = []
     waves = tiny_audio_encoders.recordings(*SECONDS)
     for number, (wave, said) in enumerate(zip(waves, SPOKEN, strict=True)):
@@ -55,13 +60,12 @@ def record(folder: Path, sources: Sequence[str] = ("textual", *CLASSIFIERS)) -> 
     recipe = ExtractRecipe(dataset=dataset, tape=tape, textual=encoder, failures=failures)
     for step in ("ingest", "textualize", "textual")[: 3 if "textual" in sources else 2]:
         run_step(step, recipe)
-    for name in sources:
-        if name in CLASSIFIERS:
-            family, ending, settings = CLASSIFIERS[name]
-            path = tiny_audio_encoders.save_encoder(folder / name, family, ending)
-            hearing = AcousticRecipe(teacher=str(path), name=name, layers="none", **settings)
-            listening = ExtractRecipe(
-                dataset=dataset, tape=tape, acoustic=hearing, failures=failures
-            )
-            run_step("acoustic", listening)
+    chosen = {name: each for name, each in CLASSIFIERS.items() if name in sources}
+    for name, (family, ending, settings) in {**chosen, **more}.items():
+        path = tiny_audio_encoders.save_encoder(folder / name, family, ending)
+        hearing = AcousticRecipe(teacher=str(path), name=name, layers="none", **settings)
+        run_step(
+            "acoustic",
+            ExtractRecipe(dataset=dataset, tape=tape, acoustic=hearing, failures=failures),
+        )
     return folder / "tape"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import heard_tape
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -16,8 +17,9 @@ from torch import Tensor
 from audio_models.load import AudioLM, load_audio_lm
 from audio_models.tower_inside import InnerTower
 from cache_schema import Tape, open_tape
-from cache_schema.errors import ModelError
+from cache_schema.errors import ModelError, TapeError
 from cache_schema.signals import AUDIO_ROW
+from train.alignment.meeting import meet_frames
 from train.batch import Needs, Share, TrainBatch, load_batches
 from train.heads import AudioHead, load_heads, save_heads
 from train.losses import eager
@@ -294,3 +296,14 @@ def test_heads_that_cannot_be_read_are_named(
 def test_a_student_without_heads_has_no_folder_of_them(tmp_path: Path) -> None:
     save_heads({"a": torch.nn.Linear(1, 1)}, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_frames_meet_by_seconds_and_a_row_without_any_has_nothing_to_compare() -> None:
+    own = [np.array([[0, 0.04], [0.04, 0.08]], np.float32), np.array([[0, 0.04]], np.float32)]
+    recorded = [np.array([[0, 0.02], [0.02, 0.06]], np.float32), np.empty((0, 2), np.float32)]
+    meeting = meet_frames(["one", "two"], recorded, own)
+    assert [each.tolist() for each in meeting.positions] == [[0, 1], []]
+    values = torch.tensor([[1.0], [3.0]])
+    torch.testing.assert_close(meeting.states(values), torch.tensor([[2.0], [3.0]]))
+    with pytest.raises(TapeError, match=r"one: frames were recorded for 9.00 s of audio, and"):
+        meet_frames(["one"], [np.array([[0, 9]], np.float32)], own[:1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -212,3 +213,40 @@ def test_settings_are_checked(
     result = train_here(launch(tape, student_dir, tmp_path / "run", recipe))
     assert result.exit_code == 2
     assert re.search(message, " ".join(result.output.split()))
+
+
+def test_a_student_whose_tower_is_not_known_is_refused_before_it_is_loaded(
+    tape: Path, student_dir: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "student"
+    other.mkdir()
+    config = json.loads((student_dir / "config.json").read_text())
+    config["architectures"] = ["UnheardOfForConditionalGeneration"]
+    (other / "config.json").write_text(json.dumps(config))
+    result = train_here(launch(tape, other, tmp_path / "run", HEADS))
+    assert result.exit_code == 1
+    assert "the audio tower of UnheardOfForConditionalGeneration is not known" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_tapes_of_other_classes_are_terms_of_their_own(
+    tape: Path, student_dir: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other").mkdir()
+    family, ending, _ = heard_tape.CLASSIFIERS["mood"]
+    other = heard_tape.record(
+        tmp_path / "other", (), {"mood": (family, ending, {"multi_label": True})}
+    )
+    recipe = """
+    [terms.acoustic_utterance]
+    weight = 1.0
+    source = "mood"
+    [tasks.one]
+    [tasks.two]
+    """
+    flags = ("--cache", f"two={other}")
+    result = train_here(launch(tape, student_dir, tmp_path / "run", recipe, *flags))
+    assert result.exit_code == 2
+    said = " ".join(result.output.split())
+    assert "has 3 classes (angry, glad, sad), judged against each other, on the tape of" in said
+    assert "has 3 classes (angry, glad, sad), judged each by itself, on that of 'two'" in said
