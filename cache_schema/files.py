@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import weakref
 from collections import OrderedDict
@@ -184,6 +185,19 @@ class TapeFiles:
         if wrong := difference(path, record):
             raise TapeError(f"{self.location}: {name} {wrong}")
         return path
+
+    def copy(self, name: str, record: Mapping[str, Any], path: Path) -> None:
+        """Copy a file to a path of your own, compared with its record; not through the cache.
+
+        Raises:
+            TapeError: as for ``local``.
+        """
+        if self._remote is not None:
+            self._remote.get(name, record, path)
+            return
+        shutil.copyfile(self._inside(name), path)
+        if wrong := difference(path, record):
+            raise TapeError(f"{self.location}: {name} {wrong}")
 
     def _inside(self, name: str) -> Path:
         """Return the path of a regular file that is really inside the tape."""

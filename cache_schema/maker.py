@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cache_schema import layout
@@ -24,6 +24,33 @@ _FIXED = {kind: kind for kind in ("samples", "descriptions", TEXT_SOURCE, AUDIO_
 """Names of groups that say their kind; every other source may be called anything."""
 
 
+PART_NOTE = "part"
+"""The note that says what of a group was left out: see ``cache_schema.part``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartNote:
+    """What of a group is not here.
+
+    Attributes:
+        left_out: its signals, and ``audio`` of the group of samples.
+        layers: those of its states that are here; ``None`` for all.
+    """
+
+    left_out: tuple[str, ...] = ()
+    layers: tuple[int, ...] | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is left out."""
+        return not self.left_out and self.layers is None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the note."""
+        layers = None if self.layers is None else list(self.layers)
+        return {"left_out": list(self.left_out), "layers": layers}
+
+
 @dataclass(frozen=True, kw_only=True)
 class GroupInfo:
     """Who made a group.
@@ -33,7 +60,8 @@ class GroupInfo:
         kind: ``samples``, ``descriptions``, ``heard``, ``textual`` or ``acoustic``.
         signals: signal -> facts about it (``layers``, ``width``, ``dtype``, ``k``, ...).
         identity: what must be equal for more to be added: model, tokenizer, prompt, dtype, ...
-        notes: what may differ: names, versions of tools, dates.
+        notes: what may differ: names, versions of tools, dates; and what was left out.
+        whole: ``signals`` as they were recorded, where only a part of them is here.
     """
 
     group: str
@@ -41,15 +69,59 @@ class GroupInfo:
     signals: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     identity: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    whole: Mapping[str, Mapping[str, Any]] | None = None
 
     @property
     def fingerprint(self) -> str:
         """Hash of everything that must be equal."""
-        return fingerprint({"signals": self.signals, "identity": self.identity})
+        return fingerprint({"signals": recorded(self), "identity": self.identity})
 
     def to_json(self) -> bytes:
         """Return the group's file."""
-        return seal({**asdict(self), "fingerprint": self.fingerprint}, indent=2)
+        values = {**asdict(self), "signals": recorded(self), "fingerprint": self.fingerprint}
+        del values["whole"]
+        return seal(values, indent=2)
+
+
+def recorded(info: GroupInfo) -> Mapping[str, Mapping[str, Any]]:
+    """Return the signals that a group's maker recorded, those that are not here included."""
+    return info.signals if info.whole is None else info.whole
+
+
+def part_note(info: GroupInfo) -> PartNote:
+    """Return what of a group is not here.
+
+    Raises:
+        ValueError: its note is none.
+    """
+    note = info.notes.get(PART_NOTE)
+    if note is None:
+        return PartNote()
+    left_out, layers = note["left_out"], note["layers"]
+    texts = isinstance(left_out, list) and all(isinstance(name, str) for name in left_out)
+    numbers = layers is None or (
+        isinstance(layers, list) and all(type(layer) is int for layer in layers)
+    )
+    if not texts or not numbers:
+        raise ValueError(f"its note {PART_NOTE!r} is none")
+    return PartNote(left_out=tuple(left_out), layers=None if layers is None else tuple(layers))
+
+
+def narrowed(info: GroupInfo) -> GroupInfo:
+    """Return a group whose ``signals`` are those that are here, as its note says.
+
+    Raises:
+        ValueError: its note is none.
+    """
+    part = part_note(info)
+    if part.is_whole or info.whole is not None:
+        return info
+    signals = {name: facts for name, facts in info.signals.items() if name not in part.left_out}
+    if part.layers is not None and "hidden" in signals:
+        known = signals["hidden"].get("layers", ())
+        layers = [layer for layer in known if layer in part.layers]
+        signals["hidden"] = {**signals["hidden"], "layers": layers}
+    return replace(info, signals=signals, whole=info.signals)
 
 
 def group_from_json(content: bytes, where: str) -> GroupInfo:
@@ -60,11 +132,13 @@ def group_from_json(content: bytes, where: str) -> GroupInfo:
     """
     values = unseal(content, where)
     try:
-        recorded = values.pop("fingerprint")
+        told = values.pop("fingerprint")
         info = GroupInfo(**values)
         parts = (info.signals, info.identity, info.notes, *info.signals.values())
-        sound = all(isinstance(part, dict) for part in parts) and info.fingerprint == recorded
+        sound = all(isinstance(part, dict) for part in parts) and info.fingerprint == told
         sound &= all(isinstance(name, str) for name in (values["group"], values["kind"]))
+        sound &= "whole" not in values
+        info = narrowed(info) if sound else info
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TapeError(f"{where}: not the file of a group ({error})") from error
     if not sound:
@@ -117,23 +191,23 @@ def _refuse_other_kinds_name(info: GroupInfo, where: str) -> None:
         )
 
 
-def refuse_other_maker(recorded: GroupInfo, offered: GroupInfo) -> None:
+def refuse_other_maker(known: GroupInfo, offered: GroupInfo) -> None:
     """Refuse to mix signals of different makers.
 
     Raises:
         ProvenanceError: naming each field that differs.
     """
-    old = {**recorded.identity, **{f"signal {k}": v for k, v in recorded.signals.items()}}
+    old = {**known.identity, **{f"signal {k}": v for k, v in known.signals.items()}}
     new = {**offered.identity, **{f"signal {k}": v for k, v in offered.signals.items()}}
     new = json.loads(json.dumps(new))
     differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if differing:
         told = [(key, *apart(old.get(key), new.get(key), MAX_TOLD)) for key in differing]
         lines = "\n".join(f"  {key}: tape {one}, now {two}" for key, one, two in told)
-        named = recorded.kind == AUDIO_SOURCE
+        named = known.kind == AUDIO_SOURCE
         or_name = ", or record another teacher under a name of its own (acoustic.name)" * named
         raise ProvenanceError(
-            f"{recorded.group!r} was recorded differently:\n{lines}\n"
+            f"{known.group!r} was recorded differently:\n{lines}\n"
             f"Use the same settings to continue, or another --out{or_name}."
         )
 

@@ -84,8 +84,9 @@ class TapeRow:
         shard, index = self._samples_row
         if "audio" not in shard.record.rows:
             raise MissingSignalError(
-                f"{self._tape.location}: made with --audio reference, so it holds no audio "
-                f"(sample {self.sample_id!r}, sha256 {self.audio_sha256})"
+                f"{self._tape.location}: made with --audio reference, or shared without audio, so "
+                f"it holds none (sample {self.sample_id!r}, sha256 {self.audio_sha256}); "
+                "pipeline attach adds it from your own files"
             )
         row = shard.row("audio", index)
         where = f"{shard.record.path}: audio of sample {self.sample_id!r}"
