@@ -10,6 +10,7 @@ from typing import Any
 import heard_tape
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from forks import Forks
 from safetensors.torch import load_file
 from test_heads import SECTIONS
@@ -250,3 +251,31 @@ def test_tapes_of_other_classes_are_terms_of_their_own(
     said = " ".join(result.output.split())
     assert "has 3 classes (angry, glad, sad), judged against each other, on the tape of" in said
     assert "has 3 classes (angry, glad, sad), judged each by itself, on that of 'two'" in said
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        "student.autocast=bfloat16",
+        "student.lora_rank=2",
+        "student.activation_checkpointing=true",
+        'student.freeze=["audio_tower", "language_model"]',
+    ],
+)
+@pytest.mark.parametrize("recipe", [HEADS, HEADS + POOLED], ids=["tower alone", "whole"])
+def test_heads_train_however_the_student_is_held(
+    tape: Path, student_dir: Path, tmp_path: Path, held: str, recipe: str
+) -> None:
+    plain = launch(tape, student_dir, tmp_path / "plain", recipe, "--max-steps", "2", "--lr", "0")
+    other = launch(tape, student_dir, tmp_path / "other", recipe, "--max-steps", "2", "--lr", "0",
+                   "--set", held)  # fmt: skip
+    for run in (plain, other):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        result = train_here(run)
+        assert result.exit_code == 0, result.output
+    for one, two in zip(steps(plain.out), steps(other.out), strict=True):
+        # in bfloat16 the tower's states have eight bits; adapters draw the heads' random numbers
+        within = {"student.autocast=bfloat16": 0.02, "student.lora_rank=2": 0.5}.get(held, 1e-5)
+        assert two["loss"] == pytest.approx(one["loss"], rel=within)
+        assert all(term["count"] for term in two["terms"].values())
+    assert load_heads(other.out / "student").keys() == SECTIONS.keys()
