@@ -34,7 +34,7 @@ _UNFINISHED = re.compile(r"(shards/\w+/\.(\w+)-\d{6,})(/.*)?", re.ASCII)
 _LEFTOVER = re.compile(r"index/\.new|(\w+/)?\.[\w.-]+\.tmp", re.ASCII)
 _KNOWN = re.compile(
     r"dataset\.json|groups/\w+\.json|manifest/\w+\.(jsonl|lock)|index/(lock|[0-9a-f]{32}\.arrow)"
-    r"|seals/\w+\.jsonl",
+    r"|seals/([0-9a-f]{16}|unsigned)\.jsonl",
     re.ASCII,
 )
 

@@ -13,7 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from cache_schema import open_tape
+from cache_schema.errors import UsageError
 from cache_schema.progress import Counter
+from pipeline.signing.options import Key, NewKey
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 TapePath = Annotated[str, typer.Argument(help="The tape: a directory or an fsspec URL.")]
@@ -49,6 +51,16 @@ def verify_command(
     deep: Annotated[
         bool, typer.Option("--deep", help="Decode every row, recording and state as well.")
     ] = False,
+    signed: Annotated[
+        bool, typer.Option("--signed", help="It must be as it was sealed, by the seal's own key.")
+    ] = False,
+    public_key: Annotated[
+        Path | None,
+        typer.Option("--public-key", help="--signed, and by the owner of this key (PEM, OpenSSH)."),
+    ] = None,
+    grown: Annotated[
+        bool, typer.Option("--grown", help="Accept what was added since it was sealed.")
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read by reports_errors
 ) -> None:
@@ -61,9 +73,41 @@ def verify_command(
     from cache_schema.validate import validate
     from pipeline.tape_pages import verify_page, verify_values
 
-    values = verify_values(cache, validate(cache, _megabytes, deep=deep), deep)
+    if grown and not (signed or public_key):
+        raise UsageError("--grown goes with --signed or --public-key")
+    asked = ""
+    if public_key is not None:
+        from pipeline.signing.keys import public_key as read_key
+
+        asked = read_key(public_key)
+    findings = validate(cache, _megabytes, deep=deep)
+    checked = []
+    if signed or asked:
+        from pipeline.signing.check import check_signed, values_of
+
+        checked = values_of(check_signed(cache, findings, _megabytes, asked, grown=grown))
+    values = {**verify_values(cache, findings, deep), "signed": checked}
     _print(values, verify_page, as_json)
     raise typer.Exit(0 if values["sound"] else 1)
+
+
+def seal_command(
+    cache: Annotated[str | None, typer.Argument(help="The tape: a directory.")] = None,
+    key: Key = None,
+    generate_key: NewKey = None,
+    as_json: AsJson = False,
+    debug: Debug = False,  # noqa: ARG001 - read by reports_errors
+) -> None:
+    """List the sha256 of every committed file in the tape, and sign the list with a key.
+
+    Whoever has the public key finds out with verify --public-key whether the tape is still what was
+    sealed. A tape may go on afterwards; what is added is told apart.
+
+    Example: pipeline seal ./cache --key key.pem
+    """
+    from pipeline.signing.cli import seal_page, seal_values
+
+    _print(seal_values(cache, key, generate_key, _megabytes), seal_page, as_json)
 
 
 def merge_command(
@@ -155,6 +199,7 @@ def _samples(title: str, num_samples: int) -> Iterator[Callable[[int], None]]:
 TAPE_COMMANDS: dict[str, Callable[..., None]] = {
     "inspect": inspect_command,
     "verify": verify_command,
+    "seal": seal_command,
     "merge": merge_command,
     "diff": diff_command,
 }

@@ -36,6 +36,7 @@ def verify_page(values: dict[str, Any]) -> str:
     if rest:
         lines.append(f"... and {rest} more problems")
     lines += [f"note: {n['location']}: {n['kind']}: {n['message']}" for n in values["notes"]]
+    lines += map(_signed_line, values.get("signed", []))
     if lines:
         lines.append("")
     kinds = ", ".join(f"{count} {kind}" for kind, count in values["kinds"].items())
@@ -45,6 +46,18 @@ def verify_page(values: dict[str, Any]) -> str:
         f"{values['tape']}: {found}; {values['files']} files, {size_text(values['bytes'])}, {how}"
     )
     return page_of(lines)
+
+
+def _signed_line(one: dict[str, Any]) -> str:
+    who = f"key {one['key_id']}"
+    if not one["trusted"]:
+        who += " (whose it is was not asked: --public-key FILE)"
+    state = "as they were" if one["intact"] else "NOT as they were"
+    added = one["added"]
+    since = f"{added['shards']} shards" if any(added.values()) else "nothing"
+    return (
+        f"signed by {who} on {one['created']}: {one['files']} files, {state}; added since: {since}"
+    )
 
 
 def merge_values(out: Path, merged: Merged) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Seals of whole tapes: made, signed with a key, and checked."""

@@ -1,0 +1,289 @@
+"""``pipeline verify --signed``: is this the tape that was sealed, and by whom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cache_schema import layout
+from cache_schema.committed import Shard
+from cache_schema.errors import TapeError
+from cache_schema.files import TapeFiles
+from cache_schema.findings import Counting, Findings, in_threads
+from cache_schema.fingerprint import fingerprint
+from cache_schema.maker import group_from_json
+from cache_schema.manifest import Quarantined, ShardRecord, parse_line, whole_lines
+from cache_schema.seals import (
+    SEALS_DIR,
+    Seal,
+    SealedFile,
+    is_manifest,
+    key_id,
+    read_seal,
+    seal_file,
+    sealed_files,
+)
+from cache_schema.signals import SCHEMAS
+from pipeline.signing.keys import is_signed
+from pipeline.signing.make import hash_file
+
+
+@dataclass(kw_only=True)
+class Added:
+    """What was committed after a tape was sealed.
+
+    Attributes:
+        shards: their records.
+        quarantined: samples that were said to have failed.
+        groups: makers of whom the seal knows nothing.
+    """
+
+    shards: list[ShardRecord] = field(default_factory=list)
+    quarantined: int = 0
+    groups: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.shards or self.quarantined or self.groups)
+
+    def __str__(self) -> str:
+        groups = f" and groups {', '.join(self.groups)}" if self.groups else ""
+        return f"{len(self.shards)} shards, {self.quarantined} quarantined samples{groups}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signed:
+    """A seal that was checked.
+
+    Attributes:
+        file: where it is, relative to the tape.
+        seal: what it says.
+        trusted: whether it is by the key that was asked for.
+        intact: whether everything it lists is as it was.
+        added: what came since.
+    """
+
+    file: str
+    seal: Seal
+    trusted: bool
+    intact: bool
+    added: Added
+
+
+def check_signed(
+    location: str, found: Findings, counting: Counting, public_key: str, *, grown: bool
+) -> list[Signed]:
+    """Check the seals of a tape; every problem goes to ``found``.
+
+    Kinds of problems: ``signature`` (none, wrong, or another key's), ``seal`` (damaged, or of
+    another tape), ``changed``, ``cut`` and ``missing`` (files it lists), ``grown`` (what it does
+    not list), ``recorded again`` (what was added would be read in the place of what was sealed).
+
+    Args:
+        location: the tape's directory.
+        found: where problems and notes go.
+        counting: draws progress.
+        public_key: whose seal is asked for, 64 digits; empty for any key's.
+        grown: accept what was added since, if nothing that was sealed is read otherwise for it.
+
+    Returns:
+        The signed seals whose signature is right.
+    """
+    root = Path(location).resolve()
+    checked = []
+    for name in _wanted(root, found, public_key):
+        with found.checking(name, "seal"):
+            seal = read_seal(root / name)
+            if _is_by(name, seal, found, public_key):
+                checked.append(_check(root, name, seal, found, counting, bool(public_key), grown))
+    return checked
+
+
+def _wanted(root: Path, found: Findings, public_key: str) -> list[str]:
+    """Return the seals to look at; tell why there are none."""
+    if (root / SEALS_DIR).is_symlink():
+        found.add(SEALS_DIR, "signature", "a link; a tape holds plain files only")
+        return []
+    there = sorted(f"{SEALS_DIR}/{path.name}" for path in (root / SEALS_DIR).glob("*.jsonl"))
+    unsigned = seal_file("")
+    signed = [name for name in there if name != unsigned]
+    if public_key:
+        wanted = seal_file(public_key)
+        if wanted in there:
+            return [wanted]
+        others = ", ".join(Path(name).stem for name in signed)
+        why = f"only by {others}" if signed else "by nobody"
+        found.add(wanted, "signature", f"not signed by key {key_id(public_key)}, {why}")
+        return []
+    if not signed:
+        sealed = "sealed, but " if unsigned in there else ""
+        hint = "its owner signs it with pipeline seal --key FILE"
+        found.add(SEALS_DIR, "signature", f"{sealed}not signed by anybody; {hint}")
+    return signed
+
+
+def _is_by(name: str, seal: Seal, found: Findings, public_key: str) -> bool:
+    """Whether a seal is signed, by the key it is named after and the one that is asked for."""
+    if not seal.public_key or not seal.signature:
+        found.add(name, "signature", "the list is there, and the signature is missing")
+    elif name != seal_file(seal.public_key) or (public_key and seal.public_key != public_key):
+        found.add(
+            name,
+            "signature",
+            f"it was put in the place of another: it is of key {key_id(seal.public_key)}",
+        )
+    elif not is_signed(seal.public_key, seal.signature, seal.sha256):
+        found.add(name, "signature", f"wrong: key {key_id(seal.public_key)} did not sign this list")
+    else:
+        return True
+    return False
+
+
+def _check(
+    root: Path,
+    name: str,
+    seal: Seal,
+    found: Findings,
+    counting: Counting,
+    trusted: bool,
+    grown: bool,
+) -> Signed:
+    """Compare the tape with the list of a seal whose signature is right."""
+    before = found.count
+    known: dict[str, int] = {}
+    with counting("signed files", seal.bytes) as count:
+        for sealed, kind, told in in_threads(
+            lambda one: (one, *_damage(root, one)), sealed_files(root / name)
+        ):
+            known[sealed.path] = sealed.bytes
+            count(sealed.bytes)
+            if kind:
+                found.add(sealed.path, kind, told)
+    with found.checking(name, "seal"):
+        if seal.tape != _fingerprint(root, known):
+            found.add(name, "seal", "it is of another tape: its fingerprint differs")
+    intact = found.count == before
+    added = _added(root, known)
+    if added:
+        part = "the sealed part is intact" if intact else "the sealed part is not intact either"
+        told = f"{part}; added since, and vouched for by nobody: {added}"
+        if grown:
+            found.note(name, "grown", told)
+        else:
+            found.add(name, "grown", f"{told}. --grown accepts that; pipeline seal --key covers it")
+        _check_repeats(root, known, added, found)
+    return Signed(file=name, seal=seal, trusted=trusted, intact=intact, added=added)
+
+
+def _damage(root: Path, sealed: SealedFile) -> tuple[str, str]:
+    """Return kind and message of what is wrong with a file, two empty strings if nothing is."""
+    path = root / sealed.path
+    try:
+        if path.resolve() != path:
+            return "changed", "a link; a tape holds plain files only"
+        if not path.is_file():
+            return "missing", "sealed, and not there"
+        size = path.stat().st_size
+        if is_manifest(sealed.path) and size < sealed.bytes:
+            return "cut", f"{size} bytes, {sealed.bytes} were sealed"
+        if not is_manifest(sealed.path) and size != sealed.bytes:
+            return "changed", f"{size} bytes, {sealed.bytes} were sealed"
+        if hash_file(path, sealed.bytes)[0] != sealed.sha256:
+            return "changed", "its sha256 is not the one that was sealed"
+    except OSError as error:
+        return "unreadable", str(error)
+    return "", ""
+
+
+def _fingerprint(root: Path, known: Mapping[str, int]) -> str:
+    """Return the fingerprint of the tape as the sealed groups make it."""
+    groups = {}
+    for path in known:
+        if path.startswith(f"{layout.GROUPS_DIR}/") and (root / path).is_file():
+            info = group_from_json(TapeFiles(str(root)).read(path), path)
+            groups[info.group] = info.fingerprint
+    return fingerprint(groups)
+
+
+def _added(root: Path, known: Mapping[str, int]) -> Added:
+    """Return what is committed beyond the list; damaged lines are told by ``validate``."""
+    added = Added()
+    for path in sorted((root / layout.GROUPS_DIR).glob("*.json")):
+        if f"{layout.GROUPS_DIR}/{path.name}" not in known and not path.name.startswith("."):
+            added.groups.append(path.stem)
+    for path in sorted((root / layout.MANIFEST_DIR).glob("*.jsonl")):
+        if path.name.startswith(".") or path.is_symlink():
+            continue
+        name = f"{layout.MANIFEST_DIR}/{path.name}"
+        for _, line in whole_lines(path.read_bytes(), known.get(name, 0)):
+            with suppress(TapeError):
+                record = parse_line(line, name)
+                if isinstance(record, Quarantined):
+                    added.quarantined += 1
+                else:
+                    added.shards.append(record)
+    return added
+
+
+def _check_repeats(root: Path, known: Mapping[str, int], added: Added, found: Findings) -> None:
+    """Tell of samples that both the sealed and the added shards of a group record.
+
+    What was added may stand before what was sealed, and would then be read in its place.
+    """
+    sealed: dict[str, list[str]] = {}
+    for path in known:
+        if path.endswith(f"/{layout.SHARD_FILE}"):
+            sealed.setdefault(path.split("/")[1], []).append(path.rpartition("/")[0])
+    files = TapeFiles(str(root))
+    for group in sorted({record.group for record in added.shards}):
+        with found.checking(group, "seal"):
+            new = _ids(files, [one for one in added.shards if one.group == group])
+            for path in sealed.get(group, []):
+                record = parse_line(files.read(f"{path}/{layout.SHARD_FILE}"), path)
+                assert isinstance(record, ShardRecord)
+                ids = _ids(files, [record])
+                again = ids.filter(pc.is_in(ids, new))
+                if len(again):
+                    told = f"{len(again)} samples, the first is {again[0].as_py()!r}"
+                    found.add(path, "recorded again", f"by what was added since: {told}")
+
+
+def _ids(files: TapeFiles, records: list[ShardRecord]) -> pa.Array:
+    """Return the ids of the samples that shards have rows of, each once."""
+    columns = [
+        Shard(files, _returns(record)).table(table).column("sample_id").combine_chunks()
+        for record in records
+        for table in record.rows
+        if table in SCHEMAS and table != "audio"
+    ]
+    return pc.unique(pa.chunked_array(columns, type=pa.string()))
+
+
+def _returns(record: ShardRecord) -> Callable[[], ShardRecord]:
+    return lambda: record
+
+
+def values_of(checked: list[Signed]) -> list[dict[str, Any]]:
+    """Return what is said of the seals that were checked as JSON values."""
+    return [
+        {
+            "seal": one.file,
+            "key_id": key_id(one.seal.public_key),
+            "public_key": one.seal.public_key,
+            "trusted": one.trusted,
+            "created": one.seal.created,
+            "files": one.seal.files,
+            "intact": one.intact,
+            "added": {
+                "shards": len(one.added.shards),
+                "quarantined": one.added.quarantined,
+                "groups": one.added.groups,
+            },
+        }
+        for one in checked
+    ]
