@@ -10,7 +10,10 @@ from golden.write_tapes import values_of
 from sound_tape import uncounted
 
 from cache_schema import open_tape
+from cache_schema.findings import Findings
 from cache_schema.validate import validate
+from pipeline.signing.check import check_signed
+from pipeline.signing.keys import public_key
 
 HERE = Path(__file__).parent
 TAPES = sorted(path.with_suffix("") for path in HERE.glob("v*/*.json"))
@@ -18,7 +21,7 @@ TAPES = sorted(path.with_suffix("") for path in HERE.glob("v*/*.json"))
 
 def test_there_are_tapes_of_every_profile() -> None:
     v1 = {tape.name for tape in TAPES if tape.parent.name == "v1"}
-    assert v1 == {"archive", "classes", "hot", "lossy2x", "more"}
+    assert v1 == {"archive", "classes", "hot", "lossy2x", "more", "sealed"}
 
 
 @pytest.mark.parametrize("tape", TAPES, ids=lambda path: f"{path.parent.name}-{path.name}")
@@ -41,12 +44,13 @@ def test_what_was_added_to_version_1_is_on_its_own_tape_and_on_no_older_one() ->
     then = {"utterance_logits", "frame_logits", "embedding"}
     assert {name: (first | then) & held for name, held in tables.items()} == {
         "archive": set(), "hot": set(), "lossy2x": set(), "more": first, "classes": then,
+        "sealed": set(),
     }  # fmt: skip
     for tape in TAPES:
         for shard in open_tape(tape).shards.get("textual", []):
             if "trace" in shard.record.rows:
                 older = "origin" not in shard.table("trace").column_names
-                assert older == (tape.name != "more")
+                assert older == (tape.name not in ("more", "sealed"))
 
 
 @pytest.mark.parametrize("tape", TAPES, ids=lambda path: f"{path.parent.name}-{path.name}")
@@ -65,3 +69,11 @@ def test_a_golden_tape_reads_the_same_without_its_index(tape: Path, tmp_path: Pa
             target.write_bytes(file.read_bytes())
     assert open_tape(copy).sample_ids == open_tape(tape).sample_ids
     assert values_of(copy) == values_of(tape)
+
+
+def test_the_sealed_golden_tape_is_still_signed() -> None:
+    found = Findings()
+    key = public_key(HERE / "v1" / "sealed.pub")
+    [one] = check_signed(str(HERE / "v1" / "sealed"), found, uncounted, key, grown=False)
+    assert (found.problems, found.notes) == ([], [])
+    assert (one.trusted, one.intact, bool(one.added)) == (True, True, False)

@@ -9,10 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from numpy.typing import NDArray
 
 from cache_schema import open_tape
@@ -35,6 +38,7 @@ from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import Heard, Lens, Rejected, Sample, Sampled, Segment, TopK, Trace
 from cache_schema.writer import TapeWriter
+from pipeline.signing.make import seal_tape
 
 WIDTH, K, DRAWS = 8, 4, 10
 LAYERS = (0, 12)
@@ -53,10 +57,13 @@ CLASSES = "classes"
 """The tape of what came then: classifiers, embeddings, two acoustic sources, states side by side.
 """
 
+SEALED = "sealed"
+"""A tape with a signed seal, which was added then; the key is beside it."""
+
 
 def main(folder: Path, names: list[str]) -> None:
     """Write these tapes, all by default, and what they hold."""
-    for name in names or [*TAPES, MORE, CLASSES]:
+    for name in names or [*TAPES, MORE, CLASSES, SEALED]:
         root = folder / name
         if root.exists():
             raise SystemExit(f"{root} is there; a golden tape is never made again")
@@ -64,10 +71,21 @@ def main(folder: Path, names: list[str]) -> None:
             write_more(root)
         elif name == CLASSES:
             write_classes(root)
+        elif name == SEALED:
+            write_sealed(root)
         else:
             write(root, TAPES[name])
         text = json.dumps(values_of(root), indent=1, ensure_ascii=False)
         (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def write_sealed(root: Path) -> None:
+    """Write the first tape again, and sign it with a key that nobody else should use."""
+    write(root, TAPES["hot"])
+    key = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+    seal_tape(root, key, lambda _title, _total: nullcontext(lambda _count: None))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    root.with_suffix(".pub").write_bytes(public)
 
 
 def write(root: Path, storage: Storage) -> None:
