@@ -46,6 +46,7 @@ FLAG_FIELDS = {
     "profile": "tape.profile",
     "seed": "seed",
     "worker": "worker",
+    "cluster": "cluster.kind",
 }
 """Flag -> the recipe field it sets."""
 
@@ -75,7 +76,11 @@ def _option(name: str, help_text: str) -> Any:
 def _extract(recipe: ExtractRecipe, only: str | None, debug: bool) -> None:
     from pipeline.extract import run_all, run_step
 
-    if only is None:
+    if recipe.cluster.kind == "ray":
+        from pipeline.cluster.on_ray import run_on_ray
+
+        run_on_ray(recipe, only, debug)
+    elif only is None:
         run_all(recipe, debug)
     else:
         run_step(only, recipe)
@@ -158,6 +163,10 @@ def _extraction(
                 "I/N: this is worker I of N (default 0/1) | auto: any number of workers share out "
                 "what is left, and may come and go",
             ),
+        ] = None,
+        cluster: Annotated[
+            str | None,
+            _option("--cluster", "ray: one worker a GPU of a Ray cluster, or of this machine"),
         ] = None,
         recipe: Annotated[Path | None, _option("--recipe", "TOML file with any field.")] = None,
         set_: Annotated[

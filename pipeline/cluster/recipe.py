@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cache_schema.errors import UsageError
+from cache_schema.recipes import one_of
 
 AUTO = "auto"
 """The ``--worker`` that leases portions, in the place of I/N."""
@@ -15,6 +16,8 @@ class ClusterRecipe:
     """Of ``--worker auto`` and ``--cluster ray``.
 
     Attributes:
+        kind: what runs the steps: nothing (this process), or ``ray``.
+        address: of a Ray cluster; without it one that is found, else this machine alone.
         portion_rows: rows leased at a time, the same for all workers of a step; 0 is as many as a
             shard holds, ``tape.shard_samples``.
         heartbeat_s: a worker says so often that it lives.
@@ -24,6 +27,8 @@ class ClusterRecipe:
         retries: actors lost in one step that are started again.
     """
 
+    kind: str = ""
+    address: str = ""
     portion_rows: int = 0
     heartbeat_s: float = 10.0
     expires_s: float = 90.0
@@ -32,6 +37,8 @@ class ClusterRecipe:
     retries: int = 8
 
     def __post_init__(self) -> None:
+        if self.kind:
+            one_of("--cluster", self.kind, ("ray",))
         for name in ("portion_rows", "actors", "retries"):
             if getattr(self, name) < 0:
                 raise UsageError(f"cluster.{name}: expected 0 or more, got {getattr(self, name)}")

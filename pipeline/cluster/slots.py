@@ -42,6 +42,16 @@ class LeasedWriter(TapeWriter):
         super().quarantine(sample_id, row_index, reason, detail)
 
 
+def make_tape(root: Path, licence: str) -> None:
+    """Make an empty tape where none is, so that names of writers can be locked.
+
+    Raises:
+        OutputError: the folder holds something else.
+    """
+    if not takeover.check_output(root):
+        write_atomic(root / layout.DATASET_FILE, dataset_json(licence))
+
+
 @contextmanager
 def taking_a_slot(root: Path, info: GroupInfo, options: Mapping[str, Any]) -> Iterator[TapeWriter]:
     """Give a writer under the first name that no living worker holds.
@@ -50,8 +60,7 @@ def taking_a_slot(root: Path, info: GroupInfo, options: Mapping[str, Any]) -> It
     so that what a worker that was killed left is removed by the next one of its name, or by
     ``sweep_slots`` in the end.
     """
-    if not takeover.check_output(root):
-        write_atomic(root / layout.DATASET_FILE, dataset_json(options["licence"]))
+    make_tape(root, options["licence"])
     for number in itertools.count():
         name = f"{layout.LEASED_WRITER}{number}"
         if takeover.is_held(root / layout.lock_file(name)):

@@ -1,0 +1,121 @@
+"""The real command on Ray, here: two actors of which one is killed leave the tape of one worker."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+from tiny_stage_one import run_pipeline
+from whole_tape import leftovers
+
+import pipeline.cluster.on_ray
+from cache_schema import open_tape
+from cache_schema.compare import compare
+from cache_schema.errors import UsageError
+from cache_schema.validate import validate
+from pipeline.cluster.on_ray import Outcome, StepActor
+from pipeline.recipe import DatasetRecipe, ExtractRecipe, TapeRecipe
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+
+def uncounted(title: str, total: int) -> nullcontext[Callable[[int], None]]:
+    return nullcontext(lambda _: None)
+
+
+def arguments(dataset: Path, text_teacher: Path, out: Path) -> list[str | Path]:
+    """One prompt at a time, so that no value depends on how rows are shared out."""
+    return [
+        "extract-teachers", "--dataset", dataset, "--text-teacher", text_teacher, "--out", out,
+        "--engine", "transformers", "--text-layers", "all", "--top-k", "8",
+        "--max-new-tokens", "100", "--set", "textual.batch_samples=1",
+        "--set", "textual.dtype=float32",
+        "--set", "tape.shard_samples=2",
+    ]  # fmt: skip
+
+
+def at_work(root: Path) -> Iterator[int]:
+    """Processes that hold a lease of the textual step."""
+    for file in (root / ".leases" / "textual").glob("[0-9]*/*.0"):
+        if not file.with_name(f"{file.name}.done").exists():
+            yield json.loads(file.read_text())["pid"]
+
+
+@pytest.mark.timeout(300)
+def test_an_actor_is_killed(dataset: Path, text_teacher: Path, tmp_path: Path) -> None:
+    alone, root = tmp_path / "alone", tmp_path / "tape"
+    command = [sys.executable, "-m", "pipeline", *map(str, arguments(dataset, text_teacher, root))]
+    command += ["--cluster", "ray", "--set", "cluster.actors=2"]
+    log = tmp_path / "log"
+    with log.open("wb") as told:
+        running = subprocess.Popen(command, stdout=told, stderr=told)
+        killed = 0
+        until_s = time.monotonic() + 200
+        while running.poll() is None:
+            assert time.monotonic() < until_s, log.read_text()
+            shards = list((root / "shards" / "textual").glob("[0-9]*/*/shard.json"))
+            if shards and not killed:
+                killed = next(at_work(root), 0)
+                if killed:
+                    os.kill(killed, signal.SIGKILL)
+            time.sleep(0.005)
+    said = log.read_text()
+    assert running.returncode == 0, said
+    assert killed, said
+    assert "textual: an actor was lost, another is started (1 of 8)" in said
+    assert "textual on 2 actors" in said
+    done = run_pipeline(*arguments(dataset, text_teacher, alone))
+    assert done.returncode == 0, done.stderr
+    difference = compare(open_tape(root), open_tape(alone), uncounted)
+    assert difference.equal, difference
+    assert leftovers(root) == []
+    assert validate(root, uncounted, deep=True).problems == []
+    assert open_tape(root).catalog.index.duplicates == 0
+
+
+@pytest.mark.timeout(120)
+def test_a_refusal_is_named_and_ends_the_run(dataset: Path, tmp_path: Path) -> None:
+    root = tmp_path / "tape"
+    flags = ["--dataset", dataset, "--out", root, "--cluster", "ray", "--set", "cluster.actors=1"]
+    template = "textualize.template='{nothing_is_called_so}'"
+    done = run_pipeline("extract-teachers", *flags, "--set", template)
+    assert done.returncode == 1, done.stderr
+    assert "textualize: process" in done.stderr
+    assert "9 of 9 samples failed, more than the" in done.stderr
+    assert len(open_tape(root)) == 9
+
+
+def recipe(out: Path, **values: object) -> ExtractRecipe:
+    tape, dataset = TapeRecipe(out=str(out)), DatasetRecipe(path="rows.jsonl")
+    return ExtractRecipe(dataset=dataset, tape=tape, **values)  # type: ignore[arg-type]
+
+
+def test_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"needs Ray.*pip install 'teachertape\[cluster\]'"):
+        pipeline.cluster.on_ray.run_on_ray(recipe(tmp_path / "tape"), "ingest")
+    assert not (tmp_path / "tape").exists()
+
+
+def test_a_worker_of_its_own_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="leave out --worker"):
+        pipeline.cluster.on_ray.run_on_ray(recipe(tmp_path / "tape", worker="1/2"), "ingest")
+
+
+def test_a_node_without_the_tape(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not begin a tape of its own on its own disk."""
+    monkeypatch.chdir(tmp_path)
+    mark = str(tmp_path / "tape" / ".leases" / "ray-1")
+    ended = StepActor().run("ingest", "", str(tmp_path), mark, debug=False)
+    assert isinstance(ended, Outcome)
+    assert "is not the same folder" in ended.error
+    assert str(tmp_path / "tape") in ended.error
+    assert not (tmp_path / "tape").exists()
