@@ -14,6 +14,7 @@ import typer
 from cache_schema.console import REPORTED, report_error
 from cache_schema.recipes import load_recipe, toml_value
 from pipeline.recipe import ExtractRecipe
+from pipeline.share.cli import SHARE_COMMANDS
 from pipeline.tape_cli import TAPE_COMMANDS, Debug
 
 app = typer.Typer(
@@ -218,6 +219,12 @@ def _estimation() -> Callable[..., None]:
         measure: Annotated[
             int, typer.Option("--measure", min=1, help="Rows to measure, spread over the dataset.")
         ] = 16,
+        workers: Annotated[
+            int | None,
+            typer.Option(
+                "--workers", min=1, help="Project on so many workers (default: on 8 and on 64)."
+            ),
+        ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
         **flags: Any,
     ) -> None:
@@ -225,7 +232,7 @@ def _estimation() -> Callable[..., None]:
             from pipeline.costs.page import page
             from pipeline.estimate import estimate
 
-            values = estimate(recipe, only, measure, debug)
+            values = estimate(recipe, only, measure, debug, workers)
             typer.echo(json.dumps(values, indent=2) if as_json else page(values))
 
         _extraction(None, act)(**flags)
@@ -245,7 +252,7 @@ app.command(
 )(_estimation())
 
 
-for name, tape_command in TAPE_COMMANDS.items():
+for name, tape_command in {**TAPE_COMMANDS, **SHARE_COMMANDS}.items():
     app.command(name)(reports_errors(tape_command))
 
 

@@ -80,12 +80,12 @@ def verify_command(
         from pipeline.signing.keys import public_key as read_key
 
         asked = read_key(public_key)
-    findings = validate(cache, _megabytes, deep=deep)
+    findings = validate(cache, megabytes, deep=deep)
     checked = []
     if signed or asked:
         from pipeline.signing.check import check_signed, values_of
 
-        checked = values_of(check_signed(cache, findings, _megabytes, asked, grown=grown))
+        checked = values_of(check_signed(cache, findings, megabytes, asked, grown=grown))
     values = {**verify_values(cache, findings, deep), "signed": checked}
     _print(values, verify_page, as_json)
     raise typer.Exit(0 if values["sound"] else 1)
@@ -107,7 +107,7 @@ def seal_command(
     """
     from pipeline.signing.cli import seal_page, seal_values
 
-    _print(seal_values(cache, key, generate_key, _megabytes), seal_page, as_json)
+    _print(seal_values(cache, key, generate_key, megabytes), seal_page, as_json)
 
 
 def merge_command(
@@ -131,7 +131,7 @@ def merge_command(
     from cache_schema.merge import merge
     from pipeline.tape_pages import merge_page, merge_values
 
-    _print(merge_values(out, merge(caches, out, _megabytes, licence)), merge_page, as_json)
+    _print(merge_values(out, merge(caches, out, megabytes, licence)), merge_page, as_json)
 
 
 def diff_command(
@@ -174,7 +174,7 @@ def _strict(value: Any) -> Any:
 
 
 @contextmanager
-def _megabytes(title: str, num_bytes: int) -> Iterator[Callable[[int], None]]:
+def megabytes(title: str, num_bytes: int) -> Iterator[Callable[[int], None]]:
     """Draw progress in megabytes."""
     done = told = 0
     with Counter(title, -(-num_bytes // _MB), "MB") as counter:

@@ -18,6 +18,7 @@ from cache_schema.errors import OutputError
 from cache_schema.findings import Counting
 from cache_schema.maker import part_note
 from cache_schema.manifest import ShardRecord, append_line, drop_cut_line
+from cache_schema.seals import SEALS_DIR
 from cache_schema.writer import complete_index
 from pipeline.share.pull_plan import PullPlan, Wanted
 from pipeline.share.tasks import in_order
@@ -54,7 +55,21 @@ def pull(plan: PullPlan, out: Path, counting: Counting, jobs: int = JOBS) -> Non
         with counting("pull", plan.bytes) as count:
             _bring(plan, out, count, jobs)
         _write_groups(plan, out, only_new=False)
+        _bring_seals(plan, out)
     complete_index(out)
+
+
+def _bring_seals(plan: PullPlan, out: Path) -> None:
+    """Bring the seals of a tape that is here as it was sealed; a part has other lines."""
+    same = all(
+        plan.parts.get(group) == part_note(info) for group, info in plan.source.groups.items()
+    )
+    names = list(plan.source.files.names(SEALS_DIR, ".jsonl"))
+    if names and not same:
+        say(f"{out}: a part of the tape; its seals stay behind, they are of the whole")
+    for name in names if same else ():
+        takeover.refuse_links(out, name)
+        write_atomic(out / name, plan.source.files.content(name))
 
 
 def _write_groups(plan: PullPlan, out: Path, *, only_new: bool) -> None:

@@ -1,0 +1,109 @@
+"""Commands that share tapes: push, pull."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cache_schema.console import say
+from cache_schema.part import Selection, parse_layers
+from pipeline.share.push import JOBS
+from pipeline.tape_cli import Debug, megabytes
+from pipeline.units import size_text
+
+Signals = Annotated[
+    str | None,
+    typer.Option("--signals", help="Only these: source/signal, or a source; separated by commas."),
+]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--layers", help="Only these layers of states: 0,4,8, or textual=0,4,8; repeatable."
+    ),
+]
+NoAudio = Annotated[bool, typer.Option("--no-audio", help="Leave the recordings out.")]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Files that travel at one time.")]
+Check = Annotated[
+    bool,
+    typer.Option("--check", help="Compare the content of files that are there, not their size."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would travel, and end.")]
+
+
+def push_command(
+    cache: Annotated[str, typer.Argument(help="The tape: a directory.")],
+    url: Annotated[str, typer.Argument(help="Where to: s3://, gs://, ssh://, hf://datasets/...")],
+    jobs: Jobs = JOBS,
+    check: Check = False,
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Begin though another push says it is at work.")
+    ] = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,  # noqa: ARG001 - read by reports_errors
+) -> None:
+    """Send a tape to a URL: what is missing there, each file compared on arrival.
+
+    Lines of the manifest come last, so that what is there is a tape of whole shards at any moment.
+    A push that was stopped is continued by the same command.
+
+    Example: pipeline push ./cache s3://bucket/cache
+    """
+    from pipeline.share.open_store import open_store
+    from pipeline.share.push import plan_push, push
+
+    plan = plan_push(cache, open_store(url), check=check)
+    _tell("push", plan.files, plan.bytes, plan.kept)
+    for damaged in plan.damaged if dry_run else ():
+        typer.echo(f"differs there: {damaged}")
+    if not dry_run:
+        push(plan, megabytes, jobs=jobs, take_over=take_over)
+        typer.echo(f"{cache} is at {url}")
+
+
+def pull_command(
+    url: Annotated[str, typer.Argument(help="The tape: an fsspec URL, or a directory.")],
+    cache: Annotated[Path, typer.Argument(help="A new folder, or an earlier pull of this tape.")],
+    signals: Signals = None,
+    layers: Layers = None,
+    no_audio: NoAudio = False,
+    jobs: Jobs = JOBS,
+    check: Check = False,
+    dry_run: DryRun = False,
+    debug: Debug = False,  # noqa: ARG001 - read by reports_errors
+) -> None:
+    """Bring a tape here, whole or in part: what is missing, each file compared on arrival.
+
+    A part is a tape. More signals can be pulled into the same folder later; what is here stays. A
+    pull that was stopped is continued by the same command.
+
+    Example: pipeline pull s3://bucket/cache ./cache --signals textual/trace,textual/topk
+    """
+    from pipeline.share.pull import pull
+    from pipeline.share.pull_plan import plan_pull
+
+    plan = plan_pull(url, cache, selection(signals, layers, no_audio), check=check)
+    _tell("pull", plan.files, plan.bytes, plan.kept)
+    for damaged in plan.damaged if dry_run else ():
+        typer.echo(f"differs here: {damaged}")
+    if not dry_run:
+        pull(plan, cache, megabytes, jobs)
+        typer.echo(f"{url} is at {cache}")
+
+
+def selection(signals: str | None, layers: list[str] | None, no_audio: bool) -> Selection:
+    """Return what flags ask for."""
+    names = None if signals is None else tuple(name.strip() for name in signals.split(","))
+    return Selection(signals=names, layers=parse_layers(layers or []), audio=not no_audio)
+
+
+def _tell(verb: str, files: int, num_bytes: int, kept: int) -> None:
+    say(f"{verb}: {files} files travel, {size_text(num_bytes)}; {size_text(kept)} are there")
+
+
+SHARE_COMMANDS: dict[str, Callable[..., None]] = {
+    "push": push_command,
+    "pull": pull_command,
+}
