@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from cache_schema.signals import HEARD
 from cache_schema.takeover import check_output
 from pipeline.costs import plan as planning
 from pipeline.costs.measure import measure, rows_of, spread
-from pipeline.costs.page import notes_on
+from pipeline.costs.page import MACHINES, notes_on
 from pipeline.costs.plan import Plan
 from pipeline.costs.watch import ending_means_cleaning
 from pipeline.costs.weigh import bytes_a_shard
@@ -34,7 +35,11 @@ PROJECTED_SAMPLES = (10**6, 10**8)
 
 
 def estimate(
-    recipe: ExtractRecipe, only: str | None, num_rows: int = DEFAULT_ROWS, debug: bool = False
+    recipe: ExtractRecipe,
+    only: str | None,
+    num_rows: int = DEFAULT_ROWS,
+    debug: bool = False,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """Measure a few rows and return what all of them will cost, as JSON values.
 
@@ -43,6 +48,7 @@ def estimate(
         only: one step, or ``None`` for all.
         num_rows: rows to measure.
         debug: whether a failing step shows its traceback.
+        workers: machines like this one, or GPUs, to project larger data sets on.
 
     Raises:
         UsageError: a flag is wrong.
@@ -51,6 +57,8 @@ def estimate(
     """
     if num_rows < 1:
         raise UsageError(f"--measure: expected at least 1, got {num_rows}")
+    if recipe.is_leased or recipe.cluster.kind:  # what any number of workers do together
+        recipe = replace(recipe, worker="0/1", cluster=replace(recipe.cluster, kind=""))
     reported, needed = _steps(recipe, only)
     check(recipe)
     there = check_output(Path(recipe.tape.out))
@@ -74,7 +82,8 @@ def estimate(
         rest = bytes_a_shard(tape)
         failed = Counter(f"{item.group}: {item.reason}" for item in tape.quarantined)
     left = None if old is None else _left(recipe, old, plans, rest, rows)
-    values = _values(recipe, plans, rest, len(rows), len(chosen))
+    machines = (workers,) if workers is not None else MACHINES
+    values = _values(recipe, plans, rest, len(rows), len(chosen), machines)
     values["measured"] = {
         "rows": len(chosen),
         "failed": dict(failed),
@@ -148,7 +157,12 @@ def _disk(out: str, needed_bytes: float) -> dict[str, Any]:
 
 
 def _values(
-    recipe: ExtractRecipe, plans: Mapping[str, Plan], rest: float, population: int, measured: int
+    recipe: ExtractRecipe,
+    plans: Mapping[str, Plan],
+    rest: float,
+    population: int,
+    measured: int,
+    machines: Sequence[int],
 ) -> dict[str, Any]:
     """Put what was planned together; the keys are a contract."""
     total = planning.total_bytes(plans, rest)
@@ -183,6 +197,7 @@ def _values(
         "manifest_bytes": rest * sum(plan.shards(plan.recorded) for plan in plans.values()),
         "steps": steps,
         "projections": [
-            planning.projection(plans, rest, population, count) for count in PROJECTED_SAMPLES
+            planning.projection(plans, rest, population, count, machines, recipe.portion_rows)
+            for count in PROJECTED_SAMPLES
         ],
     }

@@ -8,7 +8,8 @@ from typing import Any
 from pipeline.recipe import ExtractRecipe
 from pipeline.units import size_text
 
-_MACHINES = (8, 64)
+MACHINES = (8, 64)
+"""Numbers of workers that are told where none is asked for."""
 
 
 def notes_on(recipe: ExtractRecipe, values: dict[str, Any], cold: Sequence[str]) -> list[str]:
@@ -71,7 +72,7 @@ def page(values: dict[str, Any]) -> str:
         samples = ", ".join(f"{step} {_count(count)}" for step, count in left["samples"].items())
         lines += ["", f"left on the tape at {disk['out']}: {size_text(left['bytes'])} and "]
         lines[-1] += f"{_time(left['seconds'])}; samples left: {samples}"
-    lines += ["", *map(_projection, values["projections"])]
+    lines += ["", *map(page_of_projection, values["projections"])]
     lines += ["", *(f"note: {note}" for note in values["notes"])] if values["notes"] else []
     return "\n".join(lines)
 
@@ -98,11 +99,14 @@ def _steps(values: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _projection(row: dict[str, float]) -> str:
-    each = ", ".join(f"{_time(row['seconds'] / n)} on {n}" for n in _MACHINES)
+def page_of_projection(row: dict[str, Any]) -> str:
+    """Return what a larger data set would cost as a line."""
+    each = ", ".join(f"{_time(one['seconds'])} on {one['workers']:,}" for one in row["on"])
+    fastest = max(row["on"], key=lambda one: one["workers"])
+    rate = f"{size_text(fastest['bytes_per_s'])} a second written by {fastest['workers']:,}"
     return (
         f"{row['samples']:>11,} samples like these: {size_text(row['bytes'])}, "
-        f"{_time(row['seconds'])} on one machine, {each} (--worker I/N)"
+        f"{_time(row['seconds'])} on one machine, {each} (--worker auto); {rate}"
     )
 
 

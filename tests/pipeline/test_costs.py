@@ -14,7 +14,8 @@ from cache_schema import open_tape
 from cache_schema.errors import ProvenanceError
 from cache_schema.writer import TapeWriter
 from pipeline.costs.measure import Timing
-from pipeline.costs.plan import Plan, plan_step, step_values
+from pipeline.costs.page import page_of_projection
+from pipeline.costs.plan import Plan, plan_step, projection, step_values
 from pipeline.costs.weigh import work_of
 from pipeline.estimate import refuse_other_makers
 from pipeline.recipe import DatasetRecipe, ExtractRecipe, TapeRecipe
@@ -85,3 +86,26 @@ def test_another_listener_is_refused_as_by_the_step(tmp_path: Path) -> None:
     refuse_other_makers(old, other, ["ingest"])
     with pytest.raises(ProvenanceError, match=r"'heard_transcript' was recorded differently"):
         refuse_other_makers(old, other, ["ingest", "textualize"])
+
+
+@pytest.mark.parametrize(("workers", "portions"), [(1, 1954), (7, 280), (64, 31), (5000, 1)])
+def test_workers_take_whole_portions_and_start_each(
+    tmp_path: Path, workers: int, portions: int
+) -> None:
+    """A million samples in portions of 512, on any number of machines."""
+    timing = Timing(
+        start_s=30, timed_s=2, timed=1, handled=3, commit_s=0.25, batch=1, cold=False,
+        host_bytes=0, gpu_bytes=None,
+    )  # fmt: skip
+    plan = replace(planned(tape_of(tmp_path, range(3)), range(3), 3), timing=timing)
+    plan = replace(plan, population=3, samples=3, recorded=3, per_sample_s=2.0, per_shard=512)
+    row = projection({"textual": plan}, 0.0, 3, 1_000_000, (workers,), 512)
+    samples = min(portions * 512, 1_000_000)
+    assert row["on"] == [
+        {
+            "workers": workers,
+            "seconds": pytest.approx(30 + 2 * samples + 0.25 * portions),
+            "bytes_per_s": pytest.approx(row["bytes"] / row["on"][0]["seconds"]),
+        }
+    ]
+    assert f" on {workers:,} (--worker auto); " in page_of_projection(row)

@@ -129,7 +129,12 @@ def test_all_steps_against_the_real_tape(
         },
         "manifest_bytes": None,
         "steps": dict.fromkeys(("ingest", "textualize", "textual", "acoustic"), STEP),
-        "projections": [dict.fromkeys(("samples", "bytes", "seconds"))],
+        "projections": [
+            {
+                **dict.fromkeys(("samples", "bytes", "seconds")),
+                "on": [dict.fromkeys(("workers", "seconds", "bytes_per_s"))],
+            }
+        ],
         "left": None,
         "disk": dict.fromkeys(("out", "free_bytes", "fits")),
         "notes": [None],
@@ -153,7 +158,8 @@ def test_an_acoustic_teacher_alone_and_one_that_is_only_one_step(
 def test_one_row_is_exact(tmp_path: Path, tmpdir_of_ours: Path) -> None:
     dataset = save_dataset(tmp_path / "data", 1)
     flags = ("--dataset", dataset, "--out", tmp_path / "tape")
-    values = estimate(*flags)
+    values = estimate(*flags, "--workers", "250", "--worker", "auto")
+    assert [row["on"][0]["workers"] for row in values["projections"]] == [250, 250]
     assert run("ingest", *flags).exit_code == 0
     real = files_of(tmp_path / "tape")
     # What differs is the length of dates and of numbers written as text.
