@@ -87,9 +87,9 @@ class Remote:
         self._fs, self.root = self._connect()
 
     def _connect(self) -> tuple[Any, str]:
-        protocol = self.location.partition("://")[0]
+        options = _options(self.location.partition("://")[0])
         try:
-            fs, root = fsspec.core.url_to_fs(self.location, **_options(protocol))
+            fs, root = fsspec.core.url_to_fs(self.location, **options)
         except (ImportError, ValueError) as error:
             raise UsageError(
                 f"{self.location}: {error}; s3, gcs and ssh need: pip install 'teachertape[share]'"
