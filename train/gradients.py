@@ -18,12 +18,12 @@ from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 
 from audio_models.memory import free_memory, is_out_of_memory
-from train.batch import TrainBatch
 from train.checkpoint import restore_rng, rng_state
+from train.gradient_norms import Norms, measured_norms, sharded_norms
 from train.loads import Feed, MicroSize, StepLoad
 from train.memory import agree_on_size, stuck_shortage
 from train.parts import Run
-from train.sharding import Shards, square_sum
+from train.sharding import Shards
 
 BUCKET_BYTES = 64 * 2**20
 """Gradients that travel together."""
@@ -43,15 +43,14 @@ class StepSums:
     values_M: Tensor  # noqa: N815
     counts_M: Tensor  # noqa: N815
     tokens: int
-    norms: list[float | None]
+    norms: Norms
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Passes:
-    """What this process's passes left: sums and norms, or what did not fit."""
+    """What this process's passes left: sums, or what did not fit."""
 
     sums_M: Tensor  # noqa: N815
-    norms: list[float | None]
     failed: MicroSize | None = None
 
 
@@ -68,9 +67,12 @@ def step_gradients(run: Run, feed: Feed, step: int, measure_norms: bool) -> Step
     """
     parameters = trained_parameters(run)
     counts_M, tokens = count_positions(run, feed.load)
+    norms: Norms = [None] * len(counts_M)
+    if measure_norms and run.shards:
+        norms = _norms_in_shards(run, run.shards, feed.load, step, parameters)
     while True:
         before = rng_state()
-        passes = _accumulate(run, feed.load, counts_M, measure_norms, parameters)
+        passes = _accumulate(run, feed.load, counts_M)
         if passes.failed and run.shards:
             raise stuck_shortage(passes.failed, run.accelerator.process_index, f"step {step}")
         smaller = agree_on_size(run.accelerator, passes.failed, feed.micro_tokens, f"step {step}")
@@ -81,6 +83,8 @@ def step_gradients(run: Run, feed: Feed, step: int, measure_norms: bool) -> Step
         free_memory()
         restore_rng(before)
         feed.again(smaller)
+    if measure_norms and not run.shards:
+        norms = measured_norms(run, feed.load, parameters)
     if run.shards:
         run.shards.drop_untouched()
     else:
@@ -89,8 +93,20 @@ def step_gradients(run: Run, feed: Feed, step: int, measure_norms: bool) -> Step
         values_M=run.accelerator.reduce(passes.sums_M) / counts_M.clamp(min=1),
         counts_M=counts_M,
         tokens=tokens,
-        norms=passes.norms,
+        norms=norms,
     )
+
+
+def _norms_in_shards(
+    run: Run, shards: Shards, load: StepLoad, step: int, parameters: Sequence[Tensor]
+) -> Norms:
+    try:
+        return sharded_norms(run, shards, load.micro[0], parameters)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        what = f"step {step}, gradient norms of terms"
+        raise stuck_shortage(load.sizes[0], run.accelerator.process_index, what) from error
 
 
 def count_positions(run: Run, load: StepLoad) -> tuple[Tensor, int]:
@@ -103,75 +119,21 @@ def count_positions(run: Run, load: StepLoad) -> tuple[Tensor, int]:
     return total[:-1], int(total[-1])
 
 
-def _accumulate(
-    run: Run,
-    load: StepLoad,
-    counts_M: Tensor,
-    measure_norms: bool,
-    parameters: Sequence[Tensor],
-) -> _Passes:
+def _accumulate(run: Run, load: StepLoad, counts_M: Tensor) -> _Passes:
     """Add up this process's gradients; stop at a micro-batch that does not fit."""
     scale_M = (run.weights_M / counts_M.clamp(min=1)).float()  # a term may have no position
     totals_M = torch.zeros_like(counts_M)
-    norms: list[float | None] = [None] * len(totals_M)
-    if measure_norms and run.shards:
-        norms = sharded_norms(run, run.shards, load.micro[0], parameters)
     for index, (batch, size) in enumerate(zip(load.micro, load.sizes, strict=True)):
         try:
             counted = float(index < len(load.own))
-            scaled_M = scale_M * counted
-            there = batch.to(run.accelerator.device)
-            if index == 0 and measure_norms and not run.shards:
-                sums_M = run.objective(there)
-                norms = gradient_norms(sums_M, run, batch, parameters)
-                loss = (sums_M * scaled_M).sum()
-            else:
-                loss, sums_M = run.objective(there, scaled_M)
+            loss, sums_M = run.objective(batch.to(run.accelerator.device), scale_M * counted)
             run.accelerator.backward(loss)
             totals_M += sums_M.detach().double() * counted
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return _Passes(sums_M=totals_M, norms=norms, failed=size)
-    return _Passes(sums_M=totals_M, norms=norms)
-
-
-def gradient_norms(
-    sums_M: Tensor, run: Run, batch: TrainBatch, parameters: Sequence[Tensor]
-) -> list[float | None]:
-    """Return each weighted term's gradient norm on one micro-batch, a backward pass each."""
-    weights_M = run.weights_M
-    counts_M = run.unwrapped.counts(batch).to(weights_M).clamp(min=1)
-    norms: list[float | None] = []
-    for index in range(len(weights_M)):
-        scaled = sums_M[index] * float(weights_M[index] / counts_M[index])
-        found = torch.autograd.grad(scaled, parameters, retain_graph=True, allow_unused=True)
-        squares = [grad.double().square().sum() for grad in found if grad is not None]
-        norms.append(float(sum(squares, torch.zeros_like(scaled).double()).sqrt()))
-    return norms
-
-
-def sharded_norms(
-    run: Run, shards: Shards, batch: TrainBatch, parameters: Sequence[Tensor]
-) -> list[float | None]:
-    """Return ``gradient_norms`` of the first process's micro-batch, a whole pass a term.
-
-    Every process takes part with a micro-batch of its own, which counts nothing; gradients and
-    random numbers are left as they were found.
-    """
-    counts_M = run.unwrapped.counts(batch).to(run.weights_M).clamp(min=1)
-    scale_M = run.weights_M / counts_M * float(run.accelerator.is_main_process)
-    before = rng_state()
-    norms: list[float | None] = []
-    for index, scale in enumerate(scale_M.tolist()):
-        restore_rng(before)
-        sums_M = run.objective(batch.to(run.accelerator.device))
-        run.accelerator.backward(sums_M[index] * scale)
-        norms.append(float(square_sum(p.grad for p in parameters).sqrt()))
-        run.optimizer.zero_grad()
-    restore_rng(before)
-    shards.forget()
-    return norms
+            return _Passes(sums_M=totals_M, failed=size)
+    return _Passes(sums_M=totals_M)
 
 
 def clip_gradients(run: Run, parameters: Sequence[Tensor], limit: float) -> float:

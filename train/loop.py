@@ -59,7 +59,8 @@ def train_steps(run: Run, progress: Progress, reporter: Reporter | None) -> Prog
             parameters = train_parts(run, stage)
             feed.advance()
             lr = set_learning_rate(run.optimizer, recipe.optim, step - stage.first, stage.steps)
-            measure = _due(recipe.logging.gradient_norms_every, step)
+            every = recipe.logging.gradient_norms_every
+            measure = every > 0 and (step - 1) % every == 0
             # of the first process's share; the others take part where they hold parts of it
             measure = measure and (accelerator.is_main_process or run.shards is not None)
             sums = step_gradients(run, feed, step, measure)

@@ -202,13 +202,14 @@ class LoggingRecipe:
 
     Attributes:
         every: a progress line every so many steps.
-        gradient_norms_every: each term's gradient norm every so many steps; 0: never. It takes a
-            backward pass a term, and memory for another copy of the gradients.
+        gradient_norms_every: each term's gradient norm at the first step and every so many after
+            it; 0: never. It takes a backward pass a term, and memory for another copy of the
+            gradients: where that is not there, it is said and left out.
         trackers: where metrics go too: ``tensorboard``, ``trackio``, ``wandb``.
     """
 
     every: int = 10
-    gradient_norms_every: int = 0
+    gradient_norms_every: int = 100
     trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -154,9 +154,10 @@ def test_what_is_recorded_and_what_is_saved(
     assert result.exit_code == 0, result.output
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [set(line["terms"]) for line in lines] == [{"ce"}] * len(lines)
-    assert "gradient_norm" not in lines[0]["terms"]["ce"]
+    measured = ["gradient_norm" in line["terms"]["ce"] for line in lines]
+    assert measured == [number % 2 == 0 for number in range(len(lines))]
     # one term, one micro-batch a step: its gradient is the whole gradient
-    assert lines[1]["terms"]["ce"]["gradient_norm"] == pytest.approx(lines[1]["grad_norm"], 1e-4)
+    assert lines[2]["terms"]["ce"]["gradient_norm"] == pytest.approx(lines[2]["grad_norm"], 1e-4)
     assert sum(line["terms"]["ce"]["count"] for line in lines) == sum(
         len(f"<THINK>pitch {i}</THINK><RESPONSE>{a}</RESPONSE>") + 1
         for i, a in zip(range(12), itertools.cycle(["no", "yes"]), strict=False)
