@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.server
 import socket
 import struct
@@ -42,77 +43,75 @@ class Faults:
         return self.kind if fails and self.only(path) else ""
 
 
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    """Answers as ``faults`` says; made a class of its own for each server."""
+
+    protocol_version = "HTTP/1.1"
+    faults: Faults
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        time.sleep(self.faults.pause_s)
+        if fault := self.faults.of(self.path):
+            self.close_connection = True
+            getattr(self, f"_{fault}")()
+            return
+        super().do_GET()
+        self.faults.served[self.path] += 1
+
+    def _content(self) -> bytes:
+        path = Path(self.translate_path(self.path))
+        return path.read_bytes() if path.is_file() else b"<html></html>" * 9
+
+    def _head(self, size: int) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(size))
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+
+    def _stall(self) -> None:
+        self._cut()
+        self.wfile.flush()
+        time.sleep(2.5)
+
+    def _reset(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+    def _cut(self) -> None:
+        content = self._content()
+        self._head(len(content))
+        self.wfile.write(content[: len(content) // 2])
+
+    def _garbage(self) -> None:
+        content = bytearray(self._content())
+        content[len(content) // 2] ^= 1
+        self._head(len(content))
+        self.wfile.write(content)
+
+    def _500(self) -> None:
+        self.send_response(503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *_: Any) -> None:
+        """Clients that leave are no errors."""
+
+
 @contextmanager
 def http_server(root: Path, faults: Faults) -> Iterator[str]:
     """Serve a folder, its folders as pages of links; yield the URL."""
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, directory=str(root), **kwargs)
-
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-        def do_GET(self) -> None:
-            time.sleep(faults.pause_s)
-            fault = faults.of(self.path)
-            if fault:
-                self.close_connection = True
-                return getattr(self, f"_{fault}")()
-            super().do_GET()
-            faults.served[self.path] += 1
-            return None
-
-        def _content(self) -> bytes:
-            path = Path(self.translate_path(self.path))
-            return path.read_bytes() if path.is_file() else b"<html></html>" * 9
-
-        def _head(self, size: int) -> None:
-            self.send_response(200)
-            self.send_header("Content-Length", str(size))
-            self.send_header("Content-Type", "text/html")
-            self.end_headers()
-
-        def _stall(self) -> None:
-            content = self._content()
-            self._head(len(content))
-            self.wfile.write(content[: len(content) // 2])
-            self.wfile.flush()
-            time.sleep(2.5)
-
-        def _reset(self) -> None:
-            linger = struct.pack("ii", 1, 0)
-            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-            self.connection.close()
-
-        def _cut(self) -> None:
-            content = self._content()
-            self._head(len(content))
-            self.wfile.write(content[: len(content) // 2])
-
-        def _garbage(self) -> None:
-            content = self._content()
-            middle = len(content) // 2
-            self._head(len(content))
-            self.wfile.write(
-                content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-            )
-
-        def _500(self) -> None:
-            self.send_response(503)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-    class Server(http.server.ThreadingHTTPServer):
-        daemon_threads = True
-        block_on_close = False
-
-        def handle_error(self, *_: Any) -> None:
-            """Clients that leave are no errors."""
-
-    with Server((LOOPBACK, 0), Handler) as server:
+    handler = functools.partial(
+        type("Handler", (_Handler,), {"faults": faults}), directory=str(root)
+    )
+    with _Server((LOOPBACK, 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
