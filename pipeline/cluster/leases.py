@@ -35,6 +35,7 @@ from typing import Any
 
 from cache_schema import layout, takeover
 from cache_schema.codecs.files import NO_HARD_LINKS, make_dirs
+from cache_schema.console import printable
 from cache_schema.errors import OutputError, TeachertapeError, UsageError
 
 FOLDER_SIZE = 1000
@@ -268,7 +269,7 @@ def _note_in(content: bytes) -> dict[str, Any]:
 
 
 def _who(note: dict[str, Any]) -> str:
-    return f"process {note.get('pid')} on {note.get('host')}"
+    return printable(f"process {note.get('pid')} on {note.get('host')}")
 
 
 def _is_unlocked(descriptor: int) -> bool:

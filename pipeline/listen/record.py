@@ -95,8 +95,7 @@ def _hear_part(
     tokens = listening.settled.get("max_new_tokens")  # a classifier writes none
     say(
         f"{ears.title}: {heard} of {len(part.left)} recordings are heard; nothing was heard in "
-        f"{silent}"
-        + (f", {cut} texts were cut at max_new_tokens={tokens}" if tokens else "")
+        f"{silent}" + (f", {cut} texts were cut at max_new_tokens={tokens}" if tokens else "")
     )
 
 
