@@ -199,6 +199,9 @@ def refuse_other_maker(known: GroupInfo, offered: GroupInfo) -> None:
     """
     old = {**known.identity, **{f"signal {k}": v for k, v in known.signals.items()}}
     new = {**offered.identity, **{f"signal {k}": v for k, v in offered.signals.items()}}
+    if part_note(known) != part_note(offered):  # its lines could not be widened any more
+        old["left out"] = part_note(known).as_json()
+        new["left out"] = part_note(offered).as_json()
     new = json.loads(json.dumps(new))
     differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if differing:

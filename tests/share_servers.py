@@ -106,7 +106,7 @@ class _Server(http.server.ThreadingHTTPServer):
 
 
 @contextmanager
-def http_server(root: Path, faults: Faults) -> Iterator[str]:  # noqa: C901
+def http_server(root: Path, faults: Faults) -> Iterator[str]:
     """Serve a folder, its folders as pages of links; yield the URL."""
     handler = functools.partial(
         type("Handler", (_Handler,), {"faults": faults}), directory=str(root)

@@ -1,10 +1,10 @@
-"""Commands that share tapes: push, pull."""
+"""Commands that share tapes: push, pull, slice."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,9 @@ from cache_schema.part import Selection, parse_layers
 from pipeline.share.push import JOBS
 from pipeline.tape_cli import Debug, megabytes
 from pipeline.units import size_text
+
+if TYPE_CHECKING:
+    from pipeline.share.slices import Filter
 
 Signals = Annotated[
     str | None,
@@ -25,6 +28,16 @@ Layers = Annotated[
     ),
 ]
 NoAudio = Annotated[bool, typer.Option("--no-audio", help="Leave the recordings out.")]
+Samples = Annotated[
+    Path | None, typer.Option("--samples", help="Only these: a file of ids, one a line.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first samples.")]
+Fields = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter", help="Only samples with this in their metadata: KEY=VALUE; repeatable."
+    ),
+]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Files that travel at one time.")]
 Check = Annotated[
     bool,
@@ -69,6 +82,9 @@ def pull_command(
     signals: Signals = None,
     layers: Layers = None,
     no_audio: NoAudio = False,
+    samples: Samples = None,
+    limit: Limit = None,
+    fields: Fields = None,
     jobs: Jobs = JOBS,
     check: Check = False,
     dry_run: DryRun = False,
@@ -76,14 +92,20 @@ def pull_command(
 ) -> None:
     """Bring a tape here, whole or in part: what is missing, each file compared on arrival.
 
-    A part is a tape. More signals can be pulled into the same folder later; what is here stays. A
-    pull that was stopped is continued by the same command.
+    A part is a tape. More signals can be pulled into the same folder later; what is here stays. Of
+    some samples only, shards are cut and written anew, as by slice. A pull that was stopped is
+    continued by the same command.
 
     Example: pipeline pull s3://bucket/cache ./cache --signals textual/trace,textual/topk
     """
     from pipeline.share.pull import pull
     from pipeline.share.pull_plan import plan_pull
+    from pipeline.share.slices import parse_filter
 
+    wanted = parse_filter(samples, fields or (), limit)
+    if not wanted.takes_all:
+        _slice(url, cache, selection(signals, layers, no_audio), wanted, dry_run)
+        return
     plan = plan_pull(url, cache, selection(signals, layers, no_audio), check=check)
     _tell("pull", plan.files, plan.bytes, plan.kept)
     for damaged in plan.damaged if dry_run else ():
@@ -91,6 +113,43 @@ def pull_command(
     if not dry_run:
         pull(plan, cache, megabytes, jobs)
         typer.echo(f"{url} is at {cache}")
+
+
+def slice_command(
+    cache: Annotated[str, typer.Argument(help="The tape: a directory or an fsspec URL.")],
+    out: Annotated[Path, typer.Option("--out", help="A new folder for the slice.")],
+    signals: Signals = None,
+    layers: Layers = None,
+    no_audio: NoAudio = False,
+    samples: Samples = None,
+    limit: Limit = None,
+    fields: Fields = None,
+    dry_run: DryRun = False,
+    debug: Debug = False,  # noqa: ARG001 - read by reports_errors
+) -> None:
+    """Make a tape of some samples, or some signals, of a tape.
+
+    Shards that stay whole are linked where the disk allows it; of others the rows that stay are
+    written anew, values and stored states as they are.
+
+    Example: pipeline slice ./cache --out ./ann --filter speaker=ann --signals textual
+    """
+    from pipeline.share.slices import parse_filter
+
+    wanted = parse_filter(samples, fields or (), limit)
+    _slice(cache, out, selection(signals, layers, no_audio), wanted, dry_run)
+
+
+def _slice(location: str, out: Path, chosen: Selection, wanted: Filter, dry_run: bool) -> None:
+    from pipeline.share.slices import plan_slice, write_slice
+
+    plan = plan_slice(location, chosen, wanted)
+    count = len(plan.tape) if plan.ids is None else len(plan.ids)
+    shards = sum(map(len, plan.shards.values()))
+    say(f"slice: {count} of {len(plan.tape)} samples, in {shards} shards")
+    if not dry_run:
+        write_slice(plan, out, megabytes)
+        typer.echo(f"{count} samples of {location} are at {out}")
 
 
 def selection(signals: str | None, layers: list[str] | None, no_audio: bool) -> Selection:
@@ -106,4 +165,5 @@ def _tell(verb: str, files: int, num_bytes: int, kept: int) -> None:
 SHARE_COMMANDS: dict[str, Callable[..., None]] = {
     "push": push_command,
     "pull": pull_command,
+    "slice": slice_command,
 }

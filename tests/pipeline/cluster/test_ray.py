@@ -13,7 +13,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from tiny_stage_one import run_pipeline
+import torch
+from tiny_stage_one import run_pipeline, save_dataset
+from typer.testing import CliRunner
 from whole_tape import leftovers
 
 import pipeline.cluster.on_ray
@@ -21,6 +23,7 @@ from cache_schema import open_tape
 from cache_schema.compare import compare
 from cache_schema.errors import UsageError
 from cache_schema.validate import validate
+from pipeline.cli import app
 from pipeline.cluster.on_ray import Outcome, StepActor
 from pipeline.recipe import DatasetRecipe, ExtractRecipe, TapeRecipe
 
@@ -49,6 +52,18 @@ def at_work(root: Path) -> Iterator[int]:
             yield json.loads(file.read_text())["pid"]
 
 
+def record_alone(arguments: list[str | Path]) -> None:
+    """One worker in this process, with the one thread that Ray leaves an actor of one CPU."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for step in ("ingest", "textualize", "textual"):
+            done = CliRunner().invoke(app, [*map(str, arguments), "--only", step])
+            assert done.exit_code == 0, done.output
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.mark.timeout(300)
 def test_an_actor_is_killed(dataset: Path, text_teacher: Path, tmp_path: Path) -> None:
     alone, root = tmp_path / "alone", tmp_path / "tape"
@@ -72,8 +87,7 @@ def test_an_actor_is_killed(dataset: Path, text_teacher: Path, tmp_path: Path) -
     assert killed, said
     assert "textual: an actor was lost, another is started (1 of 8)" in said
     assert "textual on 2 actors" in said
-    done = run_pipeline(*arguments(dataset, text_teacher, alone))
-    assert done.returncode == 0, done.stderr
+    record_alone(arguments(dataset, text_teacher, alone))
     difference = compare(open_tape(root), open_tape(alone), uncounted)
     assert difference.equal, difference
     assert leftovers(root) == []
@@ -82,15 +96,15 @@ def test_an_actor_is_killed(dataset: Path, text_teacher: Path, tmp_path: Path) -
 
 
 @pytest.mark.timeout(120)
-def test_a_refusal_is_named_and_ends_the_run(dataset: Path, tmp_path: Path) -> None:
-    root = tmp_path / "tape"
-    flags = ["--dataset", dataset, "--out", root, "--cluster", "ray", "--set", "cluster.actors=1"]
-    template = "textualize.template='{nothing_is_called_so}'"
-    done = run_pipeline("extract-teachers", *flags, "--set", template)
+def test_a_refusal_is_named_and_ends_the_run(tmp_path: Path) -> None:
+    dataset = save_dataset(tmp_path / "dataset", 2)
+    for clip in dataset.parent.glob("clip-*"):
+        clip.write_bytes(b"not audio")
+    flags = ["--dataset", dataset, "--out", tmp_path / "tape"]
+    done = run_pipeline("ingest", *flags, "--cluster", "ray", "--set", "cluster.actors=1")
     assert done.returncode == 1, done.stderr
-    assert "textualize: process" in done.stderr
-    assert "9 of 9 samples failed, more than the" in done.stderr
-    assert len(open_tape(root)) == 9
+    assert "error: ingest: process" in done.stderr
+    assert "2 of 2 samples failed, more than the" in done.stderr
 
 
 def recipe(out: Path, **values: object) -> ExtractRecipe:
