@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from cache_schema import layout
-from cache_schema.committed import Shard
-from cache_schema.errors import TapeError
 from cache_schema.files import TapeFiles
 from cache_schema.findings import Counting, Findings, in_threads
 from cache_schema.fingerprint import fingerprint
 from cache_schema.maker import group_from_json
-from cache_schema.manifest import Quarantined, ShardRecord, parse_line, whole_lines
 from cache_schema.seals import (
     SEALS_DIR,
     Seal,
@@ -29,31 +22,9 @@ from cache_schema.seals import (
     seal_file,
     sealed_files,
 )
-from cache_schema.signals import SCHEMAS
+from pipeline.signing.growth import Added, added_since, check_lines, check_repeats
 from pipeline.signing.keys import is_signed
 from pipeline.signing.make import hash_file
-
-
-@dataclass(kw_only=True)
-class Added:
-    """What was committed after a tape was sealed.
-
-    Attributes:
-        shards: their records.
-        quarantined: samples that were said to have failed.
-        groups: makers of whom the seal knows nothing.
-    """
-
-    shards: list[ShardRecord] = field(default_factory=list)
-    quarantined: int = 0
-    groups: list[str] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.shards or self.quarantined or self.groups)
-
-    def __str__(self) -> str:
-        groups = f" and groups {', '.join(self.groups)}" if self.groups else ""
-        return f"{len(self.shards)} shards, {self.quarantined} quarantined samples{groups}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +51,10 @@ def check_signed(
 ) -> list[Signed]:
     """Check the seals of a tape; every problem goes to ``found``.
 
-    Kinds of problems: ``signature`` (none, wrong, or another key's), ``seal`` (damaged, or of
-    another tape), ``changed``, ``cut`` and ``missing`` (files it lists), ``grown`` (what it does
-    not list), ``recorded again`` (what was added would be read in the place of what was sealed).
+    Kinds of problems: ``signature`` (none, wrong, or another key's), ``seal`` (damaged, of another
+    tape, or without files of a shard), ``changed``, ``cut`` and ``missing`` (files it lists),
+    ``grown`` (what it does not list), ``recorded again`` (what was added would be read in the place
+    of what was sealed).
 
     Args:
         location: the tape's directory.
@@ -167,8 +139,9 @@ def _check(
     with found.checking(name, "seal"):
         if seal.tape != _fingerprint(root, known):
             found.add(name, "seal", "it is of another tape: its fingerprint differs")
+    check_lines(root, known, found)
     intact = found.count == before
-    added = _added(root, known)
+    added = added_since(root, known)
     if added:
         part = "the sealed part is intact" if intact else "the sealed part is not intact either"
         told = f"{part}; added since, and vouched for by nobody: {added}"
@@ -176,7 +149,7 @@ def _check(
             found.note(name, "grown", told)
         else:
             found.add(name, "grown", f"{told}. --grown accepts that; pipeline seal --key covers it")
-        _check_repeats(root, known, added, found)
+        check_repeats(root, known, added, found)
     return Signed(file=name, seal=seal, trusted=trusted, intact=intact, added=added)
 
 
@@ -208,64 +181,6 @@ def _fingerprint(root: Path, known: Mapping[str, int]) -> str:
             info = group_from_json(TapeFiles(str(root)).read(path), path)
             groups[info.group] = info.fingerprint
     return fingerprint(groups)
-
-
-def _added(root: Path, known: Mapping[str, int]) -> Added:
-    """Return what is committed beyond the list; damaged lines are told by ``validate``."""
-    added = Added()
-    for path in sorted((root / layout.GROUPS_DIR).glob("*.json")):
-        if f"{layout.GROUPS_DIR}/{path.name}" not in known and not path.name.startswith("."):
-            added.groups.append(path.stem)
-    for path in sorted((root / layout.MANIFEST_DIR).glob("*.jsonl")):
-        if path.name.startswith(".") or path.is_symlink():
-            continue
-        name = f"{layout.MANIFEST_DIR}/{path.name}"
-        for _, line in whole_lines(path.read_bytes(), known.get(name, 0)):
-            with suppress(TapeError):
-                record = parse_line(line, name)
-                if isinstance(record, Quarantined):
-                    added.quarantined += 1
-                else:
-                    added.shards.append(record)
-    return added
-
-
-def _check_repeats(root: Path, known: Mapping[str, int], added: Added, found: Findings) -> None:
-    """Tell of samples that both the sealed and the added shards of a group record.
-
-    What was added may stand before what was sealed, and would then be read in its place.
-    """
-    sealed: dict[str, list[str]] = {}
-    for path in known:
-        if path.endswith(f"/{layout.SHARD_FILE}"):
-            sealed.setdefault(path.split("/")[1], []).append(path.rpartition("/")[0])
-    files = TapeFiles(str(root))
-    for group in sorted({record.group for record in added.shards}):
-        with found.checking(group, "seal"):
-            new = _ids(files, [one for one in added.shards if one.group == group])
-            for path in sealed.get(group, []):
-                record = parse_line(files.read(f"{path}/{layout.SHARD_FILE}"), path)
-                assert isinstance(record, ShardRecord)
-                ids = _ids(files, [record])
-                again = ids.filter(pc.is_in(ids, new))
-                if len(again):
-                    told = f"{len(again)} samples, the first is {again[0].as_py()!r}"
-                    found.add(path, "recorded again", f"by what was added since: {told}")
-
-
-def _ids(files: TapeFiles, records: list[ShardRecord]) -> pa.Array:
-    """Return the ids of the samples that shards have rows of, each once."""
-    columns = [
-        Shard(files, _returns(record)).table(table).column("sample_id").combine_chunks()
-        for record in records
-        for table in record.rows
-        if table in SCHEMAS and table != "audio"
-    ]
-    return pc.unique(pa.chunked_array(columns, type=pa.string()))
-
-
-def _returns(record: ShardRecord) -> Callable[[], ShardRecord]:
-    return lambda: record
 
 
 def values_of(checked: list[Signed]) -> list[dict[str, Any]]:

@@ -12,11 +12,11 @@ from pathlib import Path
 import xxhash
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from cache_schema import Tape, layout, open_tape, takeover
+from cache_schema import layout, open_tape, takeover
 from cache_schema.codecs.files import CHECKSUM
 from cache_schema.errors import TapeError, UsageError
 from cache_schema.findings import Counting, in_threads
-from cache_schema.manifest import whole_lines
+from cache_schema.manifest import Quarantined, ShardRecord, parse_line, whole_lines
 from cache_schema.seals import SEALS_DIR, Seal, SealedFile, SealWriter, is_manifest, seal_file
 from pipeline.signing.keys import public_of, sign
 
@@ -53,8 +53,11 @@ def seal_tape(root: Path, key: Ed25519PrivateKey | None, counting: Counting) -> 
     if "://" in str(root):
         raise UsageError(f"{root}: only a tape on this machine can be sealed")
     root = root.resolve()
+    committed = list(_committed(root))  # before the groups: a group is there before its lines
     tape = open_tape(root)
-    listed = sorted(_listed(root, tape), key=lambda one: one.path)
+    lone = [layout.DATASET_FILE, *(layout.group_file(group) for group in tape.groups)]
+    committed += [Listed(path=name, bytes=(root / name).stat().st_size) for name in lone]
+    listed = sorted(committed, key=lambda one: one.path)
     takeover.refuse_links(root, *{f"{SEALS_DIR}/x", *(one.path for one in listed)})
     public = "" if key is None else public_of(key)
     total = sum(one.bytes for one in listed)
@@ -80,29 +83,32 @@ def seal_tape(root: Path, key: Ed25519PrivateKey | None, counting: Counting) -> 
     return root / seal_file(public), replace(seal, sha256=sha256, signature=signature)
 
 
-def _listed(root: Path, tape: Tape) -> Iterator[Listed]:
-    """Yield everything that a reader may read, but for the index, which follows from the rest."""
-    lone = [layout.DATASET_FILE, *(layout.group_file(group) for group in tape.groups)]
-    for name in lone:
-        yield Listed(path=name, bytes=(root / name).stat().st_size)
+def _committed(root: Path) -> Iterator[Listed]:
+    """Yield the manifests as they are now and the shards that they name, and no others.
+
+    A writer may commit meanwhile: a line under the seal whose files are not would be trusted.
+    """
     for file in sorted((root / layout.MANIFEST_DIR).glob("*.jsonl")):
         if file.name.startswith("."):
             continue
+        name = f"{layout.MANIFEST_DIR}/{file.name}"
+        takeover.refuse_links(root, name)
         end = 0
         for at, line in whole_lines(file.read_bytes()):
             end = at + len(line)
-        yield Listed(path=f"{layout.MANIFEST_DIR}/{file.name}", bytes=end)
-    for shards in tape.shards.values():
-        for shard in shards:
-            record = shard.record
-            copy, size = f"{record.path}/{layout.SHARD_FILE}", 0
-            with suppress(FileNotFoundError):  # told when it is hashed
-                size = (root / copy).stat().st_size
-            yield Listed(path=copy, bytes=size)
-            for name, known in record.files.items():
-                yield Listed(
-                    path=f"{record.path}/{name}", bytes=known["bytes"], checksum=known[CHECKSUM]
-                )
+            record = parse_line(line, f"{name} at byte {at}")
+            if not isinstance(record, Quarantined):
+                yield from _of_shard(root, record)
+        yield Listed(path=name, bytes=end)
+
+
+def _of_shard(root: Path, record: ShardRecord) -> Iterator[Listed]:
+    copy, size = f"{record.path}/{layout.SHARD_FILE}", 0
+    with suppress(FileNotFoundError):  # told when it is hashed
+        size = (root / copy).stat().st_size
+    yield Listed(path=copy, bytes=size)
+    for name, known in record.files.items():
+        yield Listed(path=f"{record.path}/{name}", bytes=known["bytes"], checksum=known[CHECKSUM])
 
 
 def _hashed(root: Path, listed: Listed) -> SealedFile:

@@ -9,9 +9,11 @@ import subprocess
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from random import Random
 
 import pytest
 import whole_tape
+from attacks.forge import ATTACKS, Forge
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import (
     BestAvailableEncryption,
@@ -326,6 +328,66 @@ def test_shards_that_would_be_read_in_the_place_of_sealed_ones(tape: Path, keys:
     assert open_tape(tape)["s1"].description == "something else"
     found = refused(tape, keys, "--grown")
     assert found["recorded again"] == ["shards/descriptions/000/w0-000000"]
+
+
+def test_an_older_seal_put_back(tape: Path, keys: Path) -> None:
+    """What was recorded between the two seals is vouched for by nobody again."""
+    [file] = (tape / "seals").iterdir()
+    older = file.read_bytes()
+    whole_tape.fill(tape, indexes=range(3, 5))
+    run("seal", tape, "--key", keys / "ours")
+    file.write_bytes(older)
+    assert set(refused(tape, keys)) == {"grown"}
+
+
+def test_a_seal_over_a_part_of_its_tape(tape: Path, keys: Path, tmp_path: Path) -> None:
+    """A part that is pulled has no seal; under one of the whole, what is not there is named."""
+    part = tmp_path / "part"
+    status, told = run("pull", f"file://{tape}", part, "--signals", "textual/trace")
+    assert (status, (part / "seals").exists()) == (0, False), told
+    assert "not signed by anybody" in run("verify", part, "--signed")[1]
+    shutil.copytree(tape / "seals", part / "seals")
+    found = refused(part, keys)
+    assert {"missing", "changed"} <= set(found)
+    assert "groups/textual.json" in found["changed"]
+
+
+@pytest.mark.parametrize(
+    "attack", ["index sample_id swapped ids", "index row_line to other shards"]
+)
+def test_a_forged_index_of_a_sealed_tape(tape: Path, keys: Path, attack: str) -> None:
+    """The index is in no seal, for it follows from the rest; verify makes it anew and compares."""
+    ATTACKS[attack](Forge(tape, "hot", Random(0)))
+    assert set(refused(tape, keys)) == {"index"}
+
+
+def test_a_writer_that_commits_while_a_tape_is_sealed(
+    tape: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every shard of a sealed line is in the list, whenever the line came."""
+
+    def recorded_meanwhile(root: Path) -> object:
+        whole_tape.fill(tape, indexes=range(3, 5))
+        return open_tape(root)
+
+    monkeypatch.setattr("pipeline.signing.make.open_tape", recorded_meanwhile)
+    seal_tape(tape, private_key(keys / "ours"), uncounted)
+    assert set(refused(tape, keys)) == {"grown"}
+
+
+def test_a_seal_that_leaves_out_files_of_a_sealed_line(tape: Path, keys: Path) -> None:
+    [file] = (tape / "seals").iterdir()
+    head, *lines, _ = [json.loads(line) for line in file.read_bytes().splitlines()]
+    kept = [seals.SealedFile(**line) for line in lines if "w0-000001/topk" not in line["path"]]
+    size = sum(one.bytes for one in kept)
+    ours = public_key(keys / "ours.pub")
+    values = {"tape": head["tape"], "created": "", "files": len(kept), "bytes": size}
+    writer = seals.SealWriter(tape, seals.Seal(**values, public_key=ours))
+    writer.add(kept)
+    writer.sign(sign(private_key(keys / "ours"), writer.sha256))
+    found = refused(tape, keys)
+    assert set(found) == {"seal"}
+    assert "shards/textual/000/w0-000001" in found["seal"]
 
 
 def test_a_damaged_tape_is_not_sealed(tape: Path, keys: Path) -> None:
