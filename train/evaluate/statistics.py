@@ -4,8 +4,12 @@ A resample of N items with replacement holds every kind of verdict so often as N
 kinds the counts are drawn at once (multinomial), with many the items are; the two are the same
 distribution. Memory is bounded by ``_CELLS`` numbers, whatever the number of items.
 
-An interval says nothing of what no item shows: where all are right it has no width. B resamples,
-K kinds, N items.
+Resampling says nothing of what no item shows. Where all items are right, or all wrong, every
+resample is the same, so the open end is Wilson's instead (``_unseen``); an error rate of 0 keeps an
+interval without width. And a handful of items on which two runs differ is resampled as if it were
+certain: whatever they are, chance gives the same sign to all of m of them in 2 / 2^m of all cases,
+so no p value is smaller, and below ``FEWEST`` of them an interval reaches no difference (``able``).
+B resamples, K kinds, N items.
 """
 
 from __future__ import annotations
@@ -13,7 +17,8 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 
@@ -22,6 +27,11 @@ from train.evaluate.types import Measure, Verdict
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+
+FEWEST = 6
+"""Items on which two runs must differ before a difference can be told: 2 / 2^5 is more than 5 %."""
+
+_Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 _CELLS = 4_000_000
 """Numbers of one array held at a time: 32 MB."""
@@ -47,9 +57,11 @@ class Difference:
         value: first minus second.
         low: lower end of its 95 % interval, items resampled in pairs.
         high: upper end.
-        p_value: two-sided, of the paired bootstrap: how often a resample is on the other side of 0.
-        exact_p_value: two-sided, of McNemar's exact test; ``None`` where verdicts are not right or
-            wrong, and for error rates.
+        p_value: two-sided, of the paired bootstrap: how often a resample is on the other side of 0;
+            at least 2 / 2^m where the runs differ on m items.
+        exact_p_value: two-sided, of McNemar's exact test, which is of the share of right items
+            whatever the measure; ``None`` where verdicts are not right or wrong, and for error
+            rates.
         count: items of both.
         only_first: items that only the first run has; they have no part.
         only_second: items that only the second has.
@@ -81,7 +93,8 @@ def interval(
         return _slowly(verdicts, measure, resamples, seed)
     kinds, counts_K = tabulate(verdicts, kernel)
     drawn = [kernel.formula(kinds, part) for part in _drawn(counts_K, resamples, seed)]
-    return _interval(float(kernel.formula(kinds, counts_K[None])[0]), drawn)
+    found = _interval(float(kernel.formula(kinds, counts_K[None])[0]), drawn)
+    return _unseen(found, measure, kinds, counts_K)
 
 
 def difference(
@@ -94,7 +107,8 @@ def difference(
     """Compare two runs over the same items.
 
     Items are drawn in pairs, so what makes an item hard for both runs cancels. An item that a rule
-    counts in one run only has a part in that run's figure, as in the published figures.
+    counts in one run only has a part in that run's figure, as in the published figures. Where fewer
+    than ``FEWEST`` items differ, the interval reaches no difference.
 
     Raises:
         KeyError: the measure is none of ``measures``.
@@ -116,11 +130,13 @@ def difference(
 
     drawn = [minus(part) for part in _drawn(counts_K, resamples, seed)]
     found = _interval(float(minus(counts_K[None])[0]), drawn)
+    differing = sum(differ([ones[i], others[i]]) for i in shared)
+    found, p_value = able(found, _two_sided(drawn), differing)
     return Difference(
         value=found.value,
         low=found.low,
         high=found.high,
-        p_value=_two_sided(drawn),
+        p_value=p_value,
         exact_p_value=(
             exact_p_value([(ones[i], others[i]) for i in shared])
             if measure.higher_is_better
@@ -190,6 +206,43 @@ def _interval(value: float, drawn: Sequence[Floats]) -> Interval:
         return Interval(value=value, low=math.nan, high=math.nan)
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(value=value, low=float(low), high=float(high))
+
+
+def differ(verdicts: Sequence[Verdict]) -> bool:
+    """Whether the runs' verdicts on one item are not all the same."""
+    return len({(verdict.counted, verdict.value) for verdict in verdicts}) > 1
+
+
+def able(found: Interval, p_value: float, differing: int) -> tuple[Interval, float]:
+    """Return a difference's interval and p value as far as so many differing items can tell.
+
+    Were the runs equally good, each item would favour either with the same chance, so all of m
+    items favour one run in 2 / 2^m of all cases: a p value of any paired test is at least that.
+    """
+    least_p = 2.0 ** (1 - differing)
+    if differing < FEWEST:
+        found = replace(found, low=min(found.low, 0.0), high=max(found.high, 0.0))
+    return found, min(max(p_value, least_p), 1.0)  # in this order NaN stays NaN
+
+
+def _unseen(found: Interval, measure: Measure, kinds: Kinds, counts_K: Counts) -> Interval:
+    """Return an interval with Wilson's end where all that count are right, or all are wrong.
+
+    Wilson's interval of n of n is n / (n + z^2) to 1 (E. B. Wilson, JASA 22, 1927). The widths of
+    recalls add up to that of their mean as squares do (Zou and Donner, Stat. Med. 27, 2008).
+    Transcripts are no counts of right and wrong: their interval stays as it is.
+    """
+    seen = {float(value) for value in kinds.values}
+    if not measure.higher_is_better or seen not in ({0.0}, {1.0}):
+        return found
+    by_class = measure.name == "unweighted_accuracy"
+    classes_K = kinds.expected if by_class else np.zeros_like(kinds.expected)
+    items_C = np.bincount(classes_K, weights=counts_K)
+    widths_C = _Z**2 / (items_C[items_C > 0] + _Z**2)
+    width = float(np.sqrt((widths_C**2).sum())) / len(widths_C)
+    if seen == {1.0}:
+        return replace(found, low=found.value - width)
+    return replace(found, high=found.value + width)
 
 
 def _two_sided(drawn: Sequence[Floats]) -> float:

@@ -149,7 +149,7 @@ class Score:
         measure: of which measure.
         group: ``""`` for all items, otherwise ``grouping=value``.
         value: the figure, a share of 1.
-        low: lower end of its 95 % bootstrap interval.
+        low: lower end of its 95 % bootstrap interval; see ``statistics``.
         high: upper end.
         count: items that counted.
     """

@@ -16,10 +16,11 @@ from train.evaluate import statistics
 from train.evaluate.measures import (
     ACCURACY,
     UNWEIGHTED_ACCURACY,
+    WEIGHTED_ACCURACY,
     WEIGHTED_F1,
     WORD_ERROR_RATE,
 )
-from train.evaluate.statistics import difference, exact_p_value, interval
+from train.evaluate.statistics import FEWEST, difference, exact_p_value, interval
 from train.evaluate.types import Measure, Verdict
 
 
@@ -98,15 +99,51 @@ def test_seeded_and_free_of_order(measure: Measure) -> None:
 
 
 def test_degenerate_intervals() -> None:
-    one = interval(graded([1.0]), ACCURACY, 100)
-    assert (one.value, one.low, one.high) == (1, 1, 1)
-    right = interval(graded([1.0] * 50), UNWEIGHTED_ACCURACY, 100)
-    assert (right.value, right.low, right.high) == (1, 1, 1)
     for none in (graded([]), graded([1.0, 0.0], counted=[False, False])):
         empty = interval(none, ACCURACY, 100)
         assert all(math.isnan(value) for value in dataclasses.astuple(empty))
-    partly = interval(graded([1.0, 0.0, 1.0], counted=[True, False, True]), ACCURACY, 100)
-    assert (partly.value, partly.low, partly.high) == (1, 1, 1)
+
+
+# Wilson's 95 % interval of n right of n begins at n / (n + 1.959964^2): 1 / 4.8415, 50 / 53.8415.
+@pytest.mark.parametrize(("items", "low"), [(1, 0.206549), (3, 0.438503), (50, 0.928652)])
+@pytest.mark.parametrize("measure", [ACCURACY, WEIGHTED_ACCURACY, WEIGHTED_F1])
+def test_all_right_and_all_wrong_are_not_certain(measure: Measure, items: int, low: float) -> None:
+    right = interval(graded([1.0] * items), measure, 100)
+    assert (right.value, right.high) == (1, 1)
+    assert right.low == pytest.approx(low, abs=1e-6)
+    wrong = interval(graded([0.0] * items), measure, 100)
+    assert (wrong.value, wrong.low) == (0, 0)
+    assert wrong.high == pytest.approx(1 - low, abs=1e-6)
+    # what does not count says nothing
+    more = graded([1.0] * items + [0.0] * 9, counted=[True] * items + [False] * 9)
+    assert interval(more, ACCURACY, 100).low == pytest.approx(low, abs=1e-6)
+
+
+def test_all_right_by_class() -> None:
+    """Of 30 items 20 are 'yes' and 10 'no': z^2 / (n + z^2) is 0.161121 and 0.277539."""
+    found = interval(graded([1.0] * 30), UNWEIGHTED_ACCURACY, 100)
+    assert found.high == 1
+    assert found.low == pytest.approx(1 - math.hypot(0.161121, 0.277539) / 2, abs=1e-5)
+    one_class = interval(graded([1.0]), UNWEIGHTED_ACCURACY, 100)
+    assert one_class.low == pytest.approx(0.206549, abs=1e-6)
+
+
+def test_no_wrong_word_at_all_has_no_width() -> None:
+    found = interval(graded([0.0] * 20), WORD_ERROR_RATE, 100)
+    assert (found.value, found.low, found.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("measure", [ACCURACY, UNWEIGHTED_ACCURACY, WEIGHTED_F1, WORD_ERROR_RATE])
+@pytest.mark.parametrize("differing", [1, 5, 6])
+def test_a_handful_of_items_cannot_tell_runs_apart(measure: Measure, differing: int) -> None:
+    """Five items of one sign come by chance in 2 of 32 cases, six in 2 of 64."""
+    base, other = graded([1.0] * 20), graded([0.0] * differing + [1.0] * (20 - differing))
+    found = difference(other, base, measure, 2000)
+    assert found.p_value >= 2 / 2**differing
+    assert found.low <= found.value <= found.high
+    assert (found.low <= 0 <= found.high) == (differing < FEWEST)
+    alone = difference(other[:differing], base[:differing], measure, 2000)  # no resample differs
+    assert (alone.low <= 0 <= alone.high) == (differing < FEWEST)
 
 
 def test_a_measure_of_ones_own_is_resampled_item_by_item() -> None:

@@ -26,6 +26,7 @@ from train.evaluate.report.variants import (
     read_variants,
 )
 from train.evaluate.report.words import LEVEL, NONE, difference_words, measure_words, score_words
+from train.evaluate.statistics import FEWEST
 from train.evaluate.types import ABILITIES
 
 Against = Mapping[str, Mapping[str, Comparisons]]
@@ -106,8 +107,10 @@ def _scores(
     text = [
         (
             "official: the published rule with its bugs. strict: a missing answer is wrong. Below "
-            f"figures are {LEVEL} intervals, from bootstrap over items; those of differences, and "
-            f"p, are from a paired bootstrap on the same items, against {variants[0].name}. "
+            f"figures are {LEVEL} intervals, from bootstrap over items (where all are right, or "
+            "all wrong, the open end is Wilson's); those of differences, and p, are from a paired "
+            f"bootstrap on the same items, against {variants[0].name}; where fewer than {FEWEST} "
+            "verdicts differ, they reach no difference. "
             "Two numbers of items: those that the one rule counts, and the other."
         )
     ]

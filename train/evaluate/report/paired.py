@@ -16,6 +16,7 @@ from cache_schema.errors import UsageError
 from train.evaluate.comparison import Comparison, compare
 from train.evaluate.measures import KERNELS, kinds_of
 from train.evaluate.report.reading import Evaluation
+from train.evaluate.statistics import Interval, able, differ
 from train.evaluate.types import Measure, Verdict
 
 RESAMPLES = 10_000
@@ -78,7 +79,12 @@ def _of_means(
     known = known[~np.isnan(known)]  # a resample may hold nothing that counts
     low, high = np.quantile(known, (0.025, 0.975)) if len(known) else (np.nan, np.nan)
     beyond = min(int((known <= 0).sum()), int((known >= 0).sum()))
-    fell = bool(high < 0 if measure.higher_is_better else low > 0)
+    found, p_value = able(
+        Interval(value=float(value - baseline), low=float(low), high=float(high)),
+        2 * (beyond + 1) / (len(known) + 1),
+        sum(differ([run[one] for run in every]) for one in shared),
+    )
+    fell = found.high < 0 if measure.higher_is_better else found.low > 0
     benchmark = these[0].benchmark
     headline = measure.name == benchmark.measures[0].name
     return Comparison(
@@ -87,10 +93,10 @@ def _of_means(
         group="",
         value=float(value),
         baseline=float(baseline),
-        difference=float(value - baseline),
-        low=float(low),
-        high=float(high),
-        p_value=min(1.0, 2 * (beyond + 1) / (len(known) + 1)),
+        difference=found.value,
+        low=found.low,
+        high=found.high,
+        p_value=p_value,
         exact_p_value=None,
         count=len(shared),
         left_out=len(set.union(*(set(run) for run in every))) - len(shared),

@@ -27,6 +27,7 @@ from train.evaluate.report.words import (
     points_interval,
     score_words,
 )
+from train.evaluate.statistics import FEWEST
 
 THIS, BASELINE = "this", "baseline"
 
@@ -96,8 +97,9 @@ def _scores(this: Evaluation, base: Evaluation | None, against: Comparisons) -> 
             rows=rows,
             note=(
                 "official: the published rule with its bugs. strict: a missing answer is wrong. "
-                "Intervals are from bootstrap over items. Two numbers of items: those that the one "
-                "rule counts, and the other."
+                "Intervals are from bootstrap over items; where all are right, or all wrong, the "
+                "open end is Wilson's. Two numbers of items: those that the one rule counts, and "
+                "the other."
             ),
         )
     ]
@@ -134,7 +136,8 @@ def _difference_table(against: Comparisons) -> Table:
         ],
         note=(
             "Items are compared in pairs: the interval and p are from a paired bootstrap, the "
-            "exact p is McNemar's, where answers are right or wrong."
+            "exact p is McNemar's of the share of right answers. Where fewer than "
+            f"{FEWEST} verdicts differ, nothing can be told: the interval reaches no difference."
         ),
     )
 
