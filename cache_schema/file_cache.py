@@ -3,13 +3,15 @@
 ```
 FOLDER/
   files/<tape>/<xxh3_128>-<bytes>    one file; the name is its record, so it cannot go stale
-  parts/<key>.<process>.<thread>     on its way; put in its place when its checksum fits
+  parts/<xxh3_128>-<bytes>.<token>   on its way; put in its place when its checksum fits
   locks/<00 .. ff>                   held while a file is fetched, so that one process does it
-  lock                               held while room is made
+  lock                               held while room is taken; says how many bytes are, at most
 ```
 Files of one tape are not taken for another's: XXH3 finds damage, and is no proof against someone
 who makes a second file for a checksum. What was used longest ago is removed first. A file that a
 process has open stays readable for it when it is removed, and its room is free when it is closed.
+What is on its way counts with its whole size, and is never removed. Where the file system has no
+locks, two processes may fetch the same file, and the bound holds for each of them alone.
 """
 
 from __future__ import annotations
@@ -19,14 +21,14 @@ import fcntl
 import hashlib
 import os
 import re
-import threading
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cache_schema.codecs.files import CHECKSUM
-from cache_schema.errors import TapeError, UsageError
+from cache_schema.codecs.files import CHECKSUM, NO_LOCKS
+from cache_schema.errors import OutputError, TapeError, UsageError
 from cache_schema.remote import difference
 
 FOLDER_VARIABLE = "TEACHERTAPE_CACHE"
@@ -39,7 +41,10 @@ LOCK_WAIT_S = 600.0
 """Who fetches a file for so long has stalled; fetching it twice is harmless."""
 
 _HASH = re.compile(r"[0-9a-f]{32}")
+_PART = re.compile(r"[0-9a-f]{32}-(\d+)\.\w+", re.ASCII)
 _PAUSE_S = 0.02
+_DIGITS = 20
+"""Of the bytes that are taken, as the lock's file says them."""
 
 
 def cache_folder() -> Path:
@@ -78,7 +83,6 @@ class FileCache:
         self._folder = folder or cache_folder()
         self._limit = limit or cache_limit()
         self._tape = hashlib.sha256(location.encode()).hexdigest()[:16]
-        self._unseen = self._limit  # bytes added since the folder was last looked through
 
     def path(self, record: Mapping[str, Any]) -> Path:
         """Return where a file lies, or would.
@@ -96,70 +100,100 @@ class FileCache:
         Args:
             record: its size and checksum.
             fetch: writes the file to a path, compared with the record.
+
+        Raises:
+            UsageError: the folder may not hold as much.
+            OutputError: the folder cannot be written.
         """
-        path = self.path(record)
-        with self._fetching(record[CHECKSUM]):
+        path, size = self.path(record), int(record["bytes"])
+        if size > self._limit:
+            raise UsageError(
+                f"{LIMIT_VARIABLE}: {self._limit / 1e9:g} GB are less than one file of this tape, "
+                f"of {size / 1e9:g} GB"
+            )
+        with self._disk_errors(), self._locked(f"locks/{record[CHECKSUM][:2]}"):
+            if self._is_here(path, record):
+                return path
+            part = self._take_room(path.name, size)
             try:
-                if not difference(path, record):
-                    os.utime(path)
-                    return path
-            except FileNotFoundError:
-                pass
-            self._make_room(int(record["bytes"]))
-            part = self._folder / "parts" / f"{path.name}.{os.getpid()}.{threading.get_ident()}"
-            for folder in (part.parent, path.parent):
-                folder.mkdir(parents=True, exist_ok=True)
-            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
                 fetch(part)
                 part.replace(path)
             finally:
                 part.unlink(missing_ok=True)
-        self._unseen += int(record["bytes"])
         return path
 
-    @contextlib.contextmanager
-    def _fetching(self, digits: str) -> Iterator[None]:
-        with self._locked(f"locks/{digits[:2]}", LOCK_WAIT_S):
-            yield
+    def _is_here(self, path: Path, record: Mapping[str, Any]) -> bool:
+        """Whether a file is kept, as it was committed; it counts as used now."""
+        try:
+            if difference(path, record):
+                return False
+            with contextlib.suppress(PermissionError):  # another user's: it ages, and is read
+                os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     @contextlib.contextmanager
-    def _locked(self, name: str, wait_s: float) -> Iterator[None]:
-        """Hold a lock, or go on without after a while; threads exclude each other too."""
+    def _disk_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"{self._folder}: files of remote tapes are kept here, which failed ({error}); "
+                f"make room, or name a folder that can be written in {FOLDER_VARIABLE}"
+            ) from error
+
+    @contextlib.contextmanager
+    def _locked(self, name: str) -> Iterator[int]:
+        """Hold a lock, or go on without after a while; threads exclude each other too.
+
+        Yields:
+            The descriptor of its file.
+        """
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        until_s = time.monotonic() + wait_s
-        with path.open("ab") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > until_s:
-                        break
-                    time.sleep(_PAUSE_S)
+        until_s = time.monotonic() + LOCK_WAIT_S
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            while not _lock(descriptor) and time.monotonic() < until_s:
+                time.sleep(_PAUSE_S)
             try:
-                yield
+                yield descriptor
             finally:  # a child that was forked meanwhile holds the file too
-                fcntl.flock(file, fcntl.LOCK_UN)
+                with contextlib.suppress(OSError):
+                    fcntl.flock(descriptor, fcntl.LOCK_UN)
+        finally:
+            os.close(descriptor)
 
-    def _make_room(self, needed: int) -> None:
-        """Remove what was used longest ago, so that a file fits; not looked through each time.
+    def _take_room(self, name: str, size: int) -> Path:
+        """Make room for a file; return where it is to be written, an empty file.
 
-        Several processes add files between two looks, so that room is kept for that.
+        The folder is looked through only when what is said to be taken leaves no room: that may be
+        too much, as after a process was killed or files were removed, and never too little.
         """
-        if self._unseen + needed <= self._limit // 64:
-            return
-        with self._locked("lock", LOCK_WAIT_S):
-            self._sweep_parts()
-            found = sorted(self._kept())
-            total = sum(size for _, size, _ in found)
-            most = self._limit - self._limit // 16 - needed
-            for _, size, path in found:
-                if total <= most:
-                    break
-                path.unlink(missing_ok=True)
-                total -= size
-        self._unseen = 0
+        with self._locked("lock") as descriptor:
+            said = os.pread(descriptor, _DIGITS, 0)
+            taken = int(said) if said.isdigit() else self._limit
+            if taken + size > self._limit:
+                taken = self._make_room(size)
+            part = self._folder / "parts" / f"{name}.{secrets.token_hex(8)}"
+            part.parent.mkdir(parents=True, exist_ok=True)
+            part.touch()
+            os.pwrite(descriptor, f"{taken + size:0{_DIGITS}d}".encode(), 0)
+        return part
+
+    def _make_room(self, needed: int) -> int:
+        """Remove what was used longest ago, and a little more; return the bytes that stay."""
+        found = sorted(self._kept())
+        total = sum(size for _, size, _ in found) + self._on_their_way()
+        most = self._limit - self._limit // 16 - needed
+        for _, size, path in found:
+            if total <= most:
+                break
+            path.unlink(missing_ok=True)
+            total -= size
+        return total
 
     def _kept(self) -> Iterator[tuple[int, int, Path]]:
         """Yield when each file was last used, its bytes and its path."""
@@ -170,9 +204,25 @@ class FileCache:
                         status = entry.stat(follow_symlinks=False)
                         yield status.st_mtime_ns, status.st_size, Path(entry.path)
 
-    def _sweep_parts(self) -> None:
-        """Remove what killed processes left half fetched."""
+    def _on_their_way(self) -> int:
+        """Return the bytes of files that are being fetched; remove what killed processes left."""
+        total = 0
         for part in self._folder.glob("parts/*"):
             with contextlib.suppress(FileNotFoundError):
                 if time.time() - part.stat().st_mtime > LEFTOVER_S:
                     part.unlink()
+                elif match := _PART.fullmatch(part.name):
+                    total += int(match[1])
+        return total
+
+
+def _lock(descriptor: int) -> bool:
+    """Take a lock if nobody holds it; where there are no locks everybody gets it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return True

@@ -79,7 +79,7 @@ class TapeFiles:
         """
         if self._remote is None:
             return (self._local / name).stat().st_size
-        return int(self._remote.info(name)["size"])
+        return self._remote.size(name)
 
     def names(self, folder: str, suffix: str) -> Iterator[str]:
         """Names of the files in a folder that end in ``suffix``, sorted."""

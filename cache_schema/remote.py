@@ -6,28 +6,25 @@ again, ``TRIES`` times with growing pauses. What is missing or forbidden is told
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import fsspec
-
+from cache_schema.clients import AtMost, TooLongError, connect, told
 from cache_schema.codecs.files import CHECKSUM, NO_ROOM, checksum
 from cache_schema.codecs.sealed_json import is_sealed
-from cache_schema.errors import OutputError, TapeError, TransferError, UsageError
+from cache_schema.errors import OutputError, TapeError, TransferError
 
 T = TypeVar("T")
 
 TRIES = 5
 PAUSE_S = 0.5
 """Before the second try; each pause is twice the one before."""
-
-STALL_VARIABLE = "TEACHERTAPE_STALL_S"
-STALL_S = 60.0
-"""A connection over which nothing came for so long is given up and made anew."""
 
 _PERMANENT = (
     FileNotFoundError,
@@ -46,23 +43,12 @@ _MAYBE_LATER = (408, 425, 429)
 """Of the HTTP statuses that blame the client, those that time mends."""
 
 
+MAX_CONTENT = 4 << 30
+"""Bytes of a file that no record says the size of; a manifest of a million shards has fewer."""
+
+
 class WrongBytesError(Exception):
     """What arrived is not what was committed."""
-
-
-def stall_s() -> float:
-    """Return the seconds without a byte after which a connection is given up.
-
-    Raises:
-        UsageError: the variable is no positive number.
-    """
-    text = os.environ.get(STALL_VARIABLE, str(STALL_S))
-    try:
-        if (seconds := float(text)) > 0:
-            return seconds
-    except ValueError:
-        pass
-    raise UsageError(f"{STALL_VARIABLE}={text!r}: expected a number of seconds above 0")
 
 
 def is_url(location: str) -> bool:
@@ -87,17 +73,9 @@ class Remote:
         self._fs, self.root = self._connect()
 
     def _connect(self) -> tuple[Any, str]:
-        options = _options(self.location.partition("://")[0])
-        try:
-            fs, root = fsspec.core.url_to_fs(self.location, **options)
-        except (ImportError, ValueError) as error:
-            raise UsageError(
-                f"{self.location}: {error}; s3, gcs and ssh need: pip install 'teachertape[share]'"
-            ) from error
-        except Exception as error:
-            raise TransferError(f"{self.location}: no connection: {_told(error)}") from error
+        fs, root = connect(self.location)
         self._pid = os.getpid()
-        return fs, str(root).rstrip("/")
+        return fs, root
 
     @property
     def fs(self) -> Any:
@@ -138,12 +116,29 @@ class Remote:
 
         def ask() -> Any:
             self.fs.invalidate_cache()
-            return self.fs.info(self.path(name))
+            try:
+                return self.fs.info(self.path(name))
+            except FileNotFoundError as error:  # so fsspec calls any failure over HTTP
+                if isinstance(why := error.__cause__, Exception) and not _is_absence(why):
+                    raise why from error
+                raise
 
         found: Mapping[str, Any] = self.tried(name, ask)
         if found.get("type") == "directory":
             raise FileNotFoundError(f"{self.location}/{name}")
         return found
+
+    def size(self, name: str) -> int:
+        """Return the bytes of a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+            TransferError: the server does not say.
+        """
+        size = self.info(name).get("size")
+        if not isinstance(size, int):
+            raise TransferError(f"{self.location}/{name}: its server does not say its size")
+        return size
 
     def names(self, folder: str) -> list[str]:
         """Return the names of the files and folders in a folder, sorted; none if it is missing.
@@ -180,19 +175,35 @@ class Remote:
             FileNotFoundError: there is none.
             TransferError: it could not be read.
         """
-        last = b""
+        last, most = b"", limit or MAX_CONTENT
 
-        def ask() -> bytes:
+        def ask(path: Path) -> bytes:
             nonlocal last
-            last = bytes(self.fs.cat_file(self.path(name), **({"end": limit} if limit else {})))
-            if not _fits_seals(name, last):
+            with contextlib.suppress(TooLongError):
+                self._fetch(name, path, most)
+            with path.open("rb") as file:
+                last = file.read(most)
+            if len(last) < most and not _fits_seals(name, last):
                 raise WrongBytesError
             return last
 
-        try:
-            return self.tried(name, ask)
-        except WrongBytesError:
-            return last
+        with tempfile.TemporaryDirectory(prefix="teachertape-") as folder:
+            try:
+                return self.tried(name, lambda: ask(Path(folder) / "file"))
+            except WrongBytesError:
+                return last
+
+    def _fetch(self, name: str, path: Path, most: int) -> None:
+        """Copy a file here; what a server sends without end is not taken.
+
+        Raises:
+            FileNotFoundError: there is none.
+            TooLongError: it has more than ``most`` bytes; about as many are here.
+        """
+        path.unlink(missing_ok=True)
+        self.fs.get_file(self.path(name), str(path), callback=AtMost(most))
+        if not path.is_file():
+            raise FileNotFoundError(name)
 
     def get(self, name: str, record: Mapping[str, Any], path: Path) -> None:
         """Copy a file here, compared with its record; ``path`` is overwritten.
@@ -203,9 +214,12 @@ class Remote:
         """
 
         def fetch() -> None:
-            self.fs.get_file(self.path(name), str(path))
-            if not path.is_file():
-                raise FileNotFoundError(name)
+            try:
+                self._fetch(name, path, record["bytes"])
+            except TooLongError as error:
+                raise WrongBytesError(
+                    f"has more than the {record['bytes']} committed bytes"
+                ) from error
             if wrong := difference(path, record):
                 raise WrongBytesError(wrong)
 
@@ -229,7 +243,7 @@ class Remote:
             except _PERMANENT as error:
                 if isinstance(error, PermissionError):
                     raise TransferError(
-                        f"{self.location}/{name}: access is refused ({_told(error)}); are the "
+                        f"{self.location}/{name}: access is refused ({told(error)}); are the "
                         "credentials right?"
                     ) from error
                 raise
@@ -254,8 +268,13 @@ class Remote:
         if hopeless or number == TRIES - 1:
             times = "" if hopeless else f" (tried {TRIES} times)"
             raise TransferError(
-                f"{self.location}/{name}: {_told(error)}{times}; run the same again to continue"
+                f"{self.location}/{name}: {told(error)}{times}; run the same again to continue"
             ) from error
+
+
+def _is_absence(error: Exception) -> bool:
+    """Whether a server said that there is no such file."""
+    return getattr(error, "status", None) in (404, 410)
 
 
 def difference(path: Path, record: Mapping[str, Any]) -> str:
@@ -273,30 +292,3 @@ def _fits_seals(name: str, content: bytes) -> bool:
     if name.endswith(".jsonl"):
         return all(map(is_sealed, content.splitlines(keepends=True)))
     return not name.endswith(".json") or is_sealed(content)
-
-
-def _told(error: BaseException) -> str:
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _options(protocol: str) -> dict[str, Any]:
-    """Return what makes a client of a protocol notice a server that went silent."""
-    seconds = stall_s()
-    if protocol in ("http", "https"):
-        import aiohttp
-
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
-        return {"client_kwargs": {"timeout": timeout}}
-    if protocol in ("s3", "s3a"):
-        return {
-            "config_kwargs": {"connect_timeout": seconds, "read_timeout": seconds},
-            "use_listings_cache": False,
-        }
-    if protocol in ("ssh", "sftp"):  # known_hosts: (): a host's key is compared with ours
-        return {
-            "connect_timeout": seconds,
-            "keepalive_interval": max(1.0, seconds / 3),
-            "known_hosts": (),
-        }
-    return {}

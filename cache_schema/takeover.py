@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import shutil
 import time
@@ -11,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from cache_schema import layout
-from cache_schema.codecs.files import make_dirs
+from cache_schema.codecs.files import NO_LOCKS, make_dirs
 from cache_schema.errors import OutputError, ProvenanceError, TapeError
 from cache_schema.maker import (
     GroupInfo,
@@ -30,9 +29,6 @@ from cache_schema.manifest import (
 class WriterBusyError(TapeError):
     """Another process holds the lock of a writer's name."""
 
-
-_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
-"""Errors of a file system that has no locks."""
 
 DEFAULT_LICENCE = "unspecified"
 """Of a tape whose maker said nothing."""
@@ -140,7 +136,7 @@ def lock(path: Path) -> IO[bytes]:
         ) from error
     except OSError as error:
         file.close()
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         raise TapeError(
             f"{path.parent.parent}: this file system has no locks ({error.strerror}), without "
@@ -173,7 +169,7 @@ def is_held(path: Path) -> bool:
     except BlockingIOError:
         return True
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
     return False
 

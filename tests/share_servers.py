@@ -21,9 +21,10 @@ class Faults:
     """Which requests fail, and how; counts every one.
 
     Attributes:
-        kind: ``stall``, ``reset``, ``cut``, ``garbage`` or ``500``.
+        kind: ``stall``, ``reset``, ``cut``, ``garbage``, ``500``, or ``endless``.
         times: how often each path fails before it is served; -1 for ever.
         only: which paths fail.
+        heads: whether HEAD fails too; always with 503, and counted as ``HEAD path``.
         pause_s: before every answer.
         asked: path -> requests.
         served: path -> requests answered in full.
@@ -33,9 +34,13 @@ class Faults:
         self.kind = ""
         self.times = 0
         self.only: Callable[[str], bool] = lambda path: True
+        self.heads = False
         self.pause_s = 0.0
         self.asked: Counter[str] = Counter()
         self.served: Counter[str] = Counter()
+
+    def sent(self, count: int) -> None:
+        """Called with the bytes of every piece of an endless answer."""
 
     def of(self, path: str) -> str:
         self.asked[path] += 1
@@ -60,6 +65,12 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             return
         super().do_GET()
         self.faults.served[self.path] += 1
+
+    def do_HEAD(self) -> None:
+        if self.faults.heads and self.faults.of(f"HEAD {self.path}"):
+            self._500()
+            return
+        super().do_HEAD()
 
     def _content(self) -> bytes:
         path = Path(self.translate_path(self.path))
@@ -90,6 +101,13 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         content[len(content) // 2] ^= 1
         self._head(len(content))
         self.wfile.write(content)
+
+    def _endless(self) -> None:
+        self.send_response(200)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for _ in range(1 << 14):  # a gigabyte, if the client takes it
+            self.faults.sent(self.wfile.write(bytes(1 << 16)))
 
     def _500(self) -> None:
         self.send_response(503)

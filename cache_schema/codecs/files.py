@@ -21,6 +21,9 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 """Errors of a file system that has no hard links."""
 
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Errors of a file system that has no locks."""
+
 _READ_BYTES = 1 << 20
 _SYNC_BYTES = 8 << 20
 """A growing file is sent to the disk in the background at every so many bytes: its fsync then finds

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from share_servers import Faults, http_server
+from share_servers import LOOPBACK, Faults, http_server
 from test_push_and_pull import bring, send, sound
 from whole_tape import content, make
 
@@ -77,6 +79,55 @@ def test_metadata_that_does_not_arrive_is_no_empty_tape(
         faults.only = lambda path: path.rstrip("/").endswith(part.rstrip("/"))
     with pytest.raises(TapeError, match=part.rstrip("/")):
         _ = open_tape(url)
+
+
+def test_facts_that_do_not_arrive_are_no_absence(tape: Path, url: str, faults: Faults) -> None:
+    """Neither HEAD nor GET: fsspec says of any failure of both that there is no such file."""
+    faults.kind, faults.times, faults.heads = "500", 1, True
+    faults.only = lambda path: path.endswith("dataset.json")
+    assert content(url) == content(tape)
+    assert faults.asked["HEAD /dataset.json"] > 1
+    faults.times = -1
+    with pytest.raises(TransferError, match=r"dataset\.json: ClientResponseError: 503"):
+        open_tape(url)
+
+
+@pytest.mark.parametrize("part", ["dataset.json", "manifest/w0.jsonl", "/topk.arrow"])
+def test_a_server_that_never_stops_sending(
+    url: str, faults: Faults, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, part: str
+) -> None:
+    """No more is taken than there can be: neither the memory nor the disk fills up."""
+    monkeypatch.setattr("cache_schema.remote.MAX_CONTENT", 1 << 20)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    faults.kind, faults.times, faults.only = "endless", -1, lambda path: path.endswith(part)
+    largest = 0
+
+    def sent(count: int) -> None:
+        nonlocal largest
+        for path in tmp_path.rglob("*"):
+            with suppress(FileNotFoundError):
+                largest = max(largest, path.stat().st_size)
+
+    monkeypatch.setattr(faults, "sent", sent)
+    with pytest.raises(TapeError, match=part):
+        _ = open_tape(url)["s0"].signal("textual/topk", 0)
+    assert largest < 32 << 20
+
+
+def test_an_s3_server_that_is_silent_is_given_up_soon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tries of the client's own would multiply with ours: 125 of them, of a minute each."""
+    with socket.create_server((LOOPBACK, 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{LOOPBACK}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "x")
+        monkeypatch.setenv("TEACHERTAPE_STALL_S", "0.2")
+        began_s = time.monotonic()
+        with pytest.raises(TransferError, match=f"tried {TRIES} times"):
+            open_tape("s3://silent/tape")
+        assert time.monotonic() - began_s < 15
 
 
 def test_wrong_settings_are_named(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
