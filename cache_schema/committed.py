@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 
 from cache_schema import layout
+from cache_schema.attached import attached_places, attached_row
 from cache_schema.codecs.arrow_file import MappedFile, read_table
 from cache_schema.codecs.columns import Columns
 from cache_schema.codecs.states_profiles import StatesReader, open_states_reader
@@ -85,6 +86,22 @@ class Shard:
         names = ("sample_id", "trace_index") if numbered else ("sample_id",)
         sample_id, *trace = columns.cells(names, index)
         return str(sample_id), int(trace[0]) if trace else 0
+
+    def attached(self) -> Mapping[str, tuple[str, int]]:
+        """Return the samples whose recordings are attached, and where those are.
+
+        Raises:
+            TapeError: one of their files is damaged.
+        """
+        return attached_places(self._files, self.record.path)
+
+    def attached_row(self, sample_id: str) -> Row | None:
+        """Return the ``audio`` row of a sample whose recording is attached, else ``None``.
+
+        Raises:
+            TapeError: its file is damaged.
+        """
+        return attached_row(self._files, self.record.path, sample_id)
 
     def states(self, layer: int) -> StatesReader:
         """Return the reader of one layer's array.

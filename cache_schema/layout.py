@@ -10,6 +10,7 @@ TAPE/
     shard.json                       the shard's manifest line
     <table>.arrow                    Arrow IPC, uncompressed
     hidden.zarr/L<layer>/...         Zarr v3, one array [positions, width] a layer
+  attached/<seq // 1000>/<writer>-<seq>/<checksum>.arrow      recordings of a shard of samples
 ```
 """
 
@@ -24,6 +25,8 @@ MANIFEST_DIR = "manifest"
 INDEX_DIR = "index"
 INDEX_LOCK = "index/lock"
 SHARDS_DIR = "shards"
+ATTACHED_DIR = "attached"
+ATTACHED_LOCK = "attached/lock"
 LEASES_DIR = ".leases"
 SHARD_FILE = "shard.json"
 HIDDEN_STORE = "hidden.zarr"
@@ -91,6 +94,11 @@ def group_dir(group: str) -> str:
 def shard_dir(group: str, writer: str, seq: int) -> str:
     """Path of one committed shard."""
     return f"{group_dir(group)}/{seq // SHARDS_PER_FOLDER:03d}/{writer}-{seq:06d}"
+
+
+def attached_dir(path: str) -> str:
+    """Path of the recordings attached to a shard of samples."""
+    return f"{ATTACHED_DIR}/{path.split('/', 2)[2]}"
 
 
 def shard_sequence(path: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cache_schema import layout
+from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.committed import Shard
 from cache_schema.errors import MissingSignalError, TapeError, nearest
 from cache_schema.hidden import HiddenPlace
@@ -82,17 +83,29 @@ class TapeRow:
             TapeError: the recording contradicts its sample.
         """
         shard, index = self._samples_row
-        if "audio" not in shard.record.rows:
+        where = f"{shard.record.path}: audio of sample {self.sample_id!r}"
+        if "audio" in shard.record.rows:
+            row = shard.row("audio", index)
+            if row["sample_id"] != self.sample_id:
+                raise TapeError(f"{where}: row {index} of audio is of sample {row['sample_id']!r}")
+            return audio_of(row, self.num_audio_samples, where)
+        attached = shard.attached_row(self.sample_id)
+        if attached is None:
             raise MissingSignalError(
                 f"{self._tape.location}: made with --audio reference, or shared without audio, so "
                 f"it holds none (sample {self.sample_id!r}, sha256 {self.audio_sha256}); "
                 "pipeline attach adds it from your own files"
             )
-        row = shard.row("audio", index)
-        where = f"{shard.record.path}: audio of sample {self.sample_id!r}"
-        if row["sample_id"] != self.sample_id:
-            raise TapeError(f"{where}: row {index} of audio is of sample {row['sample_id']!r}")
-        return audio_of(row, self.num_audio_samples, where)
+        audio = audio_of(attached, self.num_audio_samples, where)
+        if audio_sha256(audio) != self.audio_sha256:
+            raise TapeError(f"{where}: what is attached is another recording; attach again")
+        return audio
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether the recording is here, stored or attached."""
+        shard, _ = self._samples_row
+        return "audio" in shard.record.rows or self.sample_id in shard.attached()
 
     @property
     def audio_sha256(self) -> str:

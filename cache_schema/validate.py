@@ -4,6 +4,7 @@ Kinds of problems (``Problem.kind``), by what is checked:
 
 - every file: missing, size, checksum, link, not a file, unreadable, unnamed
 - metadata: dataset.json, group file, manifest, manifest line, cut line, shard.json
+- recordings attached: attached
 - shards: orphan, named twice, tables, maker, two samples, twice, index, table
 - the whole: not opened (what a reader says on opening the tape)
 - rows (deep): row, audio, totals, spans, states, not finite
@@ -24,6 +25,7 @@ from cache_schema.manifest import (
     ShardRecord,
 )
 from cache_schema.reader import open_tape
+from cache_schema.validate_attached import check_attached
 from cache_schema.validate_files import Contents, check_files
 from cache_schema.validate_index import Rebuilt, check_index
 from cache_schema.validate_joins import Joins, check_both_tables, check_repeated
@@ -52,6 +54,7 @@ def validate(location: str | Path, counting: Counting, *, deep: bool = False) ->
         findings.add(".", "not opened", str(error))
     check_repeated(rebuilt, contents, findings)
     check_both_tables(index, findings)
+    check_attached(root, contents, findings, counting, deep=deep)
     if deep:
         facts = _check_shards(rebuilt, contents, findings, counting)
         Joins(index, facts, rebuilt, findings).check(contents.groups)

@@ -31,10 +31,13 @@ from cache_schema.signals import GROUP_TABLES, SCHEMAS
 
 _SHARD = re.compile(r"(shards/\w+/\d{3,}/(\w+)-\d{6,})(/.*)?", re.ASCII)
 _UNFINISHED = re.compile(r"(shards/\w+/\.(\w+)-\d{6,})(/.*)?", re.ASCII)
-_LEFTOVER = re.compile(r"index/\.new|(\w+/)?\.[\w.-]+\.tmp", re.ASCII)
+_LEFTOVER = re.compile(
+    r"index/\.new|(\w+/)?\.[\w.-]+\.tmp|attached/\d+/\w+-\d+/\.[\w.-]+\.tmp", re.ASCII
+)
 _KNOWN = re.compile(
     r"dataset\.json|groups/\w+\.json|manifest/\w+\.(jsonl|lock)|index/(lock|[0-9a-f]{32}\.arrow)"
-    r"|seals/([0-9a-f]{16}|unsigned)\.jsonl",
+    r"|seals/([0-9a-f]{16}|unsigned)\.jsonl"
+    r"|attached/(lock|\d{3,}/\w+-\d{6,}/[0-9a-f]{32}\.arrow)",
     re.ASCII,
 )
 

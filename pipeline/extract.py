@@ -31,8 +31,8 @@ class StepFailedError(TeachertapeError):
 
 
 def wanted_steps(recipe: ExtractRecipe) -> list[str]:
-    """Return the steps this recipe needs, in order."""
-    wanted = ["ingest"]
+    """Return the steps this recipe needs, in order; without a dataset the tape's samples do."""
+    wanted = ["ingest"] if recipe.dataset.path else []
     if recipe.textual.teacher or recipe.textualize.listen or recipe.textualize.template:
         wanted += ["textualize"]
     if recipe.textual.teacher:
@@ -48,8 +48,12 @@ def check(recipe: ExtractRecipe) -> None:
     Raises:
         ModelError: a teacher or a listener does not exist.
         UsageError: it has no such layers, does not go with its settings, or its prompt or chat
-            template does not exist.
+            template does not exist; or there is neither a dataset nor a tape.
     """
+    if not recipe.dataset.path and not (Path(recipe.tape.out) / layout.DATASET_FILE).is_file():
+        raise UsageError(
+            "--dataset is needed where no tape is at --out; see 'pipeline extract-teachers --help'"
+        )
     if recipe.textualize.listen:
         from pipeline.listen.plan import settle
 

@@ -32,7 +32,7 @@ class DatasetRecipe:
     nothing but its choices, if it has any, beside what they read or hear.
 
     Attributes:
-        path: hub id, directory or file.
+        path: hub id, directory or file; empty where teachers are added to a tape that is there.
         config: configuration of a hub data set that has several.
         split: split to read; needed where there are several.
         limit: only the first rows.
@@ -136,9 +136,8 @@ class ExtractRecipe:
             raise UsageError(
                 f"--worker: expected I/N with 0 <= I < N, or {AUTO}, got {self.worker!r}"
             )
-        for name, value in (("--dataset", self.dataset.path), ("--out", self.tape.out)):
-            if not value:
-                raise UsageError(f"{name} is needed; see 'pipeline extract-teachers --help'")
+        if not self.tape.out:
+            raise UsageError("--out is needed; see 'pipeline extract-teachers --help'")
         if "://" in self.tape.out:
             raise UsageError(f"--out {self.tape.out!r}: a tape is written to a local folder")
         if self.tape.topk_codec == "compact":

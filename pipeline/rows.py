@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cache_schema.errors import DatasetError, nearest
+from cache_schema.errors import DatasetError, UsageError, nearest
 from pipeline.describe_timed import SPANS_COLUMN
 from pipeline.hub_rows import read_datasets
 from pipeline.json_rows import read_json
@@ -43,7 +43,10 @@ def open_rows(recipe: DatasetRecipe) -> Rows:
     Raises:
         DatasetError: not found, unreadable, empty, ambiguous split, or a column is missing or
             in the way.
+        UsageError: none is named.
     """
+    if not recipe.path:
+        raise UsageError("--dataset is needed; see 'pipeline extract-teachers --help'")
     recipe = _of_folder(recipe)
     path = Path(recipe.path)
     if path.suffix in (".jsonl", ".json") and path.is_file():

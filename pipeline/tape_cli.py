@@ -41,9 +41,9 @@ def inspect_command(
     tape = open_tape(cache)
     if sample_id is None:
         values = tape_values(tape)
-        _print(values, tape_page, as_json)
+        print_values(values, tape_page, as_json)
     else:
-        _print(sample_values(tape[sample_id]), sample_page, as_json)
+        print_values(sample_values(tape[sample_id]), sample_page, as_json)
 
 
 def verify_command(
@@ -87,7 +87,7 @@ def verify_command(
 
         checked = values_of(check_signed(cache, findings, megabytes, asked, grown=grown))
     values = {**verify_values(cache, findings, deep), "signed": checked}
-    _print(values, verify_page, as_json)
+    print_values(values, verify_page, as_json)
     raise typer.Exit(0 if values["sound"] else 1)
 
 
@@ -107,7 +107,7 @@ def seal_command(
     """
     from pipeline.signing.cli import seal_page, seal_values
 
-    _print(seal_values(cache, key, generate_key, megabytes), seal_page, as_json)
+    print_values(seal_values(cache, key, generate_key, megabytes), seal_page, as_json)
 
 
 def merge_command(
@@ -131,7 +131,7 @@ def merge_command(
     from cache_schema.merge import merge
     from pipeline.tape_pages import merge_page, merge_values
 
-    _print(merge_values(out, merge(caches, out, megabytes, licence)), merge_page, as_json)
+    print_values(merge_values(out, merge(caches, out, megabytes, licence)), merge_page, as_json)
 
 
 def diff_command(
@@ -149,13 +149,16 @@ def diff_command(
     from cache_schema.compare import compare
     from pipeline.tape_pages import diff_page
 
-    difference = compare(open_tape(a), open_tape(b), _samples)
+    difference = compare(open_tape(a), open_tape(b), samples)
     values = {"a": a, "b": b, "equal": difference.equal, **asdict(difference)}
-    _print(values, diff_page, as_json)
+    print_values(values, diff_page, as_json)
     raise typer.Exit(0 if difference.equal else 1)
 
 
-def _print(values: dict[str, Any], page: Callable[[dict[str, Any]], str], as_json: bool) -> None:
+def print_values(
+    values: dict[str, Any], page: Callable[[dict[str, Any]], str], as_json: bool
+) -> None:
+    """Print values as JSON, or as a page for people."""
     if not as_json:
         typer.echo(page(values))
         return
@@ -190,7 +193,7 @@ def megabytes(title: str, num_bytes: int) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _samples(title: str, num_samples: int) -> Iterator[Callable[[int], None]]:
+def samples(title: str, num_samples: int) -> Iterator[Callable[[int], None]]:
     """Draw progress in samples."""
     with Counter(title, num_samples) as counter:
         yield counter.advance

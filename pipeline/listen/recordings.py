@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cache_schema import Tape, TapeRow
+from cache_schema.attached import is_whole
 from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.errors import AudioError, DatasetError
 from cache_schema.types import FloatArray
@@ -20,7 +21,7 @@ class Recordings:
 
     Args:
         tape: made with ``--audio store``, or ``--audio reference``.
-        recipe: where samples come from; opened only for references.
+        recipe: where samples come from; opened only for references, unless all are attached.
 
     Raises:
         DatasetError: the tape refers to another dataset, it cannot be used, or its recordings are
@@ -30,7 +31,7 @@ class Recordings:
     def __init__(self, tape: Tape, recipe: DatasetRecipe) -> None:
         self._rows: Rows | None = None
         made = tape.groups["samples"].identity
-        if made.get("audio") != "reference":
+        if made.get("audio") != "reference" or is_whole(tape):
             return
         told = {key: made[key] for key in ("several", "gap_s") if key in made}
         if told != joining(recipe):
@@ -54,7 +55,7 @@ class Recordings:
             DatasetError: the dataset cannot be read any more.
             TapeError: the tape's recording is damaged.
         """
-        if self._rows is None:
+        if self._rows is None or row.has_audio:
             return row.audio
         if row.row_index >= len(self._rows):
             raise AudioError(f"the dataset has {len(self._rows)} rows, this is row {row.row_index}")

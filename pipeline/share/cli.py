@@ -1,4 +1,4 @@
-"""Commands that share tapes: push, pull, slice."""
+"""Commands that share tapes: push, pull, slice, attach."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 
 from cache_schema.console import say
 from cache_schema.part import Selection, parse_layers
+from pipeline.share.attach_cli import attach_command
 from pipeline.share.push import JOBS
 from pipeline.tape_cli import Debug, megabytes
 from pipeline.units import size_text
@@ -166,4 +167,5 @@ SHARE_COMMANDS: dict[str, Callable[..., None]] = {
     "push": push_command,
     "pull": pull_command,
     "slice": slice_command,
+    "attach": attach_command,
 }

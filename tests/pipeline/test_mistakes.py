@@ -31,6 +31,7 @@ def test_help_shows_an_example() -> None:
     ("arguments", "status", "message"),
     [
         (["--out", "x"], 2, "--dataset is needed"),
+        (["--out", "x", "--only", "ingest"], 2, "--dataset is needed"),
         (["--dataset", "rows.jsonl"], 2, "--out is needed"),
         (["--dataset", "rows.jsonl", "--out", "x", "--worker", "2/2"], 2, "0 <= I < N"),
         (["--dataset", "rows.jsonl", "--out", "x", "--set", "tape.ot=1"], 2, "did you mean 'out'"),
