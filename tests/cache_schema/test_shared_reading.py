@@ -102,7 +102,7 @@ def test_threads_fetch_a_remote_file_once(
     record, files = record_of(whole), TapeFiles(remote)
     calls = []
 
-    def slowly(_remote: str, local: str) -> None:
+    def slowly(_remote: str, local: str, **_: Any) -> None:
         calls.append(local)
         data = (whole / TABLE).read_bytes()
         with Path(local).open("wb") as file:
@@ -127,7 +127,7 @@ def test_a_damaged_download_is_not_kept(
     record, files = record_of(whole), TapeFiles(remote)
     with monkeypatch.context() as patch:
         patch.setattr(
-            files._remote.fs, "get_file", lambda _, local: Path(local).write_bytes(b"short")
+            files._remote.fs, "get_file", lambda _, local, **__: Path(local).write_bytes(b"short")
         )
         with pytest.raises(TapeError, match="has 5 bytes"):
             files.local(TABLE, record)
