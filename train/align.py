@@ -22,6 +22,7 @@ from cache_schema import Tape
 from cache_schema.errors import TokenizerMismatchError
 from cache_schema.fingerprint import tokenizer_digest
 from cache_schema.types import IntArray, Trace
+from train.alignment.words import special_ids
 from train.data import Example
 
 _REMEDY = (
@@ -69,7 +70,7 @@ def align_tokenizers(
     for example in examples:
         trace = tape[example.sample_id].traces[example.trace_index]
         _check_trace(lm, trace, stops, example.sample_id)
-    foreign = sorted(set(lm.tokenizer.all_special_ids) - set(stops))
+    foreign = sorted(special_ids(lm.tokenizer) - set(stops))
     return Alignment(num_ids=len(lm.tokenizer), foreign_ids=np.asarray(foreign, dtype=np.int64))
 
 

@@ -1,9 +1,12 @@
-"""How many positions each term sums over, on one micro-batch."""
+"""How many positions each term sums over, on one micro-batch, and what it cannot compare there."""
 
 from __future__ import annotations
 
 from train.batch import TrainBatch
 from train.terms import Term
+
+OF_TOKENS = ("topk", "sampled", "lens")
+"""Signals that name tokens, which the student may lack."""
 
 
 def count_of(term: Term, batch: TrainBatch) -> int:
@@ -28,3 +31,21 @@ def count_of(term: Term, batch: TrainBatch) -> int:
     elif term.spec.signal == "lens":
         count = next(iter(batch.lens[term.source].values())).count
     return len(batch.target_ids) if count is None else count
+
+
+def unknown_of(term: Term, batch: TrainBatch) -> float:
+    """Return the teacher's mass, over those positions, on tokens the student lacks.
+
+    Of kept tokens it is in the tail; of drawn ones, whose share estimates it, it is left out. Of a
+    lens it is the mean over the layers the run reads.
+    """
+    if term.name not in batch.terms:
+        return 0.0
+    if term.spec.signal == "topk":
+        return batch.topk[term.source].unknown
+    if term.spec.signal == "sampled":
+        return batch.sampled[term.source].unknown
+    if term.spec.signal == "lens":
+        layers = batch.lens[term.source].values()
+        return sum(each.unknown for each in layers) / len(layers)
+    return 0.0

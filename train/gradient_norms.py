@@ -18,9 +18,20 @@ from train.checkpoint import restore_rng, rng_state
 from train.loads import StepLoad
 from train.parts import Run
 from train.sharding import Shards, square_sum
+from train.stages import Stage
 
 Norms = list[float | None]
 """Of every term; ``None`` where it was not measured."""
+
+
+def norms_due(run: Run, stage: Stage, step: int) -> bool:
+    """Whether norms are measured in a step: in a stage's first one, and every so many after it.
+
+    Where tasks alternate, in as many steps as there are tasks: each has terms of its own.
+    """
+    every = run.recipe.logging.gradient_norms_every
+    turns = len(stage.tasks) if run.recipe.mix.by == "alternate" else 1
+    return every > 0 and (step - 1 - stage.first) % every < turns
 
 
 def measured_norms(run: Run, load: StepLoad, parameters: Sequence[Tensor]) -> Norms:

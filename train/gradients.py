@@ -36,12 +36,14 @@ class StepSums:
     Attributes:
         values_M: every term's mean over its positions, float64.
         counts_M: those positions, float64.
+        unknown_M: the teacher's mean mass there on tokens the student lacks, float64.
         tokens: input positions without padding.
         norms: every term's gradient norm, ``None`` where it was not measured.
     """
 
     values_M: Tensor  # noqa: N815
     counts_M: Tensor  # noqa: N815
+    unknown_M: Tensor  # noqa: N815
     tokens: int
     norms: Norms
 
@@ -66,7 +68,7 @@ def step_gradients(run: Run, feed: Feed, step: int, measure_norms: bool) -> Step
         StudentMemoryError: a single row does not fit.
     """
     parameters = trained_parameters(run)
-    counts_M, tokens = count_positions(run, feed.load)
+    counts_M, unknown_M, tokens = count_positions(run, feed.load)
     norms: Norms = [None] * len(counts_M)
     if measure_norms and run.shards:
         norms = _norms_in_shards(run, run.shards, feed.load, step, parameters)
@@ -92,6 +94,7 @@ def step_gradients(run: Run, feed: Feed, step: int, measure_norms: bool) -> Step
     return StepSums(
         values_M=run.accelerator.reduce(passes.sums_M) / counts_M.clamp(min=1),
         counts_M=counts_M,
+        unknown_M=unknown_M / counts_M.clamp(min=1),
         tokens=tokens,
         norms=norms,
     )
@@ -109,14 +112,21 @@ def _norms_in_shards(
         raise stuck_shortage(load.sizes[0], run.accelerator.process_index, what) from error
 
 
-def count_positions(run: Run, load: StepLoad) -> tuple[Tensor, int]:
-    """Return every term's positions, float64 [M], and the input positions, over all processes."""
-    local = torch.zeros(len(run.unwrapped.terms) + 1, dtype=torch.float64)
+def count_positions(run: Run, load: StepLoad) -> tuple[Tensor, Tensor, int]:
+    """Return what is counted before a pass, over all processes.
+
+    Returns:
+        Every term's positions, its teacher's mass on tokens the student lacks (both float64 [M]),
+        and the input positions.
+    """
+    M = len(run.unwrapped.terms)
+    local = torch.zeros(2 * M + 1, dtype=torch.float64)
     for batch in load.own:
-        local[:-1] += run.unwrapped.counts(batch)
+        local[:M] += run.unwrapped.counts(batch)
+        local[M:-1] += run.unwrapped.unknown(batch)
         local[-1] += batch.num_tokens
     total = run.accelerator.reduce(local.to(run.accelerator.device))
-    return total[:-1], int(total[-1])
+    return total[:M], total[M:-1], int(total[-1])
 
 
 def _accumulate(run: Run, load: StepLoad, counts_M: Tensor) -> _Passes:

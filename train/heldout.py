@@ -34,6 +34,7 @@ class HeldOut:
     Attributes:
         values_M: every term's mean over its positions, float64.
         counts_M: those positions, float64.
+        unknown_M: the teacher's mean mass there on tokens the student lacks, float64.
         loss: weighted sum of the values.
         tokens: input positions without padding.
         spent_s: how long it took.
@@ -42,6 +43,7 @@ class HeldOut:
 
     values_M: Tensor  # noqa: N815
     counts_M: Tensor  # noqa: N815
+    unknown_M: Tensor  # noqa: N815
     loss: float
     tokens: int
     spent_s: float
@@ -86,7 +88,7 @@ def evaluate(run: Run, micro_tokens: int, step: int) -> HeldOut:
     run.unwrapped.eval()
     while True:
         what = f"evaluation after step {step}"
-        sums_M, counts_M, tokens, failed = _pass(run, steps, micro_tokens)
+        sums_M, counts_M, unknown_M, tokens, failed = _pass(run, steps, micro_tokens)
         if failed and run.shards:
             raise stuck_shortage(failed, run.accelerator.process_index, what)
         smaller = agree_on_size(run.accelerator, failed, micro_tokens, what)
@@ -97,11 +99,12 @@ def evaluate(run: Run, micro_tokens: int, step: int) -> HeldOut:
     run.unwrapped.train()
     if run.shards:
         run.shards.settle()
-    sums_M, counts_M = run.accelerator.reduce(sums_M), run.accelerator.reduce(counts_M)
+    sums_M, counts_M, unknown_M = map(run.accelerator.reduce, (sums_M, counts_M, unknown_M))
     values_M = sums_M / counts_M.clamp(min=1)
     return HeldOut(
         values_M=values_M,
         counts_M=counts_M,
+        unknown_M=unknown_M / counts_M.clamp(min=1),
         loss=float((values_M * run.weights_M).sum()),
         tokens=int(run.accelerator.reduce(tokens)),
         spent_s=time.perf_counter() - began_s,
@@ -112,14 +115,14 @@ def evaluate(run: Run, micro_tokens: int, step: int) -> HeldOut:
 @torch.no_grad()
 def _pass(
     run: Run, steps: Sequence[PlannedStep], micro_tokens: int
-) -> tuple[Tensor, Tensor, Tensor, MicroSize | None]:
-    """Return this process's sums and counts, float64 [M], its tokens, and what did not fit.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, MicroSize | None]:
+    """Return this process's sums, counts and unknown mass, float64 [M], tokens, what did not fit.
 
     No sum is exchanged between processes in here.
     """
     device = run.accelerator.device
     sums_M = torch.zeros(len(run.unwrapped.terms), dtype=torch.float64, device=device)
-    counts_M = torch.zeros_like(sums_M)
+    counts_M, unknown_M = torch.zeros_like(sums_M), torch.zeros_like(sums_M)
     tokens = torch.zeros((), dtype=torch.int64, device=device)
     with contextlib.closing(loads(run, steps, micro_tokens)) as shares:
         for share in shares:
@@ -129,10 +132,11 @@ def _pass(
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
-                    return sums_M, counts_M, tokens, size
+                    return sums_M, counts_M, unknown_M, tokens, size
                 if index >= len(share.own):
                     continue
                 sums_M += found_M
                 counts_M += run.unwrapped.counts(batch).to(device)
+                unknown_M += run.unwrapped.unknown(batch).to(device)
                 tokens += batch.num_tokens
-    return sums_M, counts_M, tokens, None
+    return sums_M, counts_M, unknown_M, tokens, None

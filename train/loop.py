@@ -20,8 +20,10 @@ from torch import Tensor
 
 from cache_schema.errors import TeachertapeError
 from train.checkpoint import rng_state, save_checkpoint, whole_state
+from train.counts import OF_TOKENS
 from train.freezing import train_parts
-from train.gradients import clip_gradients, step_gradients
+from train.gradient_norms import norms_due
+from train.gradients import StepSums, clip_gradients, step_gradients
 from train.heldout import HeldOut, evaluate
 from train.heldout_answers import answer_held_out
 from train.loads import Feed
@@ -59,8 +61,7 @@ def train_steps(run: Run, progress: Progress, reporter: Reporter | None) -> Prog
             parameters = train_parts(run, stage)
             feed.advance()
             lr = set_learning_rate(run.optimizer, recipe.optim, step - stage.first, stage.steps)
-            every = recipe.logging.gradient_norms_every
-            measure = every > 0 and (step - 1) % every == 0
+            measure = norms_due(run, stage, step)
             # of the first process's share; the others take part where they hold parts of it
             measure = measure and (accelerator.is_main_process or run.shards is not None)
             sums = step_gradients(run, feed, step, measure)
@@ -77,7 +78,7 @@ def train_steps(run: Run, progress: Progress, reporter: Reporter | None) -> Prog
                     StepMetrics(
                         step=step,
                         loss=loss,
-                        terms=_terms(run, sums.values_M, sums.counts_M, sums.norms),
+                        terms=_terms(run, sums, sums.norms),
                         lr=lr,
                         grad_norm=norm,
                         tokens=sums.tokens,
@@ -133,7 +134,7 @@ def _judge(run: Run, progress: Progress, reporter: Reporter | None) -> Progress:
             HeldOutMetrics(
                 step=progress.done,
                 loss=found.loss,
-                terms=_terms(run, found.values_M, found.counts_M, [None] * len(found.values_M)),
+                terms=_terms(run, found, [None] * len(found.values_M)),
                 tokens=found.tokens,
                 eval_s=found.spent_s,
                 best=best,
@@ -155,14 +156,18 @@ def _judge(run: Run, progress: Progress, reporter: Reporter | None) -> Progress:
 
 
 def _terms(
-    run: Run, values_M: Tensor, counts_M: Tensor, norms: Sequence[float | None]
+    run: Run, found: StepSums | HeldOut, norms: Sequence[float | None]
 ) -> dict[str, TermValue]:
-    each = zip(run.unwrapped.terms, values_M.tolist(), counts_M.tolist(), norms, strict=True)
+    columns = (found.values_M.tolist(), found.counts_M.tolist(), found.unknown_M.tolist(), norms)
     return {
         term.name: TermValue(
-            value=value, weight=term.settings.weight, count=int(count), gradient_norm=norm
+            value=value,
+            weight=term.settings.weight,
+            count=int(count),
+            unknown=unknown if term.spec.signal in OF_TOKENS else None,
+            gradient_norm=norm,
         )
-        for term, value, count, norm in each
+        for term, value, count, unknown, norm in zip(run.unwrapped.terms, *columns, strict=True)
     }
 
 

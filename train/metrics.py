@@ -29,9 +29,11 @@ class TermValue:
     """One term of one step.
 
     Attributes:
-        value: mean over its positions, unweighted.
+        value: mean over its positions, unweighted; 0 without any.
         weight: what it is multiplied by in the loss.
         count: its positions in the step.
+        unknown: of a term on tokens a teacher named, the teacher's mean mass there on tokens the
+            student lacks: in the tail or, of drawn ones, left out; ``None`` for others.
         gradient_norm: norm of the weighted term's gradient over all trained parameters, on the
             step's first micro-batch; ``None`` where it was not measured.
     """
@@ -39,6 +41,7 @@ class TermValue:
     value: float
     weight: float
     count: int
+    unknown: float | None = None
     gradient_norm: float | None = None
 
 
@@ -122,7 +125,8 @@ def scalars(metrics: StepMetrics | HeldOutMetrics) -> dict[str, float]:
         if key != "step" and isinstance(value, int | float)
     }
     for name, term in _terms_json(metrics.terms).items():
-        values.update({f"{name}/{key}": float(value) for key, value in term.items()})
+        kept = term if term["count"] else {"count": 0}  # without a position it has no value
+        values.update({f"{name}/{key}": float(value) for key, value in kept.items()})
     prefix = f"{HELD_OUT}/" if isinstance(metrics, HeldOutMetrics) else "train/"
     return {f"{prefix}{key}": value for key, value in values.items()}
 
@@ -215,5 +219,6 @@ class Reporter:
 
 
 def _losses(metrics: StepMetrics | HeldOutMetrics) -> str:
-    terms = "  ".join(f"{name} {term.value:.4f}" for name, term in metrics.terms.items())
+    computed = {name: term for name, term in metrics.terms.items() if term.count}
+    terms = "  ".join(f"{name} {term.value:.4f}" for name, term in computed.items())
     return f"loss {metrics.loss:.4f}  {terms}"

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from audio_models.forward import flatten_positions
 from train.batch import TrainBatch
-from train.counts import count_of
+from train.counts import count_of, unknown_of
 from train.heads import AudioHead, head_of
 from train.losses import vocabulary
 from train.losses.asked import Asked, Seen
@@ -80,6 +81,19 @@ class Objective(nn.Module):
             elif term.spec.at == "tower" and (tower := self._passes.tower):
                 self.projectors[term.name] = head_of(term, tower.num_layers, tower.width)
         self.trained = frozenset(name for name, p in self.named_parameters() if p.requires_grad)
+        self.train()
+
+    def train(self, mode: bool = True) -> Objective:
+        """Set the mode; batch norms (of Granite Speech's tower) stay in evaluation.
+
+        By its batch's statistics a row would depend on what it is batched with, each process would
+        have statistics of its own, and every pass more, as one that measures, would move them.
+        """
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
 
     @property
     def unread(self) -> bool:
@@ -89,6 +103,10 @@ class Objective(nn.Module):
     def counts(self, batch: TrainBatch) -> Tensor:
         """Return float64 [M]: the positions each term sums over."""
         return torch.tensor([count_of(term, batch) for term in self.terms], dtype=torch.float64)
+
+    def unknown(self, batch: TrainBatch) -> Tensor:
+        """Return float64 [M]: the teacher's mass, over these, on tokens the student lacks."""
+        return torch.tensor([unknown_of(term, batch) for term in self.terms], dtype=torch.float64)
 
     def forward(self, batch: TrainBatch, scale_M: Tensor | None = None) -> Tensor | Weighted:
         """Return every term summed over the batch's positions; 0 for those not computed on it.

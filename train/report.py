@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cache_schema import Tape
@@ -45,14 +45,16 @@ def write_report(run: Run, progress: Progress, left_out: LeftOut) -> None:
         "",
         "## Terms",
         "",
-        "Means over a tenth of the steps, at the start and at the end; values are unweighted. The",
-        "gradient norm is the weighted term's, on one micro-batch, where it was last measured.",
+        "Means over a tenth of the steps that have the term, at the start and at the end; values",
+        "are unweighted. The gradient norm is the weighted term's, on one micro-batch, where it was",
+        "last measured.",
         "",
         _TERMS_HEAD,
         "|---|---|---|---|---|---|---|",
         *(_term_row(term, lines) for term in run.unwrapped.terms),
         f"| loss | | {_mean(lines, _loss, True):.4f} | {_mean(lines, _loss, False):.4f} | | | |",
         "",
+        *_unknown(run.unwrapped.terms, lines),
         *_held_out(run, progress),
     ]
     write_atomic(directory.report, "\n".join(text).encode())
@@ -81,7 +83,7 @@ def _held_out(run: Run, progress: Progress) -> list[str]:
         "|---" * (len(names) + 2) + "|",
         *(
             f"| {line['step']} | {line['loss']:.4f} | "
-            + " | ".join(f"{line['terms'][name]['value']:.4f}" for name in names)
+            + " | ".join(_shown(line["terms"][name]) for name in names)
             + " |"
             for line in lines
         ),
@@ -89,17 +91,39 @@ def _held_out(run: Run, progress: Progress) -> list[str]:
     ]
 
 
+def _shown(term: Mapping[str, float]) -> str:
+    return f"{term['value']:.4f}" if term["count"] else ""
+
+
+def _unknown(terms: Sequence[Term], lines: Sequence[Line]) -> list[str]:
+    """Return a line for each term of whose teacher's mass some is on tokens the student lacks."""
+    said = []
+    for term in terms:
+        each = [line["terms"][term.name] for line in lines]
+        count = sum(one["count"] for one in each)
+        mass = sum(one.get("unknown", 0.0) * one["count"] for one in each)
+        where = "left out" if term.spec.signal == "sampled" else "in the tail"
+        if mass > 0:
+            said.append(
+                f"- {term.name}: {mass / count:.2%} of what its teacher said, over {count:,} "
+                f"positions, is of tokens the student lacks: {where}"
+            )
+    return [*said, *[""] * bool(said)]
+
+
 def _term_row(term: Term, lines: Sequence[Line]) -> str:
     def value(line: Line) -> float:
         return float(line["terms"][term.name]["value"])
 
     pairs = " ".join(f"{student}:{teacher}" for student, teacher in term.pairs)
-    start, end = _mean(lines, value, True), _mean(lines, value, False)
-    count = sum(line["terms"][term.name]["count"] for line in lines)
-    norms = [line["terms"][term.name].get("gradient_norm") for line in lines]
+    # steps of other tasks and stages have no position of it, so no value
+    own = [line for line in lines if line["terms"][term.name]["count"]]
+    start, end = (f"{_mean(own, value, first):.4f}" if own else "" for first in (True, False))
+    count = sum(line["terms"][term.name]["count"] for line in own)
+    norms = [line["terms"][term.name].get("gradient_norm") for line in own]
     measured = [f"{norm:.3g}" for norm in norms if norm is not None]
     return (
-        f"| {term.name} | {term.settings.weight:g} | {start:.4f} | {end:.4f} | {count:,} | "
+        f"| {term.name} | {term.settings.weight:g} | {start} | {end} | {count:,} | "
         f"{measured[-1] if measured else ''} | {pairs} |"
     )
 

@@ -202,8 +202,8 @@ class LoggingRecipe:
 
     Attributes:
         every: a progress line every so many steps.
-        gradient_norms_every: each term's gradient norm at the first step and every so many after
-            it; 0: never. It takes a backward pass a term, and memory for another copy of the
+        gradient_norms_every: each term's gradient norm at a stage's first step and every so many
+            after it; 0: never. It takes a backward pass a term, and memory for another copy of the
             gradients: where that is not there, it is said and left out.
         trackers: where metrics go too: ``tensorboard``, ``trackio``, ``wandb``.
     """

@@ -19,7 +19,7 @@ from train.settings import StudentRecipe
 
 
 def load_student(model: str, recipe: StudentRecipe) -> AudioLM:
-    """Load the student in float32 on the CPU, in training mode, frozen and adapted by the recipe.
+    """Load the student in float32 on the CPU, frozen and adapted by the recipe.
 
     Raises:
         ModelError: it cannot be loaded.
@@ -31,7 +31,6 @@ def load_student(model: str, recipe: StudentRecipe) -> AudioLM:
         lm = replace(lm, model=_add_adapters(lm, recipe))
     if recipe.activation_checkpointing:
         lm.model.gradient_checkpointing_enable({"use_reentrant": False})
-    lm.model.train()
     return lm
 
 

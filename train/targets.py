@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cache_schema import TapeRow
 from cache_schema.errors import MissingSignalError, TokenizerMismatchError
-from cache_schema.types import TEXT_SOURCE, IntArray, Lens, Sampled, TopK, Trace
+from cache_schema.types import TEXT_SOURCE, FloatArray, IntArray, Lens, Sampled, TopK, Trace
 from train.alignment.translation import Translated, Translation
 
 NO_TOKEN = -1
@@ -56,13 +56,15 @@ class Place:
 class TopKTargets:
     """A teacher's kept tokens: int64 [N, K] (``NO_TOKEN``: none), float32 [N, K] and tail [N].
 
-    ``count`` is the number of positions it says something of; ``None`` for all.
+    ``count`` is the number of positions it says something of; ``None`` for all. ``unknown`` is the
+    mass, over these, of kept tokens the student lacks: it is in the tail.
     """
 
     token_ids: Tensor
     logprobs: Tensor
     tail: Tensor
     count: int | None = None
+    unknown: float = 0.0
 
     def to(self, device: torch.device) -> TopKTargets:
         """Return them on ``device``."""
@@ -71,6 +73,7 @@ class TopKTargets:
             logprobs=self.logprobs.to(device, non_blocking=True),
             tail=self.tail.to(device, non_blocking=True),
             count=self.count,
+            unknown=self.unknown,
         )
 
 
@@ -78,12 +81,14 @@ class TopKTargets:
 class SampledTargets:
     """Drawn tokens: int64 [N, U] (``NO_TOKEN``: none) and their shares of the draws [N, U].
 
-    ``count`` as of ``TopKTargets``.
+    ``count`` as of ``TopKTargets``. ``unknown`` is the share of the draws, summed over positions,
+    that fell on tokens the student lacks: they are left out.
     """
 
     token_ids: Tensor
     shares: Tensor
     count: int | None = None
+    unknown: float = 0.0
 
     def to(self, device: torch.device) -> SampledTargets:
         """Return them on ``device``."""
@@ -91,11 +96,12 @@ class SampledTargets:
             token_ids=self.token_ids.to(device, non_blocking=True),
             shares=self.shares.to(device, non_blocking=True),
             count=self.count,
+            unknown=self.unknown,
         )
 
 
 def stack_topk(places: Sequence[Place], source: str, known: Known) -> TopKTargets:
-    """Stack a source's top-k; entries beyond the narrowest row's k go to the tail.
+    """Stack a source's top-k, each row with all it kept: none depends on those beside it.
 
     Raises:
         TokenizerMismatchError: it was recorded on other ids than the trace's.
@@ -163,8 +169,12 @@ def stack_sampled(places: Sequence[Place], source: str, known: Known) -> Sampled
     ids = np.concatenate([each.token_ids for each in drawn])
     token_ids[filled] = np.where(known(ids), ids, NO_TOKEN)
     shares[filled] = np.concatenate([each.counts / each.num_draws for each in drawn])
+    unknown = float(shares[token_ids == NO_TOKEN].sum(dtype=np.float64))
     return SampledTargets(
-        token_ids=torch.from_numpy(token_ids), shares=torch.from_numpy(shares), count=count
+        token_ids=torch.from_numpy(token_ids),
+        shares=torch.from_numpy(shares),
+        count=count,
+        unknown=unknown,
     )
 
 
@@ -174,13 +184,19 @@ def _of_trace(place: Place, name: str) -> Any:
     return signal
 
 
-def _translated(place: Place, topk: TopK) -> tuple[TopK, int]:
-    """Return a row's top-k in the student's tokens, and of how many of them it says something."""
+def _translated(place: Place, topk: TopK) -> tuple[TopK, int, float]:
+    """Return a row's top-k in the student's tokens, and what ``_Stack.add`` wants beside it."""
     if np.array_equal(topk.target_ids, place.target_ids):
-        return topk, len(topk.target_ids)
+        return topk, len(topk.target_ids), 0.0
     assert place.translated is not None
     assert place.translation is not None
-    return place.translation.topk(topk, place.translated), len(place.translated.ours)
+    theirs = place.translated.theirs
+    found = place.translation.topk(topk, place.translated)
+    return found, len(theirs), _mass(topk.logprobs[theirs]) - _mass(found.logprobs)
+
+
+def _mass(logprobs: FloatArray) -> float:
+    return float(np.exp(logprobs.astype(np.float64)).sum())
 
 
 def require_same_tokens(place: Place, name: str, target_ids: IntArray | None) -> None:
@@ -199,7 +215,7 @@ def require_same_tokens(place: Place, name: str, target_ids: IntArray | None) ->
 
 
 class _Stack:
-    """Top-k of N tokens, filled row by row; as wide as its narrowest row in the end.
+    """Top-k of N tokens, filled row by row; as wide as its widest row.
 
     Args:
         num_tokens: N.
@@ -208,56 +224,54 @@ class _Stack:
 
     def __init__(self, num_tokens: int, known: Known) -> None:
         self._num_tokens, self._known = num_tokens, known
-        self._start = 0
-        self._arrays: tuple[Any, Any, Any] | None = None
-        self._narrowest = self._count = 0
+        self._start = self._count = 0
+        self._unknown = 0.0
+        self._token_ids, self._logprobs = _nothing((num_tokens, 0))
+        self._tail = np.empty(num_tokens, dtype=np.float32)
 
-    def add(self, topk: TopK, count: int) -> None:
-        """Add the next row, which says something of ``count`` tokens."""
-        self._count += count
-        own = topk.token_ids.shape[1]
-        if self._arrays is None:
-            shape = (self._num_tokens, own)
-            self._narrowest = own
-            self._arrays = (
-                np.full(shape, NO_TOKEN, dtype=np.int64),
-                np.full(shape, -np.inf, dtype=np.float32),
-                np.empty(self._num_tokens, dtype=np.float32),
-            )
-        token_ids, logprobs, tail = self._arrays
-        own = min(own, token_ids.shape[1])
+    def add(self, topk: TopK, count: int, unknown: float) -> None:
+        """Add the next row.
+
+        Args:
+            topk: what it says.
+            count: of how many tokens that is.
+            unknown: mass of tokens the student lacks that is in its tail already.
+        """
+        own, until_now = topk.token_ids.shape[1], self._token_ids.shape[1]
+        if own > until_now:
+            token_ids, logprobs = _nothing((self._num_tokens, own))
+            token_ids[:, :until_now], logprobs[:, :until_now] = self._token_ids, self._logprobs
+            self._token_ids, self._logprobs = token_ids, logprobs
         rows = slice(self._start, self._start + len(topk.target_ids))
-        token_ids[rows, :own], logprobs[rows, :own], tail[rows] = fold_topk(topk, own, self._known)
-        self._narrowest, self._start = min(self._narrowest, own), rows.stop
+        ids, logprobs, folded = fold_topk(topk, self._known)
+        self._token_ids[rows, :own], self._logprobs[rows, :own] = ids, logprobs
+        self._tail[rows] = topk.tail + folded
+        self._unknown += unknown + float(folded.sum())
+        self._count, self._start = self._count + count, rows.stop
 
     def targets(self) -> TopKTargets:
         """Return what was added."""
-        assert self._arrays is not None
         assert self._start == self._num_tokens
-        token_ids, logprobs, tail = self._arrays
-        if self._narrowest < token_ids.shape[1]:
-            stacked = TopK(
-                target_ids=token_ids[:, 0], token_ids=token_ids, logprobs=logprobs, tail=tail
-            )
-            token_ids, logprobs, tail = fold_topk(
-                stacked, self._narrowest, lambda ids: ids != NO_TOKEN
-            )
         return TopKTargets(
-            token_ids=torch.from_numpy(token_ids),
-            logprobs=torch.from_numpy(logprobs),
-            tail=torch.from_numpy(tail),
+            token_ids=torch.from_numpy(self._token_ids),
+            logprobs=torch.from_numpy(self._logprobs),
+            tail=torch.from_numpy(self._tail),
             count=self._count,
+            unknown=self._unknown,
         )
 
 
-def fold_topk(topk: TopK, width: int, known: Known) -> tuple[Any, Any, Any]:
-    """Return ids, log-probabilities [T, width] and tail [T], what is left out added to the tail.
+def _nothing(shape: tuple[int, int]) -> tuple[IntArray, FloatArray]:
+    return np.full(shape, NO_TOKEN, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32)
 
-    Merging buckets is exact: the divergence is that over the coarser buckets.
+
+def fold_topk(topk: TopK, known: Known) -> tuple[Any, Any, Any]:
+    """Return ids, log-probabilities [T, k], and the mass [T] of tokens the student lacks.
+
+    That mass belongs in the tail. Merging buckets is exact: the divergence is that over the coarser
+    buckets.
     """
     kept = known(topk.token_ids) & ~np.isneginf(topk.logprobs)
-    kept[:, width:] = False
     folded = np.where(kept, 0.0, np.exp(topk.logprobs.astype(np.float64))).sum(axis=1)
-    ids = np.where(kept, topk.token_ids, NO_TOKEN)[:, :width]
-    logprobs = np.where(kept, topk.logprobs, -np.inf)[:, :width].astype(np.float32)
-    return ids, logprobs, (topk.tail + folded).astype(np.float32)
+    ids = np.where(kept, topk.token_ids, NO_TOKEN)
+    return ids, np.where(kept, topk.logprobs, -np.inf).astype(np.float32), folded

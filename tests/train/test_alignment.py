@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +11,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_audio_lm import build_tokenizer
+from tiny_tape import MakeTape
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
 
+from audio_models.load import AudioLM
+from cache_schema import open_tape
 from cache_schema.errors import TokenizerMismatchError
+from train.align import align_tokenizers
 from train.alignment.seconds import Resampling, by_seconds
 from train.alignment.spans import meeting, starts_of
 from train.alignment.words import NO_ID, bytes_of_tokens, map_vocabulary
+from train.data import Example
 
 CORPUS = [
     "the sum of three and four is seven, so the answer is odd",
@@ -208,3 +214,19 @@ def test_the_fast_way_equals_the_plain_one(
     if rows:
         expected = torch.stack(rows)
         torch.testing.assert_close(mixed(found, states), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_special_tokens_without_a_role_are_not_trusted_by_number(
+    make_tape: MakeTape, student: AudioLM
+) -> None:
+    """A teacher of other special tokens may mean anything by their ids."""
+    tokenizer = build_tokenizer()
+    tokenizer.add_tokens([AddedToken("<|vision|>", special=True), AddedToken("<tag>")])
+    vision, tag = tokenizer.convert_tokens_to_ids(["<|vision|>", "<tag>"])
+    assert vision not in tokenizer.all_special_ids
+    tape = open_tape(make_tape(digest="of another"))
+    rows = [Example(sample_id="s0", trace_index=0, num_tokens=9)]
+    lm = replace(student, tokenizer=tokenizer)
+    found = align_tokenizers(lm, tape, "textual", rows)
+    ids = np.array([vision, tag, tokenizer.eos_token_id, tokenizer.pad_token_id, 5])
+    assert found.known(ids).tolist() == [False, True, True, False, True]

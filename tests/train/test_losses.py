@@ -228,17 +228,17 @@ def test_cross_entropy_equals_its_reference() -> None:
     torch.testing.assert_close(grad, expected_grad, **TOLERANCE)
 
 
-def test_folding_moves_unknown_and_surplus_entries_to_the_tail() -> None:
+def test_folding_moves_unknown_entries_to_the_tail() -> None:
     topk = TopK(
         target_ids=np.array([1]),
         token_ids=np.array([[1, 90, 3, 4]]),
         logprobs=np.log(np.array([[0.5, 0.2, 0.1, 0.05]], dtype=np.float32)),
         tail=np.array([0.15], dtype=np.float32),
     )
-    ids, logprobs, tail = fold_topk(topk, 3, lambda token_ids: token_ids < 50)
-    np.testing.assert_array_equal(ids, [[1, NO_TOKEN, 3]])
-    np.testing.assert_allclose(np.exp(logprobs), [[0.5, 0.0, 0.1]], rtol=1e-6)
-    np.testing.assert_allclose(tail, [0.4], rtol=1e-6)
+    ids, logprobs, folded = fold_topk(topk, lambda token_ids: token_ids < 50)
+    np.testing.assert_array_equal(ids, [[1, NO_TOKEN, 3, 4]])
+    np.testing.assert_allclose(np.exp(logprobs), [[0.5, 0.0, 0.1, 0.05]], rtol=1e-6)
+    np.testing.assert_allclose(folded, [0.2], rtol=1e-6)
 
 
 def test_distances_of_states() -> None:

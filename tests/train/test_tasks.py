@@ -154,6 +154,13 @@ def test_mixtures_train_on_any_number_of_processes_and_after_a_kill(
         assert counted["ce"] > 0
         assert counted["acoustic_hidden"] == 0
         assert steps(whole.out)[1]["terms"]["ce"]["count"] == 0
+        # each task's terms have norms, though every 100 steps it is the first one's turn
+        assert "gradient_norm" in steps(whole.out)[1]["terms"]["acoustic_hidden"]
+        report = (whole.out / "report.md").read_text()
+        ends = {name: steps(whole.out)[-1 - (name != "ce")]["terms"][name]["value"]
+                for name in ("ce", "acoustic_hidden")}  # fmt: skip
+        for name, end in ends.items():
+            assert f"| {end:.4f} |" in next(r for r in report.splitlines() if f"| {name} |" in r)
 
 
 def test_stages_train_their_terms_and_their_parts(

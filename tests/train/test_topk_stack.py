@@ -27,23 +27,27 @@ def place_of(number: int, k: int, tokens: int) -> Place:
 
 
 @pytest.mark.parametrize("widths", [(5, 5, 5), (5, 3, 4), (3, 5, 5), (1, 6, 2)])
-def test_rows_of_different_k_meet_at_the_narrowest(widths: tuple[int, ...]) -> None:
+def test_a_row_has_all_it_kept_whatever_is_beside_it(widths: tuple[int, ...]) -> None:
     places = [place_of(number, k, number + 1) for number, k in enumerate(widths)]
     stacked = stack_topk(places, "textual", lambda ids: ids != 11)
-    assert stacked.token_ids.shape == (6, min(widths))
+    assert stacked.token_ids.shape == (6, max(widths))
     ids, logprobs = stacked.token_ids.numpy(), stacked.logprobs.numpy()
     np.testing.assert_allclose(np.exp(logprobs).sum(axis=1) + stacked.tail.numpy(), 1, atol=1e-6)
     assert (np.isneginf(logprobs) == (ids == NO_TOKEN)).all()
-    start = 0
-    for number, place in enumerate(places):
+    start, unknown = 0, 0.0
+    for number, (place, k) in enumerate(zip(places, widths, strict=True)):
         topk = place.row.signal("textual/topk", 0)
-        expected = topk.token_ids[:, : min(widths)].copy()
-        expected[expected == 11] = NO_TOKEN
         rows = slice(start, start + number + 1)
-        np.testing.assert_array_equal(ids[rows], expected)
-        kept = np.where(expected == NO_TOKEN, -np.inf, topk.logprobs[:, : min(widths)])
-        np.testing.assert_array_equal(logprobs[rows], kept)
+        known = topk.token_ids != 11
+        np.testing.assert_array_equal(ids[rows, :k], np.where(known, topk.token_ids, NO_TOKEN))
+        np.testing.assert_array_equal(logprobs[rows, :k], np.where(known, topk.logprobs, -np.inf))
+        assert (ids[rows, k:] == NO_TOKEN).all()
+        alone = stack_topk([place], "textual", lambda ids: ids != 11)
+        np.testing.assert_array_equal(alone.tail, stacked.tail[rows])
+        unknown += float(np.exp(topk.logprobs[~known]).sum())
         start = rows.stop
+    assert stacked.unknown == pytest.approx(unknown)
+    assert (unknown > 0) == (widths[1] > 1)
 
 
 def lens_place(layers: tuple[int, ...]) -> Place:

@@ -32,10 +32,13 @@ from cache_schema.rows import (
 from cache_schema.shard import Storage
 from cache_schema.types import Lens, Sampled, TopK, Trace
 from cache_schema.writer import TapeWriter
-from train.alignment.translation import Translation, load_translation
+from train.alignment.translation import Translated, Translation, load_translation
+from train.alignment.words import map_vocabulary
 from train.batch import Share, TrainBatch, load_batches
 from train.cli import app
 from train.data import scan
+from train.losses.asked import Asked, see
+from train.metrics import read_metrics
 from train.needs import resolve_needs
 from train.objective import Objective
 from train.ring import HostBuffer, Readers
@@ -198,6 +201,34 @@ def test_the_same_words_under_other_numbers_are_the_same_losses(
     torch.testing.assert_close(objective(moved), objective(plain), rtol=1e-4, atol=1e-4)
 
 
+def test_ids_that_all_end_the_teachers_turn_are_one_token_of_the_student() -> None:
+    """Named twice, a token would be in the student's sum over its vocabulary twice."""
+    teacher, student = [b"a", b"b", None, None, None], [b"a", None, b"b"]
+    translation = Translation(
+        teacher=teacher,
+        student=student,
+        ids=map_vocabulary(teacher, student, {2: 1, 3: 1}),
+        tokenizer=None,
+        stop_id=1,
+    )
+    topk = TopK(
+        target_ids=np.array([0, 3]),
+        token_ids=np.array([[0, 1, 4], [2, 0, 3]]),
+        logprobs=np.log(np.array([[0.5, 0.25, 0.125], [0.5, 0.125, 0.25]], dtype=np.float32)),
+        tail=np.array([0.125, 0.125], dtype=np.float32),
+    )
+    where = Translated(target_ids=np.array([0, 1]), theirs=np.arange(2), ours=np.arange(2))
+    found = translation.topk(topk, where)
+    assert found.token_ids.tolist() == [[0, 2, NO_TOKEN], [1, 0, NO_TOKEN]]
+    np.testing.assert_allclose(
+        np.exp(found.logprobs), [[0.5, 0.25, 0.0], [0.75, 0.125, 0.0]], rtol=1e-6
+    )
+    assert found.tail.tolist() == [0.25, 0.125]
+    logits = torch.randn(2, 3)
+    seen = see(logits, Asked(buckets={"textual": torch.from_numpy(found.token_ids)}))
+    torch.testing.assert_close(seen.log_total_N, logits.logsumexp(-1))
+
+
 def test_no_need_to_translate_is_said(
     make_tape: MakeTape, student: AudioLM, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -282,6 +313,44 @@ def test_what_the_teacher_said_is_compared_where_both_begin_a_token(
     values = objective(batch)
     assert torch.isfinite(values).all()
     values.sum().backward()
+
+
+def test_what_the_student_lacks_words_for_is_counted(
+    merged: tuple[Tape, Path], student_dir: Path, tmp_path: Path
+) -> None:
+    tape, teacher = merged
+    lm = load_audio_lm(str(student_dir), "float32", "cpu")
+    translation = load_translation(lm, tape, str(teacher))
+    assert translation is not None
+    lost = dict.fromkeys(("text_kl", "text_sampled"), 0.0)
+    said = 0
+    for name in NAMES:
+        topk, drawn = tape[name]["textual/topk"], tape[name]["textual/sampled"]
+        lacking = translation.ids[topk.token_ids] == NO_TOKEN
+        lost["text_kl"] += float(np.exp(topk.logprobs[lacking]).sum())
+        lacking = translation.ids[drawn.token_ids] == NO_TOKEN
+        lost["text_sampled"] += float(drawn.counts[lacking].sum()) / DRAWS
+        said += len(topk.target_ids)
+    arguments = ["student", "--cache", tape.location, "--student", str(student_dir)]
+    arguments += ["--out", str(tmp_path / "run"), "--recipe", "sft", "--max-steps", "1"]
+    sets = [f"terms.{name}.weight=1" for name in lost]
+    sets += [f"data.teacher_tokenizer={teacher}", "terms.text_lens.weight=1"]
+    sets += ["terms.text_lens.layers=2:4", "loop.batch_tokens=100000", "loop.micro_tokens=400"]
+    done = CliRunner().invoke(app, [*arguments, *(item for one in sets for item in ("--set", one))])
+    assert done.exit_code == 0, done.output
+    (line,) = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert "unknown" not in line["terms"]["ce"]
+    report = (tmp_path / "run" / "report.md").read_text()
+    for name, mass in lost.items():
+        term = line["terms"][name]
+        assert term["count"] == said
+        assert term["unknown"] == pytest.approx(mass / said, abs=1e-6)
+        assert 0.05 < term["unknown"] < 1
+        where = {"text_kl": "in the tail", "text_sampled": "left out"}[name]
+        assert f"- {name}: {mass / said:.2%} of what its teacher said, over {said:,}" in report
+        assert f"is of tokens the student lacks: {where}" in report
+    # its lens is its top-k
+    assert line["terms"]["text_lens"]["unknown"] == line["terms"]["text_kl"]["unknown"]
 
 
 def test_a_student_learns_from_a_teacher_with_another_tokenizer(

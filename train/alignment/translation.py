@@ -21,7 +21,7 @@ from cache_schema import Tape
 from cache_schema.console import say
 from cache_schema.errors import TokenizerMismatchError
 from cache_schema.fingerprint import tokenizer_digest
-from cache_schema.types import TEXT_SOURCE, IntArray, Sampled, TopK, Trace
+from cache_schema.types import TEXT_SOURCE, FloatArray, IntArray, Sampled, TopK, Trace
 from train.alignment.spans import meeting, starts_of
 from train.alignment.words import NO_ID, bytes_of_tokens, map_vocabulary
 
@@ -75,7 +75,7 @@ class Translation:
         """Return what the teacher said in the student's ids; elsewhere all mass is in the tail."""
         shape = (len(where.target_ids), topk.token_ids.shape[1])
         ids = self._of(topk.token_ids[where.theirs])
-        logprobs = topk.logprobs[where.theirs]
+        ids, logprobs = _each_once(ids, topk.logprobs[where.theirs], self.stop_id)
         kept = (ids != NO_ID) & ~np.isneginf(logprobs)
         lost = np.where(kept, 0.0, np.exp(logprobs.astype(np.float64))).sum(axis=1)
         token_ids = np.full(shape, NO_ID, dtype=np.int64)
@@ -108,6 +108,25 @@ class Translation:
         inside = token_ids < len(self.ids)
         found: IntArray = np.where(inside, self.ids[np.where(inside, token_ids, 0)], NO_ID)
         return found
+
+
+def _each_once(ids: IntArray, logprobs: FloatArray, stop_id: int) -> tuple[IntArray, FloatArray]:
+    """Return kept tokens with the stop token named once a position, with the mass of all of them.
+
+    A teacher may have several ids that end a turn, and the student's stop token stands for each.
+    Named twice, its logit would be in the student's sum over the vocabulary twice.
+    """
+    stops = ids == stop_id
+    several = stops.sum(axis=1) > 1
+    if not several.any():
+        return ids, logprobs
+    mass = np.where(stops, np.exp(logprobs.astype(np.float64)), 0.0).sum(axis=1)
+    first = stops & (np.cumsum(stops, axis=1) == 1)
+    others = stops & ~first & several[:, None]
+    with np.errstate(divide="ignore"):  # -inf where they have no mass
+        whole = np.log(mass)[:, None].astype(np.float32)
+    merged = np.where(first & several[:, None], whole, logprobs)
+    return np.where(others, NO_ID, ids), np.where(others, -np.inf, merged).astype(np.float32)
 
 
 def load_translation(lm: AudioLM, tape: Tape, tokenizer: str) -> Translation | None:

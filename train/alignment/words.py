@@ -46,13 +46,21 @@ def bytes_of_tokens(tokenizer: Any, name: str) -> list[bytes | None]:
             f"{name}: its tokens cannot be read as bytes (expected a byte-level or a SentencePiece "
             "tokenizer with a tokenizer.json), so they cannot be compared with another vocabulary"
         )
-    special = set(tokenizer.all_special_ids)
-    special |= {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = special_ids(tokenizer)
     found: list[bytes | None] = [None] * len(tokenizer)
     for token, index in tokenizer.get_vocab().items():
         if index not in special:
             found[index] = read(token)
     return found
+
+
+def special_ids(tokenizer: Any) -> set[int]:
+    """Return the ids that stand for nothing in a text, those without a role of their own too.
+
+    ``all_special_ids`` has only those that have one (end, padding, ...) or are listed beside them.
+    """
+    added = tokenizer.added_tokens_decoder
+    return {*tokenizer.all_special_ids, *(i for i, token in added.items() if token.special)}
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -82,7 +90,7 @@ def map_vocabulary(
 ) -> IntArray:
     """Return the student's id for each id of the teacher, ``NO_ID`` where there is none.
 
-    No two ids of the teacher get the same one.
+    No two words of the teacher get the same one; ids that end its turns may.
 
     Args:
         teacher: bytes of the teacher's tokens.
