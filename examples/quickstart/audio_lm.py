@@ -27,8 +27,15 @@ NUM_LAYERS = 3
 INIT_STD = 0.08
 
 
-def make_audio_lm(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniThinkerForConditionalGeneration:
-    """Return an untrained model, about 1.5 million parameters (seed torch before)."""
+def make_audio_lm(
+    tokenizer: PreTrainedTokenizerFast, num_layers: int = NUM_LAYERS
+) -> Qwen2_5OmniThinkerForConditionalGeneration:
+    """Return an untrained model, about 1.5 million parameters (seed torch before).
+
+    Args:
+        tokenizer: gives the vocabulary and the placeholders' ids.
+        num_layers: blocks of its language model.
+    """
     token_id = tokenizer.convert_tokens_to_ids
     config = Qwen2_5OmniThinkerConfig(
         audio_config={
@@ -55,7 +62,7 @@ def make_audio_lm(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5OmniThinkerForCo
             "initializer_range": INIT_STD,
             "hidden_size": WIDTH,
             "intermediate_size": 3 * WIDTH,
-            "num_hidden_layers": NUM_LAYERS,
+            "num_hidden_layers": num_layers,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 1024,

@@ -146,16 +146,19 @@ def train_hearing(
     def loss_of_step(_: int) -> Tensor:
         chosen = [clips[place] for place in next(batches)]
         turns = [hearing_turn(clip.numbers, rng) for clip in chosen]
-        return response_loss(model, processor, chosen, turns)
+        # the space makes it the same token as among the choices
+        spoken = [(question, f" {answer}") for question, answer in turns]
+        return response_loss(model, processor, chosen, spoken)
 
+    train(heard_parameters(model), loss_of_step, num_steps, say, lr_scale=LM_LR_SCALE)
+
+
+def heard_parameters(
+    model: Qwen2_5OmniThinkerForConditionalGeneration,
+) -> list[tuple[str, torch.nn.Parameter]]:
+    """Return the named parameters that audio and text reach."""
     unused = ("visual.", "audio_tower.audio_bos_eos_token.")
-    train(
-        [(name, p) for name, p in model.named_parameters() if not name.startswith(unused)],
-        loss_of_step,
-        num_steps,
-        say,
-        lr_scale=LM_LR_SCALE,
-    )
+    return [(name, p) for name, p in model.named_parameters() if not name.startswith(unused)]
 
 
 def response_loss(
@@ -164,7 +167,14 @@ def response_loss(
     clips: Sequence[HeardClip],
     turns: Sequence[tuple[str, str]],
 ) -> Tensor:
-    """Mean cross-entropy on the answers' tokens, the end of the turn included."""
+    """Mean cross-entropy on the answers' tokens, the end of the turn included.
+
+    Args:
+        model: the audio language model.
+        processor: its processor.
+        clips: what is heard.
+        turns: (question with choices, answer as it is to be written) for each clip.
+    """
     tokenizer = processor.tokenizer
     rows, labels = [], []
     for clip, (question, answer) in zip(clips, turns, strict=True):
@@ -173,7 +183,7 @@ def response_loss(
         ]
         prompt = processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         prompt_ids = tokenizer(prompt.replace(AUDIO, AUDIO * len(clip.labels))).input_ids
-        answer_ids = tokenizer(f" {answer}{TURN_END}").input_ids  # the word as in the choices
+        answer_ids = tokenizer(f"{answer}{TURN_END}").input_ids
         rows.append(torch.tensor(prompt_ids + answer_ids))
         labels.append(torch.tensor([_IGNORED] * len(prompt_ids) + answer_ids))
     ids_BT = pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)

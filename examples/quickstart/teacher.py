@@ -7,7 +7,7 @@ it has to compose what it learned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,13 +36,15 @@ _ASKED = load_prompt(PROMPT)
 _IGNORED = -100
 
 
-def make_teacher(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+def make_teacher(
+    tokenizer: PreTrainedTokenizerFast, width: int = WIDTH, num_layers: int = NUM_LAYERS
+) -> Qwen3ForCausalLM:
     """Return an untrained teacher, about 0.9 million parameters (seed torch before)."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=3 * WIDTH,
-        num_hidden_layers=NUM_LAYERS,
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=32,
@@ -61,7 +63,14 @@ def make_teacher(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
 
 def teacher_messages(row: Row) -> list[dict[str, str]]:
     """Return what the teacher reads about a row, exactly as stage one puts it."""
-    return _ASKED.ask(describe(row.as_json()), row.question, row.choices)
+    return messages_of(row.as_json(), row.question, row.choices)
+
+
+def messages_of(
+    values: Mapping[str, object], question: str, choices: Sequence[str]
+) -> list[dict[str, str]]:
+    """Return what a teacher reads, given a row's columns, as stage one puts it."""
+    return _ASKED.ask(describe(values), question, choices)
 
 
 def tokenizer_texts(rows: Sequence[Row]) -> list[str]:
@@ -87,13 +96,23 @@ def train_teacher(
     say: Callable[[str], None],
     num_steps: int = NUM_STEPS,
 ) -> None:
-    """Learn to write the true traces of the rows; only the trace's tokens are scored."""
+    """Learn to write the true traces of the rows."""
+    texts = [(teacher_prompt(row, tokenizer), row.solution.trace) for row in rows]
+    train_on_texts(model, tokenizer, texts, rng, say, num_steps)
+
+
+def train_on_texts(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts_and_traces: Sequence[tuple[str, str]],
+    rng: np.random.Generator,
+    say: Callable[[str], None],
+    num_steps: int,
+) -> None:
+    """Learn to write traces behind prompts; only the trace's tokens are scored."""
     texts = [
-        (
-            tokenizer(teacher_prompt(row, tokenizer)).input_ids,
-            tokenizer(row.solution.trace + TURN_END).input_ids,
-        )
-        for row in rows
+        (tokenizer(prompt).input_ids, tokenizer(trace + TURN_END).input_ids)
+        for prompt, trace in prompts_and_traces
     ]
     batches = shuffled(len(texts), BATCH, rng)
 
@@ -118,15 +137,24 @@ def train_teacher(
     train(model.named_parameters(), loss_of_step, num_steps, say, lr_scale=LR_SCALE)
 
 
-@torch.no_grad()
 def answer_by_reading(folder: Path, rows: Sequence[Row], batch_size: int = 50) -> list[str]:
     """Return a saved teacher's greedy trace for every row, reading the true transcript."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = Qwen3ForCausalLM.from_pretrained(folder)
+    return write_traces(model, tokenizer, [teacher_prompt(r, tokenizer) for r in rows], batch_size)
+
+
+@torch.no_grad()
+def write_traces(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: Sequence[str],
+    batch_size: int = 50,
+) -> list[str]:
+    """Return the greedy trace behind every prompt."""
     traces = []
-    for start in range(0, len(rows), batch_size):
-        prompts = [teacher_prompt(row, tokenizer) for row in rows[start : start + batch_size]]
-        encoded = tokenizer(prompts, return_tensors="pt", padding=True)
+    for start in range(0, len(prompts), batch_size):
+        encoded = tokenizer(prompts[start : start + batch_size], return_tensors="pt", padding=True)
         output_BT = model.generate(**encoded, max_new_tokens=MAX_TRACE_TOKENS, do_sample=False)
         traces += tokenizer.batch_decode(
             output_BT[:, encoded.input_ids.shape[1] :], skip_special_tokens=True

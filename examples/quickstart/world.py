@@ -168,7 +168,12 @@ class Voices:
             self._takes.setdefault((item.speaker, item.language, item.number), []).append(item)
 
     def render(
-        self, numbers: Sequence[int], voice: tuple[str, str], rng: np.random.Generator
+        self,
+        numbers: Sequence[int],
+        voice: tuple[str, str],
+        rng: np.random.Generator,
+        speed: tuple[float, float] = SPEED,
+        snr_db: tuple[float, float] = SNR_DB,
     ) -> Clip:
         """Speak the numbers.
 
@@ -176,6 +181,8 @@ class Voices:
             numbers: what to speak.
             voice: (speaker, language).
             rng: gaps, takes, speed, gain and noise are drawn from it.
+            speed: lowest and highest tempo, of one take's own.
+            snr_db: lowest and highest level of the speech over the added noise.
         """
         parts = [_silence(rng.uniform(*EDGE_S))]
         spans_s = []
@@ -183,14 +190,14 @@ class Voices:
             if place:
                 parts.append(_silence(rng.uniform(*GAP_S)))
             takes = self._takes[*voice, number]
-            wave = _at_speed(takes[int(rng.integers(len(takes)))].wave, rng.uniform(*SPEED))
+            wave = _at_speed(takes[int(rng.integers(len(takes)))].wave, rng.uniform(*speed))
             start = sum(map(len, parts))
             spans_s.append((start / SAMPLE_RATE_HZ, (start + len(wave)) / SAMPLE_RATE_HZ))
             parts.append(wave * _decibels(rng.uniform(*WORD_GAIN_DB)))
         parts.append(_silence(rng.uniform(*EDGE_S)))
         wave = np.concatenate(parts)
         level = np.sqrt(np.mean(np.square(wave)))
-        noise = rng.standard_normal(len(wave)) * level * _decibels(-rng.uniform(*SNR_DB))
+        noise = rng.standard_normal(len(wave)) * level * _decibels(-rng.uniform(*snr_db))
         wave = (wave + noise) * _decibels(rng.uniform(*GAIN_DB))
         return Clip(
             numbers=tuple(numbers),

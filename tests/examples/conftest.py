@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import soundfile
 
 from examples.quickstart.recordings import SAMPLE_RATE_HZ, Recording, RecordingSet
 from examples.quickstart.teacher import tokenizer_texts
@@ -43,3 +44,17 @@ def tokenizer(rows):
 @pytest.fixture(scope="session")
 def processor(tokenizer):
     return make_processor(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def digit_folder(tmp_path_factory):
+    """Recordings named as FSDD names them: four voices, a take for each part and one more."""
+    folder = tmp_path_factory.mktemp("digits")
+    (folder / "recordings").mkdir()
+    for voice, speaker in enumerate(("ann", "bob", "cid", "dan")):
+        for number in range(10):
+            for take in (0, 5, 10, 11):
+                wave = tone(number, 1.0 + 0.2 * voice + 0.01 * take)
+                name = f"{number}_{speaker}_{take}.wav"
+                soundfile.write(folder / "recordings" / name, wave, SAMPLE_RATE_HZ)
+    return folder

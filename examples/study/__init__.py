@@ -1,0 +1,1 @@
+"""The study: the paper's table of variants, measured on recorded speech."""

@@ -1,0 +1,161 @@
+"""The models made on the spot: a textual teacher that reasons, a base audio model that hears."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
+
+from cache_schema.questions import is_correct, parse_answer, question_text
+from examples.quickstart import hearing, teacher, tokens
+from examples.quickstart.audio_lm import make_audio_lm
+from examples.quickstart.training import shuffled, train
+from examples.quickstart.world import Voices
+from examples.study.questions import HEARING, REASONING, Heard, hearing_turn, write_trace
+from examples.study.rows import ALL_HEARING, Composition, Row, draw_numbers, draw_rows, speak
+from examples.study.sizes import Size
+from examples.study.speech import Speech
+
+HEARING_SHARES = (0.22, 0.22, 0.3, 0.06, 0.06, 0.06, 0.08)
+"""How often the base model is asked each of ``ALL_HEARING`` while it learns."""
+
+HEARING_BATCH = 32
+
+
+def prompt_of(row: Row, tokenizer: PreTrainedTokenizerFast) -> str:
+    """Return what the textual teacher reads about a row, as stage one puts it."""
+    asked = teacher.messages_of(row.as_json(), row.question, row.choices)
+    return str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+
+
+def make_tokenizer(
+    speech: Speech, compositions: Sequence[Composition], rng: np.random.Generator
+) -> PreTrainedTokenizerFast:
+    """Train the tokenizer that all models share, on what they read and write."""
+    kinds = [*REASONING, *HEARING]
+    train_set, speakers = speech.sets["train"], speech.speakers
+    texts = ["user\nassistant\n"]
+    for row in draw_rows("text", kinds, compositions, train_set, speakers, 1500, rng):
+        asked = teacher.messages_of(row.as_json(), row.question, row.choices)
+        texts.append(asked[0]["content"])
+        if row.kind in REASONING:
+            texts.append(write_trace(row.kind, row.heard.numbers, row.choices, rng))
+    for kind in ALL_HEARING:
+        drawn = [_draw_heard(compositions, speech, rng)[0] for _ in range(100)]
+        for heard in drawn:
+            texts += _turn(kind, heard, speakers, rng)
+    return tokens.make_tokenizer(texts)
+
+
+def make_teacher(
+    speech: Speech,
+    compositions: Sequence[Composition],
+    tokenizer: PreTrainedTokenizerFast,
+    size: Size,
+    seed: int,
+    say: Callable[[str], None],
+) -> Qwen3ForCausalLM:
+    """Train the textual teacher on training compositions, from text alone."""
+    rng = np.random.default_rng([seed, 3])
+    rows = draw_rows(
+        "text",
+        list(REASONING),
+        compositions,
+        speech.sets["train"],
+        speech.speakers,
+        size.teacher_texts,
+        rng,
+    )
+    texts = [
+        (prompt_of(row, tokenizer), write_trace(row.kind, row.heard.numbers, row.choices, rng))
+        for row in rows
+    ]
+    torch.manual_seed(seed)
+    model = teacher.make_teacher(tokenizer, size.teacher_width, size.teacher_layers)
+    say(f"a Qwen3 of {model.num_parameters() / 1e6:.1f} million parameters reads {len(rows)} texts")
+    teacher.train_on_texts(model, tokenizer, texts, rng, say, size.teacher_steps)
+    return model
+
+
+def teacher_answers(folder: Path, rows: Sequence[Row]) -> list[bool]:
+    """Return whether a saved teacher answers each row right, greedily, from the true transcript."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = Qwen3ForCausalLM.from_pretrained(folder)
+    prompts = [prompt_of(row, tokenizer) for row in rows]
+    traces = teacher.write_traces(model, tokenizer, prompts)
+    return [
+        bool(is_correct(parse_answer(trace), row.answer, row.choices))
+        for trace, row in zip(traces, rows, strict=True)
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clips:
+    """Clips to learn hearing from, and what is true of each."""
+
+    prepared: list[hearing.HeardClip]
+    truths: list[Heard]
+
+
+def _draw_heard(
+    compositions: Sequence[Composition], speech: Speech, rng: np.random.Generator
+) -> tuple[Heard, str]:
+    voices = speech.sets["train"].voices
+    speaker, language = voices[int(rng.integers(len(voices)))]
+    numbers = draw_numbers(compositions, "", rng)
+    return Heard(numbers=numbers, speaker=speaker, noisy=bool(rng.random() < 0.5)), language
+
+
+def make_base(
+    speech: Speech,
+    compositions: Sequence[Composition],
+    tokenizer: PreTrainedTokenizerFast,
+    size: Size,
+    seed: int,
+    out: Path,
+    say: Callable[[str], None],
+) -> None:
+    """Train the base audio language model, which hears and has never reasoned; save it."""
+    rng = np.random.default_rng([seed, 4])
+    voices = Voices(speech.sets["train"])
+    drawn = [_draw_heard(compositions, speech, rng) for _ in range(size.hearing_clips)]
+    spoken = [speak(heard, language, voices, True, rng) for heard, language in drawn]
+    processor = tokens.make_processor(tokenizer)
+    clips = Clips(
+        prepared=hearing.prepare_clips(spoken, processor), truths=[heard for heard, _ in drawn]
+    )
+    torch.manual_seed(seed)
+    model = make_audio_lm(tokenizer, size.student_layers)
+    say(f"a Qwen2.5-Omni thinker of {model.num_parameters() / 1e6:.1f} million parameters")
+    say(f"its audio tower learns which number is spoken when, from {len(spoken)} clips")
+    hearing.train_tower(model, clips.prepared, rng, say, size.tower_steps)
+    say("the whole model learns to answer what it hears")
+    batches = shuffled(len(spoken), HEARING_BATCH, rng)
+
+    def loss_of_step(_: int) -> Tensor:
+        chosen = next(batches)
+        kinds = rng.choice(ALL_HEARING, size=len(chosen), p=HEARING_SHARES).tolist()
+        turns = [
+            _turn(kind, clips.truths[place], speech.speakers, rng)
+            for kind, place in zip(kinds, chosen, strict=True)
+        ]
+        return hearing.response_loss(
+            model, processor, [clips.prepared[place] for place in chosen], turns
+        )
+
+    parameters = hearing.heard_parameters(model)
+    train(parameters, loss_of_step, size.hearing_steps, say, lr_scale=hearing.LM_LR_SCALE)
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+
+
+def _turn(
+    kind: str, heard: Heard, speakers: Sequence[str], rng: np.random.Generator
+) -> tuple[str, str]:
+    question, choices, _, trace = hearing_turn(kind, heard, speakers, rng)
+    return question_text(question, choices), trace

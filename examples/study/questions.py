@@ -1,0 +1,320 @@
+"""What is asked about spoken numbers, the true answers, and true reasoning in varied words.
+
+Reasoning questions need to hear which numbers are spoken and then a step over them: arithmetic
+(``sum parity``, ``total``), counting (``count odd``), comparison (``largest``), order (``rising``)
+and negation (``absent``). Hearing questions need no step: who speaks (among the speakers trained
+on), whether there is noise, which numbers.
+
+A trace says the same thing in one of several wordings, as a language model that samples does: its
+distribution at a token has more than one likely word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from examples.quickstart.questions import NUMBER_WORDS, transcript
+
+WORDS = (
+    *NUMBER_WORDS,
+    *("ten", "eleven", "twelve", "thirteen", "fourteen"),
+    *("fifteen", "sixteen", "seventeen", "eighteen"),
+)
+"""0 to 18, the sums of two digits included."""
+
+Numbers = Sequence[int]
+_CAPTIONS = ("I hear {}", "the voice says {}", "spoken are {}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """One true way to an answer: what is planned, its steps, what follows; each in wordings."""
+
+    plans: tuple[str, ...]
+    reasonings: tuple[str, ...]
+    summaries: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReasoningKind:
+    """One kind of reasoning question.
+
+    Attributes:
+        text: the question.
+        choices: makes the permitted answers.
+        answer: works out the right one.
+        steps: works out the way there, given numbers, choices and answer.
+        balanced: whether both answers are to be equally frequent: they are yes and no.
+    """
+
+    text: str
+    choices: Callable[[Numbers, np.random.Generator], tuple[str, ...]]
+    answer: Callable[[Numbers, Sequence[str]], str]
+    steps: Callable[[Numbers, Sequence[str], str], Steps]
+    balanced: bool = False
+
+
+def write_trace(
+    kind: str, numbers: Numbers, choices: Sequence[str], rng: np.random.Generator
+) -> str:
+    """Return a true trace in the tagged form of CoTA (arXiv 2503.02318), wordings drawn."""
+    asked = REASONING[kind]
+    answer = asked.answer(numbers, choices)
+    steps = asked.steps(numbers, choices, answer)
+
+    def one(wordings: Sequence[str]) -> str:
+        return wordings[int(rng.integers(len(wordings)))]
+
+    return _tagged(
+        answer,
+        PLANNING=one(steps.plans),
+        CAPTION=one(_CAPTIONS).format(transcript(numbers)),
+        REASONING=one(steps.reasonings),
+        SUMMARY=one(steps.summaries),
+    )
+
+
+def _tagged(answer: str, **parts: str) -> str:
+    """The space before the answer makes it the same token as among the choices."""
+    inner = "".join(f"<{tag}>{text}</{tag}>" for tag, text in parts.items())
+    return f"<THINK>{inner}</THINK><RESPONSE> {answer}</RESPONSE>"
+
+
+def _yes_no(_: Numbers, __: np.random.Generator) -> tuple[str, ...]:
+    return ("yes", "no")
+
+
+def _shuffled(values: Sequence[int], rng: np.random.Generator) -> tuple[str, ...]:
+    return tuple(WORDS[value] for value in rng.permutation(list(values)))
+
+
+def _others(numbers: Numbers, count: int, rng: np.random.Generator) -> list[int]:
+    unheard = [number for number in range(10) if number not in numbers]
+    drawn: list[int] = rng.choice(unheard, size=count, replace=False).tolist()
+    return drawn
+
+
+def _four_with_heard(numbers: Numbers, rng: np.random.Generator) -> tuple[str, ...]:
+    heard = sorted(set(numbers))
+    return _shuffled(heard + _others(numbers, 4 - len(heard), rng), rng)
+
+
+def _heard_and_one_other(numbers: Numbers, rng: np.random.Generator) -> tuple[str, ...]:
+    return _shuffled(sorted(set(numbers)) + _others(numbers, 1, rng), rng)
+
+
+def _four_sums(numbers: Numbers, rng: np.random.Generator) -> tuple[str, ...]:
+    total = numbers[0] + numbers[-1]
+    near = [value for value in range(max(0, total - 3), min(18, total + 3) + 1) if value != total]
+    return _shuffled([total, *rng.choice(near, size=3, replace=False).tolist()], rng)
+
+
+def _parity(number: int) -> str:
+    return "odd" if number % 2 else "even"
+
+
+def _counted(numbers: Numbers) -> tuple[tuple[str, ...], str]:
+    counts = [sum(n % 2 for n in numbers[: place + 1]) for place in range(len(numbers))]
+    each = [(WORDS[n], _parity(n), WORDS[count]) for n, count in zip(numbers, counts, strict=True)]
+    return (
+        " ".join(f"{word} {parity}, count {count}." for word, parity, count in each),
+        " ".join(f"{word} is {parity}: {count}." for word, parity, count in each),
+    ), WORDS[counts[-1]]
+
+
+def _sum_parity(numbers: Numbers, _: Sequence[str], answer: str) -> Steps:
+    reasonings, count = _counted(numbers)
+    total = _parity(sum(numbers))
+    return Steps(
+        plans=("count the odd numbers, then tell the sum", "an even count of odd ones sums even"),
+        reasonings=reasonings,
+        summaries=(
+            f"{count} odd, so the sum is {total}: {answer}",
+            f"with {count} odd the sum is {total}, {answer}",
+        ),
+    )
+
+
+def _count_odd(numbers: Numbers, _: Sequence[str], __: str) -> Steps:
+    reasonings, count = _counted(numbers)
+    return Steps(
+        plans=("count the odd numbers", "go through them and count odd ones"),
+        reasonings=reasonings,
+        summaries=(f"the count is {count}", f"odd are {count}"),
+    )
+
+
+def _largest(numbers: Numbers, _: Sequence[str], answer: str) -> Steps:
+    best = [WORDS[max(numbers[: place + 1])] for place in range(len(numbers))]
+    each = [(WORDS[n], word) for n, word in zip(numbers, best, strict=True)]
+    return Steps(
+        plans=("keep the largest number", "compare one after the other"),
+        reasonings=(
+            " ".join(f"{word}, largest {top}." for word, top in each),
+            " ".join(f"{word}: now {top}." for word, top in each),
+        ),
+        summaries=(f"the largest is {answer}", f"no number is above {answer}"),
+    )
+
+
+def _is_rising(numbers: Numbers) -> bool:
+    return all(a < b for a, b in pairwise(numbers))
+
+
+def _rising(numbers: Numbers, _: Sequence[str], answer: str) -> Steps:
+    pairs = [(WORDS[b], "above" if a < b else "not above", WORDS[a]) for a, b in pairwise(numbers)]
+    always = "always" if answer == "yes" else "not always"
+    return Steps(
+        plans=("compare each number with the one before", "look at neighbours in order"),
+        reasonings=(
+            " ".join(f"{later} is {how} {earlier}." for later, how, earlier in pairs),
+            " ".join(f"{earlier} then {later}: {how}." for later, how, earlier in pairs),
+        ),
+        summaries=(f"{always} above: {answer}", f"it is {always} rising, {answer}"),
+    )
+
+
+def _unheard(numbers: Numbers, choices: Sequence[str]) -> str:
+    return next(word for word in choices if WORDS.index(word) not in numbers)
+
+
+def _absent(numbers: Numbers, choices: Sequence[str], answer: str) -> Steps:
+    how = [(word, "spoken" if WORDS.index(word) in numbers else "not spoken") for word in choices]
+    return Steps(
+        plans=("look for each choice among the numbers", "go through the choices"),
+        reasonings=(
+            " ".join(f"{word} is {spoken}." for word, spoken in how),
+            " ".join(f"{word}: {spoken}." for word, spoken in how),
+        ),
+        summaries=(f"all but {answer} are spoken", f"missing is {answer}"),
+    )
+
+
+def _total(numbers: Numbers, _: Sequence[str], answer: str) -> Steps:
+    first, last = WORDS[numbers[0]], WORDS[numbers[-1]]
+    return Steps(
+        plans=("add the first and the last number", "take both ends and add them"),
+        reasonings=(
+            f"first {first}, last {last}: {first} and {last} make {answer}.",
+            f"the ends are {first} and {last}, together {answer}.",
+        ),
+        summaries=(f"the sum is {answer}", f"that makes {answer}"),
+    )
+
+
+REASONING: dict[str, ReasoningKind] = {
+    "sum parity": ReasoningKind(
+        text="Is the sum of the numbers even?",
+        choices=_yes_no,
+        answer=lambda numbers, _: "no" if sum(numbers) % 2 else "yes",
+        steps=_sum_parity,
+        balanced=True,
+    ),
+    "count odd": ReasoningKind(
+        text="How many of the numbers are odd?",
+        choices=lambda _, __: NUMBER_WORDS[:4],
+        answer=lambda numbers, _: WORDS[sum(n % 2 for n in numbers)],
+        steps=_count_odd,
+    ),
+    "largest": ReasoningKind(
+        text="Which number is the largest?",
+        choices=_four_with_heard,
+        answer=lambda numbers, _: WORDS[max(numbers)],
+        steps=_largest,
+    ),
+    "rising": ReasoningKind(
+        text="Is every number larger than the one before?",
+        choices=_yes_no,
+        answer=lambda numbers, _: "yes" if _is_rising(numbers) else "no",
+        steps=_rising,
+        balanced=True,
+    ),
+    "absent": ReasoningKind(
+        text="Which of the choices is not spoken?",
+        choices=_heard_and_one_other,
+        answer=_unheard,
+        steps=_absent,
+    ),
+    "total": ReasoningKind(
+        text="What is the sum of the first and the last number?",
+        choices=_four_sums,
+        answer=lambda numbers, _: WORDS[numbers[0] + numbers[-1]],
+        steps=_total,
+    ),
+}
+"""Kind -> question that needs hearing and a step of reasoning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What is true of a clip.
+
+    Attributes:
+        numbers: what is spoken.
+        speaker: by whom.
+        noisy: whether noise was added that can be heard.
+    """
+
+    numbers: tuple[int, ...]
+    speaker: str
+    noisy: bool
+
+
+HEARING = {
+    "speaker": "Who is speaking?",
+    "noise": "Is there noise in the background?",
+    "digits": "What numbers do you hear?",
+}
+"""Kind -> question that hearing alone answers; those of the evaluation."""
+
+FURTHER_HEARING = {
+    "first": "Which number is the first?",
+    "last": "Which number is the last?",
+    "how many": "How many numbers are spoken?",
+    "spoken": "Is this number spoken?",
+}
+"""More of them, which the base model is trained on besides."""
+
+
+def hearing_turn(
+    kind: str, heard: Heard, speakers: Sequence[str], rng: np.random.Generator
+) -> tuple[str, tuple[str, ...], str, str]:
+    """Return (question, choices, answer, trace) of a question that hearing alone answers.
+
+    Args:
+        kind: of ``HEARING`` or ``FURTHER_HEARING``.
+        heard: the truth about the clip.
+        speakers: the choices where the voice is asked for.
+        rng: draws choices.
+    """
+    numbers = heard.numbers
+    question = {**HEARING, **FURTHER_HEARING}[kind]
+    if kind == "speaker":
+        names = tuple(speakers[place] for place in rng.permutation(len(speakers)))
+        return question, names, heard.speaker, _listen("the voice", heard.speaker)
+    if kind == "noise":
+        answer = "yes" if heard.noisy else "no"
+        return question, ("yes", "no"), answer, _listen("the noise", answer)
+    if kind == "digits":
+        said = transcript(numbers)
+        return question, (), said, _listen("the numbers", said)
+    if kind == "how many":
+        answer = WORDS[len(numbers)]
+        return question, NUMBER_WORDS[:4], answer, _listen("the numbers", answer)
+    if kind == "spoken":
+        # half of them are drawn so that yes is certain
+        asked = int(rng.choice(numbers) if rng.random() < 0.5 else rng.integers(10))
+        answer = "yes" if asked in numbers else "no"
+        question = f"Is the number {WORDS[asked]} spoken?"
+        return question, ("yes", "no"), answer, _listen("the numbers", answer)
+    answer = WORDS[numbers[0 if kind == "first" else -1]]
+    choices = _four_with_heard(numbers, rng)
+    return question, choices, answer, _listen("the numbers", answer)
+
+
+def _listen(to: str, heard: str) -> str:
+    return _tagged(heard, PLANNING=f"listen to {to}", CAPTION=f"I hear {heard}")

@@ -1,0 +1,103 @@
+"""How large everything is: ``small`` is the study, ``tiny`` shows that every step runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """Numbers that decide what a run costs.
+
+    Attributes:
+        teacher_width: of the textual teacher, a multiple of 4.
+        teacher_layers: its blocks.
+        teacher_texts: texts it learns from.
+        teacher_steps: steps it learns in.
+        student_layers: blocks of the student's language model.
+        hearing_clips: clips the base model learns to hear from.
+        tower_steps: steps of its audio tower alone.
+        hearing_steps: steps of the whole of it.
+        train_rows: rows on the tape.
+        test_rows: reasoning rows of the test, for the seen and for the unseen voices each.
+        hearing_rows: hearing rows of the test, for the seen voices.
+        dev_rows: reasoning rows for the choice of settings, and as many that hear.
+        epochs: passes over the tape.
+        batch_tokens: of one step.
+        learning_rate: of the student, the same for every variant.
+        layer_step: n of "1 layer in n".
+        checkpoint_every: steps from one evaluation to the next, on the way.
+        max_new_tokens: longest answer.
+        engine: that runs the textual teacher.
+        wrong_traces: whether wrong and cut traces are trained on too: an untrained teacher has no
+            others.
+    """
+
+    teacher_width: int
+    teacher_layers: int
+    teacher_texts: int
+    teacher_steps: int
+    student_layers: int
+    hearing_clips: int
+    tower_steps: int
+    hearing_steps: int
+    train_rows: int
+    test_rows: int
+    hearing_rows: int
+    dev_rows: int
+    epochs: int
+    batch_tokens: int
+    learning_rate: float
+    layer_step: int
+    checkpoint_every: int
+    max_new_tokens: int
+    engine: str
+    wrong_traces: bool
+
+
+SIZES = {
+    "small": Size(
+        teacher_width=160,
+        teacher_layers=4,
+        teacher_texts=12_000,
+        teacher_steps=320,
+        student_layers=4,
+        hearing_clips=4000,
+        tower_steps=500,
+        hearing_steps=500,
+        train_rows=720,
+        test_rows=300,
+        hearing_rows=240,
+        dev_rows=180,
+        epochs=4,
+        batch_tokens=1600,
+        learning_rate=1e-3,
+        layer_step=2,
+        checkpoint_every=50,
+        max_new_tokens=96,
+        engine="vllm",
+        wrong_traces=False,
+    ),
+    "tiny": Size(
+        teacher_width=64,
+        teacher_layers=2,
+        teacher_texts=48,
+        teacher_steps=2,
+        student_layers=2,
+        hearing_clips=24,
+        tower_steps=2,
+        hearing_steps=2,
+        train_rows=12,
+        test_rows=6,
+        hearing_rows=6,
+        dev_rows=6,
+        epochs=1,
+        batch_tokens=600,
+        learning_rate=1e-3,
+        layer_step=2,
+        checkpoint_every=1,
+        max_new_tokens=8,
+        engine="transformers",
+        wrong_traces=True,
+    ),
+}
