@@ -16,7 +16,6 @@ from typing import Any
 
 from cache_schema import Tape, TapeRow, layout
 from cache_schema.child import end_with_parent
-from cache_schema.codecs.files import write_atomic
 from cache_schema.console import say
 from cache_schema.errors import DatasetError, UsageError
 from cache_schema.files import TapeFiles
@@ -26,10 +25,8 @@ from cache_schema.types import Sample
 from train.data import require_audio
 from train.evaluate.benchmarks.files import SUFFIXES
 from train.evaluate.benchmarks.items import item_of
-from train.evaluate.types import Benchmark, Item
-
-NOT_READ = "(not known: the row could not be read)"
-"""Stands for the right answer of a row that is nowhere in a form known here: nothing equals it."""
+from train.evaluate.rows_file import drop_recordings, write_rows
+from train.evaluate.types import NOT_READ, Benchmark, Item
 
 _DUPLICATE = "duplicate"
 _NAMES = {
@@ -95,8 +92,7 @@ def prepare(data: str, benchmark: Benchmark, limit: int, rows_file: Path, folder
         return data
     source, several = data, []
     if benchmark.name != "own":
-        lines = (json.dumps(row).encode() + b"\n" for row in benchmark.rows(Path(data)))
-        write_atomic(rows_file, b"".join(lines))
+        write_rows(benchmark.rows(Path(data)), rows_file)
         source = str(rows_file)
         several = ["--set", "dataset.several=join"]  # MMAU-Pro asks of two recordings at once
     say(
@@ -113,6 +109,7 @@ def prepare(data: str, benchmark: Benchmark, limit: int, rows_file: Path, folder
             "said of it, make a tape of it, pipeline ingest --dataset ... --out TAPE, and give "
             "that as --data"
         )
+    drop_recordings(rows_file)
     return str(folder)
 
 
@@ -127,7 +124,7 @@ def ask(tape: Tape, benchmark: Benchmark, limit: int, known: Iterable[dict[str, 
             they are not known here. Read only where it is needed.
 
     Raises:
-        DatasetError: there is nothing to ask.
+        DatasetError: there is nothing to ask, or nothing to compare with.
         MissingSignalError: the tape keeps references to audio only.
     """
     require_audio(tape)
@@ -139,11 +136,13 @@ def ask(tape: Tape, benchmark: Benchmark, limit: int, known: Iterable[dict[str, 
     kept = samples[:limit] if limit else samples
     if not kept:
         raise DatasetError(f"{tape.location}: there is nothing to ask, it holds no sample")
-    items = tuple(item_of(sample, benchmark) for _, sample in kept)
+    items = [item_of(sample, benchmark) for _, sample in kept]
+    if benchmark.complete is not None:
+        items = benchmark.complete(items, [sample.metadata for _, sample in kept])
     ids = {item.sample_id for item in items}
     return Asked(
         tape=tape,
-        items=items,
+        items=tuple(items),
         unreadable={q.sample_id: f"{q.reason}: {q.detail}" for q in lost if q.sample_id in ids},
         duplicates=len(failed) - len(lost),
     )

@@ -7,6 +7,7 @@ DIR/
   data/             the samples as a tape; absent where --data is a tape
   responses.jsonl   one Response a line, appended; in the data's order once it is finished
   verdicts.jsonl    one Verdict a line, with its rule
+  submission.json   MMAU, MMAR: the published file with what was said to each question
   scores.json       every figure with its interval, and rates
   report.html       with plots/
 ```
@@ -26,6 +27,7 @@ from typing import Any
 
 from audio_models.digest import model_digest
 from cache_schema.codecs.files import write_atomic
+from cache_schema.console import say
 from cache_schema.errors import OutputError, ProvenanceError, UsageError
 from cache_schema.fingerprint import check_model_path, digest_files
 from train.evaluate.settings import Settings
@@ -114,16 +116,23 @@ def open_evaluation(place: EvaluationDir, identity: Mapping[str, Any]) -> dict[s
                 f"{place.root} holds something that is not an evaluation; nothing was changed. "
                 "Give --out a new or empty folder."
             )
-        about = {"format": FORMAT, "version": 1, **identity, "started": now(), "finished": None}
-        write_about(place, about)
-        return about
+        return _begin(place, identity)
     about = read_about(place)
     changed = differences({key: about.get(key) for key in identity}, dict(identity))
+    if changed and not (place.data.exists() or place.responses.exists()):
+        say(f"{place.root}: nothing was asked yet; begun anew")
+        return _begin(place, identity)
     if changed:
         raise UsageError(
             f"{place.root} holds another evaluation:\n  " + "\n  ".join(changed) + "\n"
             "Repeat the same flags to continue, or give another --out."
         )
+    return about
+
+
+def _begin(place: EvaluationDir, identity: Mapping[str, Any]) -> dict[str, Any]:
+    about = {"format": FORMAT, "version": 1, **identity, "started": now(), "finished": None}
+    write_about(place, about)
     return about
 
 

@@ -15,7 +15,7 @@ from cache_schema.console import say
 from cache_schema.errors import UsageError, nearest
 from cache_schema.progress import Counter
 from train.evaluate.benchmarks import BENCHMARKS
-from train.evaluate.data import Asked, ask, known_rows, prepare
+from train.evaluate.data import Asked, ask, is_tape, known_rows, prepare
 from train.evaluate.directory import (
     EvaluationDir,
     identity_of,
@@ -30,7 +30,10 @@ from train.evaluate.generate import Generator
 from train.evaluate.outcome import judge, table
 from train.evaluate.prompting import failed
 from train.evaluate.responses import ResponseLog, rewrite
+from train.evaluate.same_items import check_same_items
+from train.evaluate.scores import judge_all
 from train.evaluate.settings import Settings
+from train.evaluate.submission import write_submission
 from train.evaluate.types import Benchmark, Item, Response
 
 _SHOWN = 5
@@ -48,7 +51,7 @@ def evaluate(settings: Settings) -> str:
         disable_progress_bar()
     benchmark = find_benchmark(settings.benchmark)
     if settings.baseline is not None:
-        _require_finished(settings.baseline)
+        _require_finished(settings.baseline, benchmark)
     place = EvaluationDir(root=settings.out)
     about = open_evaluation(place, identity_of(settings, benchmark))
     if about["finished"]:
@@ -68,12 +71,16 @@ def evaluate(settings: Settings) -> str:
     about = note(place, about, found)
     if asked.duplicates:
         say(f"{asked.duplicates} rows are left out: earlier ones are the same in all they ask")
+    if settings.baseline is not None:
+        _require_same_items(settings.baseline, benchmark, asked)
     spent_s = time.perf_counter()
     responses = respond(settings, asked, place)
     spent_s = time.perf_counter() - spent_s
     say_failures(responses)
     rewrite(place.responses, responses)
     judge(place, benchmark, asked.items, responses)
+    if not is_tape(settings.data):
+        write_submission(Path(settings.data), benchmark, responses, place.root)
     about = {**about, "versions": versions(), "last_generation_s": round(spent_s, 1)}
     write_about(place, about)
     report(settings)
@@ -95,12 +102,27 @@ def find_benchmark(name: str) -> Benchmark:
     return BENCHMARKS[name]
 
 
-def _require_finished(baseline: Path) -> None:
+def _require_finished(baseline: Path, benchmark: Benchmark) -> None:
     place = EvaluationDir(root=baseline)
-    if not place.about.is_file() or not read_about(place).get("finished"):
+    about = read_about(place) if place.about.is_file() else {}
+    if not about.get("finished"):
         raise UsageError(
             f"--baseline {baseline}: no finished evaluation there; make or finish it first"
         )
+    if about.get("benchmark") != benchmark.name:
+        raise UsageError(
+            f"--baseline {baseline} is of benchmark {about.get('benchmark')}, and this is "
+            f"{benchmark.name}; compare evaluations of one benchmark"
+        )
+
+
+def _require_same_items(baseline: Path, benchmark: Benchmark, asked: Asked) -> None:
+    """Compare the right answers before hours are spent on responses."""
+    from train.evaluate.report.reading import read_evaluation  # plots only where they are drawn
+
+    ours = judge_all(benchmark, asked.items, ())["strict"]
+    theirs = read_evaluation(baseline).verdicts.get("strict", {}).values()
+    check_same_items(ours, theirs, ("the data", f"--baseline {baseline}"))
 
 
 def respond(settings: Settings, asked: Asked, place: EvaluationDir) -> list[Response]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +90,7 @@ class Settings:
             ("--temperature", decoding.temperature, 0),
             ("--seed", decoding.seed, 0),
         ):
-            if not value >= least:
+            if not least <= value < math.inf:
                 raise UsageError(f"{flag} {value:g}: expected {least} or more")
         if 0 < decoding.temperature < LEAST_TEMPERATURE:
             raise UsageError(

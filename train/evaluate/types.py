@@ -22,6 +22,10 @@ FINISHES = ("stop", "length", "error")
 """How a response ended: by itself, at the limit of new tokens, or it was never made."""
 
 
+NOT_READ = "(not known: the row could not be read)"
+"""Stands for the right answer of a row that is nowhere in a form known here: nothing equals it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Item:
     """One question of a benchmark.
@@ -118,6 +122,25 @@ class Measure:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Submission:
+    """The published file with what was said: how a leaderboard or a published script takes it.
+
+    Attributes:
+        names: of the published file.
+        keys: that hold what was said, each the same.
+        suffix: ``.json`` for a list, ``.jsonl`` for lines.
+    """
+
+    names: tuple[str, ...]
+    keys: tuple[str, ...]
+    suffix: str
+
+
+Complete = Callable[[Sequence[Item], Sequence[Mapping[str, Any]]], list[Item]]
+"""(items of a tape, the metadata of each) -> items as the benchmark asks them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """A set of questions from its own files, and how it is scored.
 
@@ -130,6 +153,9 @@ class Benchmark:
         groups: metadata keys that scores are also given by.
         rules: how answers are judged, ``official`` first.
         measures: what is computed; the first is the headline.
+        submission: what is sent to a leaderboard, where there is one.
+        complete: makes items of a tape that was not made of ``rows``, where a row's own question
+            is not the benchmark's.
     """
 
     name: str
@@ -138,6 +164,8 @@ class Benchmark:
     groups: tuple[str, ...]
     rules: tuple[Rule, ...]
     measures: tuple[Measure, ...]
+    submission: Submission | None = None
+    complete: Complete | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,10 +57,13 @@ def read_table(path: Path) -> Iterator[dict[str, Any]]:
     reader = readers.get(path.suffix.lower())
     if reader is None:
         raise DatasetError(f"{path}: expected a file of {', '.join(SUFFIXES)}")
-    for number, row in enumerate(reader(path)):
-        if not isinstance(row, dict):
-            raise DatasetError(f"{path}, row {number}: expected an object, got {row!r:.80}")
-        yield row
+    try:
+        for number, row in enumerate(reader(path)):
+            if not isinstance(row, dict):
+                raise DatasetError(f"{path}, row {number}: expected an object, got {row!r:.80}")
+            yield row
+    except (ValueError, csv.Error) as error:  # no UTF-8, no table, no Parquet
+        raise DatasetError(f"{path}: cannot be read ({error})") from error
 
 
 def _lines(path: Path) -> Iterator[Any]:

@@ -16,7 +16,7 @@ from train.evaluate.benchmarks.files import absolute, find_file, others, read_ta
 from train.evaluate.measures import ACCURACY
 from train.evaluate.rules.choices import STRICT
 from train.evaluate.rules.token_sets import MMAR_OFFICIAL
-from train.evaluate.types import Benchmark
+from train.evaluate.types import Benchmark, Submission
 
 NAMES = ("MMAR-meta.jsonl", "MMAR-meta.json")
 _USED = ("id", "audio_path", "question", "choices", "answer")
@@ -49,4 +49,5 @@ MMAR = Benchmark(
     groups=("modality", "category", "sub-category", "language"),
     rules=(MMAR_OFFICIAL, STRICT),
     measures=(ACCURACY,),
+    submission=Submission(names=NAMES, keys=("answer_prediction",), suffix=".jsonl"),
 )

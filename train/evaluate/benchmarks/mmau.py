@@ -4,7 +4,9 @@ Published (github.com/Sakshi113/MMAU at 110127f54c0d): ``mmau-test-mini.json`` (
 ``mmau-test.json`` (9,000, answers withheld): lists of ``id, audio_id, question, choices, answer,
 dataset, task, split, category, sub-category, difficulty``; ``audio_id`` is a path beside the file.
 The keys were read in test-mini; the test file could not be read (a large object the copy lacks), so
-a missing ``answer`` is taken as withheld. Its responses can be made and its scores are not counted.
+a missing ``answer`` is taken as withheld. Its responses can be made and its scores are not counted:
+``submission.json`` goes to the authors' scorer. Their README names the key ``model_prediction``,
+their script reads ``model_output``: the file has both.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from train.evaluate.benchmarks.files import absolute, find_file, others, read_ta
 from train.evaluate.measures import ACCURACY
 from train.evaluate.rules.choices import STRICT
 from train.evaluate.rules.token_sets import MMAU_OFFICIAL
-from train.evaluate.types import Benchmark
+from train.evaluate.types import Benchmark, Submission
 
 NAMES = ("mmau-test-mini.json", "mmau-test.json")
 
@@ -48,4 +50,5 @@ MMAU = Benchmark(
     groups=("task", "difficulty", "category", "sub-category"),
     rules=(MMAU_OFFICIAL, STRICT),
     measures=(ACCURACY,),
+    submission=Submission(names=NAMES, keys=("model_output", "model_prediction"), suffix=".json"),
 )

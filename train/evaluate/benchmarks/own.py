@@ -31,6 +31,9 @@ def rows(path: Path) -> Iterator[dict[str, Any]]:
         key = next((name for name in RECORDING_KEYS if name in row), None)
         if key is not None and isinstance(row[key], str):
             row[key] = absolute(row[key], path.parent)
+        elif key is not None and isinstance(row[key], dict) and not row[key].get("bytes"):
+            place = row[key].get("path")
+            row[key] = absolute(place, path.parent) if isinstance(place, str) else row[key]
         yield row
 
 

@@ -7,7 +7,8 @@ headline is the unweighted accuracy, the mean of the recalls of the classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from train.evaluate.benchmarks import iemocap, meld, own
 from train.evaluate.measures import UNWEIGHTED_ACCURACY, WEIGHTED_ACCURACY, WEIGHTED_F1
 from train.evaluate.rules.choices import STRICT
 from train.evaluate.rules.emotions import SER_OFFICIAL
-from train.evaluate.types import Benchmark
+from train.evaluate.types import NOT_READ, Benchmark, Item
 
 CLASS_KEYS = ("answer", "emotion", "label")
 """Keys of own data that may hold the class, the first one present is taken."""
@@ -44,13 +45,35 @@ def _own(path: Path) -> Iterator[dict[str, Any]]:
         yield {"question": meld.QUESTION, "choices": classes, **kept, "answer": name}
 
 
-def _class_of(row: dict[str, Any], path: Path) -> tuple[str, str]:
+def _class_of(row: Mapping[str, Any], path: Path | str) -> tuple[str, str]:
     key = next((key for key in CLASS_KEYS if row.get(key) not in (None, "")), None)
     if key is None:
         raise DatasetError(
             f"{path}: a row has no class ({', '.join(CLASS_KEYS)}; keys: {', '.join(sorted(row))})"
         )
     return key, str(row[key])
+
+
+def complete(items: Sequence[Item], metadata: Sequence[Mapping[str, Any]]) -> list[Item]:
+    """Return what is asked of a tape: rows without an answer have their class in their metadata.
+
+    Raises:
+        DatasetError: a row has no class.
+    """
+    answers = [
+        item.answer or _class_of(row, f"sample {item.sample_id!r}")[1]
+        for item, row in zip(items, metadata, strict=True)
+    ]
+    classes = tuple(sorted(set(answers) - {NOT_READ}))
+    return [
+        replace(
+            item,
+            question=item.question or meld.QUESTION,
+            choices=item.choices or classes,
+            answer=answer,
+        )
+        for item, answer in zip(items, answers, strict=True)
+    ]
 
 
 SER = Benchmark(
@@ -60,4 +83,5 @@ SER = Benchmark(
     groups=("corpus", "kind", "sentiment", "language"),
     rules=(SER_OFFICIAL, STRICT),
     measures=(UNWEIGHTED_ACCURACY, WEIGHTED_ACCURACY, WEIGHTED_F1),
+    complete=complete,
 )

@@ -12,6 +12,7 @@ from train.evaluate.report.confusion import confusion_section
 from train.evaluate.report.curves import curves_section
 from train.evaluate.report.facts import facts_table
 from train.evaluate.report.groups import Column, group_section
+from train.evaluate.report.headline import otherwise_sentence
 from train.evaluate.report.headline_variants import comparison_headline
 from train.evaluate.report.lengths import responses_section
 from train.evaluate.report.page import Page, Section, Table, write_page
@@ -80,10 +81,24 @@ def write_comparison(
         title=f"{', '.join(variant.name for variant in variants)} compared",
         result=first.result,
         alarm=first.alarm,
-        detail=first.detail,
+        detail=[*first.detail, *_otherwise(variants)],
         sections=sections,
     )
     return write_page(page, out)
+
+
+def _otherwise(variants: Sequence[Variant]) -> list[str]:
+    """Return a sentence for every variant that was not asked as the first one was."""
+    base = variants[0]
+    said = [
+        f"{name}: {otherwise}"
+        for variant in variants[1:]
+        for name, runs in variant.of.items()
+        if name in base.of
+        for one in runs
+        if (otherwise := otherwise_sentence(one, base.of[name][0], (variant.name, base.name)))
+    ]
+    return list(dict.fromkeys(said))
 
 
 def _scores(

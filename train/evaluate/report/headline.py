@@ -20,6 +20,7 @@ from train.evaluate.report.words import (
     points,
     points_interval,
 )
+from train.evaluate.same_items import asked_otherwise
 
 HEARING = "hearing"
 
@@ -42,6 +43,12 @@ class Headline:
 def rose(one: Comparison, higher_is_better: bool) -> bool:
     """Whether a figure got better and its interval does not reach no difference."""
     return one.low > 0 if higher_is_better else one.high < 0
+
+
+def otherwise_sentence(this: Evaluation, base: Evaluation, names: tuple[str, str]) -> str:
+    """Return what to know where the two were not asked in the same way; empty where they were."""
+    found = asked_otherwise(this.about, base.about, names)
+    return f"Not asked alike: {'; '.join(found)}." if found else ""
 
 
 def headline(this: Evaluation, against: Comparisons) -> Headline:

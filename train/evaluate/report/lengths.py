@@ -29,7 +29,10 @@ def responses_section(
         head=("", *columns),
         rows=[(row, *(of.get(row, NONE) for of in columns.values())) for row in rows],
     )
-    lengths = {who: [one.num_tokens for one in _responses(of)] for who, of in evaluations.items()}
+    lengths = {
+        who: [one.num_tokens for one in _responses(of) if one.finish != "error"]
+        for who, of in evaluations.items()
+    }
     return Section(
         title=title, tables=[table], plots=[lengths_plot(name, "Length of responses", lengths)]
     )
@@ -41,7 +44,7 @@ def _responses(evaluations: Sequence[Evaluation]) -> list[Response]:
 
 def _figures(evaluations: Sequence[Evaluation]) -> dict[str, str]:
     responses = _responses(evaluations)
-    lengths = sorted(response.num_tokens for response in responses) or [0]
+    lengths = sorted(one.num_tokens for one in responses if one.finish != "error") or [0]
     figures = {
         "responses": f"{len(responses):,}",
         "cut at the limit of tokens": _share([one.finish == "length" for one in responses]),

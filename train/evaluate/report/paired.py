@@ -16,6 +16,7 @@ from cache_schema.errors import UsageError
 from train.evaluate.comparison import Comparison, compare
 from train.evaluate.measures import KERNELS, kinds_of
 from train.evaluate.report.reading import Evaluation
+from train.evaluate.same_items import check_same_items
 from train.evaluate.statistics import Interval, able, differ
 from train.evaluate.types import Measure, Verdict
 
@@ -37,13 +38,20 @@ def compared(these: Sequence[Evaluation], bases: Sequence[Evaluation]) -> Compar
     Groups are compared only where there is one run a side.
 
     Raises:
-        UsageError: they have no item in common.
+        UsageError: they have no item in common, or are of different data.
     """
     ids = [set(one.responses) for one in (*these, *bases)]
     if not set.intersection(*ids):
         raise UsageError(
             f"{these[0].directory} and {bases[0].directory} share no item; "
             "compare evaluations of the same data"
+        )
+    first = bases[0]
+    for each in (*these, *bases[1:]):
+        check_same_items(
+            each.verdicts.get("strict", {}).values(),
+            first.verdicts.get("strict", {}).values(),
+            (each.directory, first.directory),
         )
     if len(these) == len(bases) == 1:
         one, other = (

@@ -11,7 +11,7 @@ from train.evaluate.report.confusion import confusion_section
 from train.evaluate.report.curves import curves_section
 from train.evaluate.report.facts import facts_table
 from train.evaluate.report.groups import Column, group_section
-from train.evaluate.report.headline import Headline, headline
+from train.evaluate.report.headline import Headline, headline, otherwise_sentence
 from train.evaluate.report.lengths import responses_section
 from train.evaluate.report.page import Page, Section, Table, write_page
 from train.evaluate.report.paired import Comparisons, compared
@@ -63,6 +63,7 @@ def write_report(
 def _page(this: Evaluation, base: Evaluation | None, runs: Mapping[str, Path]) -> Page:
     against = {} if base is None else compared([this], [base])
     first: Headline = headline(this, against)
+    otherwise = "" if base is None else otherwise_sentence(this, base, (THIS, BASELINE))
     sections = [_scores(this, base, against)]
     if base is not None:
         sections.append(changes_section(this, base))
@@ -80,7 +81,7 @@ def _page(this: Evaluation, base: Evaluation | None, runs: Mapping[str, Path]) -
         title=f"{this.benchmark.name}: {Path(this.model).name}",
         result=first.result,
         alarm=first.alarm,
-        detail=first.detail,
+        detail=[*first.detail, *filter(None, [otherwise])],
         sections=sections,
     )
 
