@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from cache_schema.errors import OutputError, TransferError, UsageError
 from cache_schema.remote import Remote
@@ -48,9 +49,11 @@ class HubStore:
         self._repo, self._folder = "/".join(parts[:2]), "/".join(parts[2:])
         self._api = HfApi()
         self._head: str | None = None
+        self._there: dict[str, RepoFile] = {}
         self._staged: list[CommitOperationAdd | CommitOperationDelete] = []
         self._staging = threading.Lock()
         self._remote: Remote | None = None
+        disable_progress_bars()  # of each file; ours is of all
 
     @property
     def needs_lock(self) -> bool:
@@ -86,8 +89,10 @@ class HubStore:
             except EntryNotFoundError:
                 return {}
             start = len(self._path(""))
-            return {one.path[start:]: one.size for one in tree if isinstance(one, RepoFile)}
+            self._there = {one.path[start:]: one for one in tree if isinstance(one, RepoFile)}
+            return {name: one.size for name, one in self._there.items()}
 
+        self._there = {}
         found: dict[str, int] = self._tried("", ask)
         return found
 
@@ -95,6 +100,7 @@ class HubStore:
         """See ``Store``."""
         if self._remote is None:
             self._remote = Remote(self.location)
+        self._remote.fs.invalidate_cache()  # of sizes before the last commit
         return self._remote.read(name)
 
     def put(self, name: str, path: Path, record: Mapping[str, Any]) -> None:  # noqa: ARG002
@@ -102,9 +108,12 @@ class HubStore:
 
         def send() -> CommitOperationAdd:
             one = CommitOperationAdd(self._path(name), str(path))
-            self._api.preupload_lfs_files(
-                self._repo, [one], repo_type="dataset", num_threads=1, free_memory=False
-            )
+            try:
+                self._api.preupload_lfs_files(
+                    self._repo, [one], repo_type="dataset", num_threads=1, free_memory=False
+                )
+            except RuntimeError as error:  # which says that it failed, not why
+                raise error.__cause__ or error from error
             return one
 
         one = self._tried(name, send)
@@ -120,21 +129,16 @@ class HubStore:
             self._staged.append(CommitOperationAdd(self._path(name), content))
 
     def matches(self, name: str, path: Path, record: Mapping[str, Any]) -> bool:
-        """See ``Store``: by the sha256, or git's own hash, that the hub tells."""
-
-        def ask() -> list[Any]:
-            return list(
-                self._api.get_paths_info(self._repo, [self._path(name)], repo_type="dataset")
-            )
-
-        found = self._tried(name, ask)
-        if not found or found[0].size != record["bytes"]:
+        """See ``Store``: by the sha256, or git's own hash, that the listing told."""
+        found = self._there.get(name)
+        if found is None or found.size != record["bytes"]:
             return False
+        if found.lfs is not None:
+            with path.open("rb") as file:
+                return bool(found.lfs.sha256 == hashlib.file_digest(file, "sha256").hexdigest())
         content = path.read_bytes()
-        if found[0].lfs is not None:
-            return bool(found[0].lfs.sha256 == hashlib.sha256(content).hexdigest())
         git = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
-        return bool(found[0].blob_id == git.hexdigest())
+        return bool(found.blob_id == git.hexdigest())
 
     def trusted(self, name: str, path: Path, record: Mapping[str, Any]) -> bool:
         """See ``Store``."""
