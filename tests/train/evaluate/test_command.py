@@ -9,6 +9,8 @@ import pytest
 from forks import Forks
 
 from cache_schema import open_tape
+from cache_schema.errors import UsageError
+from train.evaluate.directory import EvaluationDir, open_evaluation, read_about
 
 NEW_TOKENS = ("--max-new-tokens", "8", "--device", "cpu")
 
@@ -181,6 +183,42 @@ def test_an_evaluation_that_was_killed_goes_on(
         assert (out / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_a_start_that_asked_nothing_is_begun_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A data file with a mistake is mended, so its digest is another: no reason for a new --out."""
+    place = EvaluationDir(root=tmp_path)
+    open_evaluation(place, {"model": "m", "file_digest": "broken"})
+    again = open_evaluation(place, {"model": "m", "file_digest": "mended"})
+    assert again["file_digest"] == "mended" == read_about(place)["file_digest"]
+    assert "nothing was asked yet; begun anew" in capsys.readouterr().err
+    for there in (place.data, place.responses):
+        there.mkdir()
+        with pytest.raises(UsageError, match="holds another evaluation"):
+            open_evaluation(place, {"model": "other", "file_digest": "mended"})
+        there.rmdir()
+
+
+def test_a_baseline_that_cannot_be_compared_is_refused_before_anything_is_asked(
+    student_dir: Path, tape: Path, evaluated: Path, dataset: Path, tmp_path: Path
+) -> None:
+    other = dataset.with_name("turned.jsonl")
+    turned = dataset.read_text().replace('"answer": "yes"', '"answer": "no"')
+    other.write_text(turned)
+    data = evaluations.save_tape(other, tmp_path / "tape")
+    out = tmp_path / "out"
+    flags = ("--model", student_dir, "--out", out, "--baseline", evaluated, *NEW_TOKENS)
+    different = evaluations.evaluate_here("--data", data, *flags)
+    assert different.exit_code == 2
+    assert f"--baseline {evaluated} are of different data" in different.stderr
+    assert not (out / "responses.jsonl").exists()
+    shutil.rmtree(out)
+    benchmark = evaluations.evaluate_here("--data", tape, *flags, "--benchmark", "mmau")
+    assert benchmark.exit_code == 2
+    assert "is of benchmark own, and this is mmau" in benchmark.stderr
+    assert not out.exists()
+
+
 def test_mistakes_are_named(student_dir: Path, tape: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     good = {"--model": student_dir, "--data": tape, "--out": out}
@@ -192,6 +230,8 @@ def test_mistakes_are_named(student_dir: Path, tape: Path, tmp_path: Path) -> No
         ({"--max-new-tokens": "0"}, "--max-new-tokens 0: expected 1 or more"),
         ({"--temperature": "-1"}, "--temperature -1: expected 0 or more"),
         ({"--temperature": "1e-30"}, "--temperature 1e-30: expected 0 (greedy)"),
+        ({"--temperature": "inf"}, "--temperature inf: expected 0 or more"),
+        ({"--temperature": "nan"}, "--temperature nan: expected 0 or more"),
         ({"--top-p": "0"}, "--top-p 0: expected more than 0"),
         ({"--dtype": "int4"}, "dtype 'int4'"),
         ({"--device": "tpu9"}, "device 'tpu9'"),
