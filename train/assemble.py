@@ -14,6 +14,7 @@ from torch import distributed
 
 from audio_models.load import AudioLM
 from cache_schema.errors import UsageError
+from train.freezing import check_trained
 from train.memory import named_shortage
 from train.objective import Objective
 from train.parts import Run
@@ -37,6 +38,13 @@ Shards are ours (``train.sharding``): Accelerate's FSDP2 reduces means, in bfloa
 neither that losses read through the unembedding nor that processes have unequal shares.
 """
 
+_ASKED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DEEPSPEED",
+    "ACCELERATE_USE_MEGATRON_LM": "MEGATRON_LM",
+}
+"""What ``accelerate launch`` sets in the environment -> what its configuration asks for."""
+
 
 def make_accelerator(recipe: TrainRecipe, out: Path) -> Accelerator:
     """Return the accelerator: device, processes, precision and trackers.
@@ -45,6 +53,7 @@ def make_accelerator(recipe: TrainRecipe, out: Path) -> Accelerator:
         UsageError: the launcher asks for Accelerate's own way to shard; or the size of a pass is to
             be found by trying with a student in shards.
     """
+    _refuse_launchers()
     wanted = recipe.student.autocast
     bfloat16 = wanted == "bfloat16" or (wanted == "auto" and torch.cuda.is_available())
     accelerator = Accelerator(
@@ -54,11 +63,7 @@ def make_accelerator(recipe: TrainRecipe, out: Path) -> Accelerator:
         project_dir=out / "trackers",
     )
     if accelerator.distributed_type not in _REPLICATED:
-        raise UsageError(
-            f"the launcher's configuration asks for {accelerator.distributed_type.value}; launch "
-            "with torchrun, or choose multi-GPU without FSDP, DeepSpeed or Megatron in accelerate "
-            "config. For a student in shards (FSDP2) --set student.sharding=full"
-        )
+        raise _launcher_error(accelerator.distributed_type.value)
     if shares_student(recipe, accelerator) and not recipe.loop.micro_tokens:
         raise UsageError(
             "--batch-tokens auto (loop.micro_tokens=0) tries what fits until memory runs out, "
@@ -66,6 +71,21 @@ def make_accelerator(recipe: TrainRecipe, out: Path) -> Accelerator:
             "loop.micro_tokens"
         )
     return accelerator
+
+
+def _refuse_launchers() -> None:
+    """Refuse what Accelerate would shard with; on a CPU, or alone, it would ignore it silently."""
+    for variable, name in _ASKED.items():
+        if os.environ.get(variable, "").lower() in ("true", "1"):
+            raise _launcher_error(name)
+
+
+def _launcher_error(name: str) -> UsageError:
+    return UsageError(
+        f"the launcher's configuration asks for {name}; launch with torchrun, or choose multi-GPU "
+        "without FSDP, DeepSpeed or Megatron in accelerate config. For a student in shards (FSDP2) "
+        "--set student.sharding=full"
+    )
 
 
 def shares_student(recipe: TrainRecipe, accelerator: Accelerator) -> bool:
@@ -98,6 +118,10 @@ def build_run(
         terms: the objective.
         stages: what is trained on.
         accelerator: where it runs.
+
+    Raises:
+        UsageError: a task trains nothing in a stage.
+        StudentMemoryError: the student does not fit the device.
     """
     objective = Objective(
         lm.model,
@@ -105,6 +129,7 @@ def build_run(
         lm.width,
         recipe.loop.vocab_chunk,
     )
+    check_trained(objective, stages, lm.family, recipe.student)
     if accelerator.num_processes > 1:
         _begin_alike(objective, accelerator.device)
     shards: Shards | None = None

@@ -7,15 +7,16 @@ goes on from them, whether each holds the whole student or a part (``train.shard
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cache_schema.codecs.files import sync_dir, sync_file
@@ -73,24 +74,46 @@ def save_checkpoint(
         rng_states: every process's random state, by rank.
         keep: checkpoints that stay.
         best_step: one that stays however old it is; 0 for none.
+
+    Raises:
+        OutputError: it cannot be written, as on a full disk; nothing of it is left there.
     """
     final = folder / checkpoint_name(step)
-    beside = folder / f".{final.name}.partial"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
-    save_file(tensors, beside / "weights.safetensors")
-    torch.save(moments, beside / "optimizer.pt")
-    torch.save(list(rng_states), beside / "rng.pt")
-    (beside / "state.json").write_text(json.dumps({**state, "step": step}, indent=2) + "\n")
-    for file in beside.iterdir():
-        sync_file(file)
-    sync_dir(beside)
-    shutil.rmtree(final, ignore_errors=True)
-    beside.rename(final)
-    sync_dir(folder)
+    with written_beside(final) as beside:
+        save_file(tensors, beside / "weights.safetensors")
+        torch.save(moments, beside / "optimizer.pt")
+        torch.save(list(rng_states), beside / "rng.pt")
+        (beside / "state.json").write_text(json.dumps({**state, "step": step}, indent=2) + "\n")
     for number, old in list_checkpoints(folder)[:-keep]:
         if number != best_step:
             shutil.rmtree(old)
+
+
+@contextlib.contextmanager
+def written_beside(final: Path) -> Iterator[Path]:
+    """Give a folder to write into, which becomes ``final`` when it is whole.
+
+    Raises:
+        OutputError: it cannot be written; nothing of it is left.
+    """
+    beside = final.with_name(f".{final.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        for file in beside.rglob("*"):
+            if file.is_file():
+                sync_file(file)
+        sync_dir(beside)
+        shutil.rmtree(final, ignore_errors=True)
+        beside.rename(final)
+        sync_dir(final.parent)
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch and safetensors have theirs
+        shutil.rmtree(beside, ignore_errors=True)
+        raise OutputError(
+            f"{final}: cannot be written ({str(error).splitlines()[0]}). Make room and run the "
+            "same command again: it goes on from the last checkpoint"
+        ) from error
 
 
 def rng_state() -> dict[str, torch.Tensor]:
@@ -126,16 +149,24 @@ def load_checkpoint(
     With more processes than it was written with, the new ones keep their fresh random state.
 
     Raises:
-        OutputError: the checkpoint is of a student with other trained parameters.
+        OutputError: the checkpoint is of a student with other trained parameters, or damaged.
     """
-    load_weights(path, module)
-    # mapped: a process may hold a small part of it
-    moments = torch.load(path / "optimizer.pt", weights_only=True, mmap=True)
-    optimizer.load_state_dict(parts_of_moments(moments, optimizer))
-    rng_states = torch.load(path / "rng.pt", weights_only=True)
-    if rank < len(rng_states):
-        restore_rng(rng_states[rank])
-    return dict(json.loads((path / "state.json").read_text()))
+    try:
+        load_weights(path, module)
+        # mapped: a process may hold a small part of it
+        moments = torch.load(path / "optimizer.pt", weights_only=True, mmap=True)
+        optimizer.load_state_dict(parts_of_moments(moments, optimizer))
+        rng_states = torch.load(path / "rng.pt", weights_only=True)
+        if rank < len(rng_states):
+            restore_rng(rng_states[rank])
+        return dict(json.loads((path / "state.json").read_text()))
+    except OutputError:
+        raise
+    except Exception as error:  # those of torch, pickle and safetensors have no common base
+        raise OutputError(
+            f"{path}: damaged ({str(error).splitlines()[0]}). Remove this folder to go on from the "
+            "checkpoint before it, or give another --out"
+        ) from error
 
 
 def load_weights(path: Path, module: Objective) -> None:

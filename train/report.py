@@ -46,7 +46,7 @@ def write_report(run: Run, progress: Progress, left_out: LeftOut) -> None:
         "## Terms",
         "",
         "Means over a tenth of the steps that have the term, at the start and at the end; values",
-        "are unweighted. The gradient norm is the weighted term's, on one micro-batch, where it was",
+        "are unweighted. The gradient norm is the weighted term's, on one micro-batch, as it was",
         "last measured.",
         "",
         _TERMS_HEAD,

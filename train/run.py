@@ -19,7 +19,6 @@ from cache_schema import Tape
 from cache_schema.console import say
 from train.assemble import build_run, make_accelerator, processes_on_cpu
 from train.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint, load_weights
-from train.heads import save_heads
 from train.heldout_answers import check_answers
 from train.loop import train_steps
 from train.metrics import Reporter, cut_metrics
@@ -75,12 +74,12 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
     lm = load_student(flags.student, recipe.student)
     planner = Planner(recipe, tapes, terms, lm)
     stages = planner.stages()
+    run = build_run(directory, recipe, lm, terms, stages, accelerator)
+    check_answers(run)
     main = accelerator.is_main_process
     if main:
         _say_plan(terms, stages, planner.left_out, lm)
         open_run(directory, recipe, {**_started_from(flags, tapes), **about_rows(stages)})
-    run = build_run(directory, recipe, lm, terms, stages, accelerator)
-    check_answers(run)
     progress = continue_from(run, flags.resume)
     if not progress.micro_tokens:
         progress = replace(progress, micro_tokens=choose_micro_tokens(run))
@@ -142,8 +141,8 @@ def finish(run: Run, progress: Progress, student: str) -> None:
             f"stopped after step {progress.done} of {run.total_steps}: no lower loss on held-out "
             f"rows in {progress.since_best} evaluations, lowest after step {progress.best_step}"
         )
-    save_student(run.lm, run.directory.student, read_dtype(student))
-    save_heads(dict(run.unwrapped.projectors.items()), run.directory.student)
+    projectors = dict(run.unwrapped.projectors.items())
+    save_student(run.lm, run.directory.student, read_dtype(student), projectors)
 
 
 def _started_from(flags: Flags, tapes: Mapping[str, Tape]) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ from torch import nn
 from audio_models.families import Family
 from audio_models.load import AudioLM, load_audio_lm
 from cache_schema.errors import UsageError, nearest
+from train.checkpoint import written_beside
+from train.heads import save_heads
 from train.settings import StudentRecipe
 
 
@@ -23,7 +24,7 @@ def load_student(model: str, recipe: StudentRecipe) -> AudioLM:
 
     Raises:
         ModelError: it cannot be loaded.
-        UsageError: a part to freeze or a layer to adapt does not exist.
+        UsageError: a part to freeze or a layer to adapt does not exist, or one is both.
     """
     lm = load_audio_lm(model, "float32", "cpu")
     freeze(lm.model, lm.family, recipe.freeze)
@@ -72,36 +73,54 @@ def check_parts(where: str, parts: Sequence[str], family: Family) -> None:
 
 
 def _add_adapters(lm: AudioLM, recipe: StudentRecipe) -> Any:
-    decoder = lm.model.get_decoder()
-    targets = [
-        name
-        for name, module in lm.model.named_modules()
-        if isinstance(module, nn.Linear)
-        and name.rpartition(".")[2] in recipe.lora_targets
-        and any(module is inner for inner in decoder.modules())
-    ]
-    if not targets:
+    if "language_model" in recipe.freeze:
         raise UsageError(
-            f"student.lora_targets {list(recipe.lora_targets)}: the language model has no such "
-            "linear layers"
+            "student.lora_rank puts adapters into the language model, which student.freeze keeps "
+            "as it is; leave one of the two out (adapters freeze everything else)"
         )
+    inside = set(lm.model.get_decoder().modules())
+    linear = {
+        name: name.rpartition(".")[2]
+        for name, module in lm.model.named_modules()
+        if isinstance(module, nn.Linear) and module in inside
+    }
+    for wanted in recipe.lora_targets:
+        if wanted not in linear.values():
+            known = sorted(set(linear.values()))
+            raise UsageError(
+                f"student.lora_targets: the language model has no linear layers {wanted!r}"
+                f"{nearest(wanted, known)} (it has: {', '.join(known) or 'none'})"
+            )
+    targets = [name for name, last in linear.items() if last in recipe.lora_targets]
     config = LoraConfig(
         r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=targets, lora_dropout=0.0
     )
     return get_peft_model(lm.model, config)
 
 
-def save_student(lm: AudioLM, directory: Path, dtype: torch.dtype) -> None:
+def save_student(
+    lm: AudioLM,
+    directory: Path,
+    dtype: torch.dtype,
+    projectors: Mapping[str, nn.Module] | None = None,
+) -> None:
     """Write model and processor so that ``from_pretrained`` and ``AutoProcessor`` load them.
 
     Adapters are merged in. Written beside and renamed, so the directory is whole or absent.
+
+    Args:
+        lm: the student; its model is another afterwards: merged, of that type.
+        directory: where to.
+        dtype: of the weights.
+        projectors: new modules, of which the heads are written beside it (``train.heads``).
+
+    Raises:
+        OutputError: it cannot be written, as on a full disk.
     """
     model = lm.model.merge_and_unload() if hasattr(lm.model, "merge_and_unload") else lm.model
     model.eval()
     model.to(dtype)
-    beside = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    model.save_pretrained(beside)
-    lm.processor.save_pretrained(beside)
-    shutil.rmtree(directory, ignore_errors=True)
-    beside.rename(directory)
+    with written_beside(directory) as beside:
+        model.save_pretrained(beside)
+        lm.processor.save_pretrained(beside)
+        save_heads(projectors or {}, beside)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import click.testing
@@ -15,6 +18,8 @@ from cache_schema.writer import TapeWriter
 from train.cli import app
 from train.data import scan
 from train.settings import DataRecipe
+
+PARTS = ("audio_tower", "projector", "language_model")
 
 
 def train(tape: Path, student: Path, out: Path, *more: str) -> click.testing.Result:
@@ -221,6 +226,15 @@ def test_wrong_flags_are_wrong_usage(
         (("--recipe", "jont"), "did you mean 'joint'"),
         (("--resume",), "holds no run"),
         (("--set", 'student.freeze=["audio_towr"]'), "did you mean 'audio_tower'"),
+        (
+            ("--set", "student.lora_rank=2", "--set", 'student.lora_targets=["q_proj","v_prj"]'),
+            "no linear layers 'v_prj'; did you mean 'v_proj'",
+        ),
+        (
+            ("--set", "student.lora_rank=2", "--set", 'student.freeze=["language_model"]'),
+            "leave one of the two out",
+        ),
+        (("--recipe", "sft", "--set", f"student.freeze={list(PARTS)}"), "nothing that it meets"),
     ]:
         refuse(train(tape, student_dir, tmp_path / "run", *more), part, status=2)
         assert not (tmp_path / "run").exists()
@@ -232,3 +246,38 @@ def test_help_shows_an_example() -> None:
     for arguments in (["--help"], ["student", "--help"]):
         assert CliRunner().invoke(app, arguments).exit_code == 0
     assert "train student --cache ./cache" in CliRunner().invoke(app, ["student", "--help"]).output
+
+
+@pytest.mark.parametrize(
+    ("variable", "name"),
+    [("FSDP", "FSDP"), ("DEEPSPEED", "DEEPSPEED"), ("MEGATRON_LM", "MEGATRON_LM")],
+)
+def test_a_launcher_that_would_shard_is_refused(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    variable: str, name: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv(f"ACCELERATE_USE_{variable}", "true")
+    result = train(make_tape(), student_dir, tmp_path / "run")
+    refuse(result, f"asks for {name}; launch with torchrun", "student.sharding=full", status=2)
+    assert not (tmp_path / "run").exists()
+
+
+def test_accelerate_launch_with_fsdp_is_refused(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    """As its own command sets it up, on a machine without a GPU, where it would be ignored."""
+    config = {
+        "compute_environment": "LOCAL_MACHINE", "distributed_type": "FSDP", "num_processes": 1,
+        "fsdp_config": {"fsdp_version": 2, "fsdp_auto_wrap_policy": "NO_WRAP"},
+        "num_machines": 1, "use_cpu": True, "mixed_precision": "no",
+    }  # fmt: skip
+    (tmp_path / "fsdp.json").write_text(json.dumps(config))
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch", "--config_file",
+        str(tmp_path / "fsdp.json"), "-m", "train", "student", "--cache", str(make_tape()),
+        "--student", str(student_dir), "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    ended = subprocess.run(command, timeout=200, capture_output=True, text=True, check=False)
+    assert ended.returncode != 0
+    assert "error: the launcher's configuration asks for FSDP; launch with torchrun" in ended.stderr
+    assert not (tmp_path / "run").exists()

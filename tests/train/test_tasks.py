@@ -277,6 +277,17 @@ def test_tapes_and_tasks_must_fit(
     assert "stages.one.freeze: 'language' is not a part" in refusal(
         speech, student_dir, out, frozen
     )
+    told = f'{plain}[tasks.a]\nreads = "description"\n'
+    hears = '[stages.one]\nsteps = 1\nfreeze = ["language_model"]\n'
+    said = refusal(speech, student_dir, out, told + hears)
+    assert "stages.one, task 'a', which reads the description: nothing that it meets" in said
+    # a projector is trained, whatever is frozen
+    whole = '["audio_tower", "projector", "language_model"]'
+    states = "[terms.text_hidden]\nweight = 1.0\n[stages.one]\nsteps = 1\n"
+    (tmp_path / "fits.toml").write_text(f"{states}freeze = {whole}\n")
+    fits = Launch(tape=speech, student=student_dir, out=tmp_path / "fits",
+                  more=("--recipe", str(tmp_path / "fits.toml")))  # fmt: skip
+    assert train_here(fits).exit_code == 0
     monkeypatch.setattr(tiny_tape, "TEACHER_LAYERS", 2)
     other = build_tape(tmp_path / "other", student, layers=(1, 2), num_samples=4)
     pairs = "[terms.text_hidden]\nweight = 1.0\n[tasks.a]\n[tasks.b]\n"
