@@ -65,8 +65,15 @@ class Asked:
         return f"sha256:{fingerprint({'items': rows})}"
 
 
-def _plain(item: Item) -> dict[str, Any]:
-    return {**vars(item), "choices": list(item.choices), "groups": dict(item.groups)}
+def _plain(value: Any) -> Any:
+    """Return what is hashed of an item: JSON values, of half characters their escapes."""
+    if isinstance(value, Item):
+        return _plain(vars(value))
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(inner) for inner in value]
+    return value.encode("utf-8", "backslashreplace").decode()
 
 
 def is_tape(data: str) -> bool:

@@ -97,7 +97,7 @@ def from_json(record: Mapping[str, Any], where: str = "scores") -> Evaluation:
 def write_scores(path: Path, evaluation: Evaluation) -> None:
     """Write ``scores.json``, whole or not at all."""
     beside = path.with_name(f".{path.name}.new")
-    text = json.dumps(to_json(evaluation), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(to_json(evaluation), indent=1, allow_nan=False)
     beside.write_text(text + "\n", encoding="utf-8")
     beside.replace(path)
 

@@ -16,11 +16,13 @@ import pytest
 
 from cache_schema import Tape, open_tape
 from cache_schema.errors import DatasetError
+from train.evaluate import scores
 from train.evaluate.benchmarks import BENCHMARKS, meld
 from train.evaluate.benchmarks.asr import QUESTION
 from train.evaluate.benchmarks.files import read_table
 from train.evaluate.data import NOT_READ, ask
 from train.evaluate.rows_file import drop_recordings, write_rows
+from train.evaluate.scores_file import read_scores, write_scores
 from train.evaluate.types import Item
 
 
@@ -106,3 +108,18 @@ def test_a_tape_of_emotions_is_asked_for_its_classes(tmp_path: Path) -> None:
     assert [item.question for item in items] == ["Which one?", "Which one? Say it.", meld.QUESTION]
     with pytest.raises(DatasetError, match="sample 'row-0': a row has no class"):
         asked(saved(tmp_path / "b", bare), "ser")
+
+
+def test_half_characters_of_rows_that_could_not_be_read(tmp_path: Path) -> None:
+    file = evaluations.save_dataset(tmp_path, (0.4, 0.4))
+    rows = evaluations.lines_of(file)
+    rows[1] |= {"question": "half \ud800", "task": "\ud800", "answer": "\\ud800"}
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tape = open_tape(evaluations.save_tape(file, tmp_path / "tape"))
+    own = BENCHMARKS["own"]
+    found = ask(tape, own, 0, own.rows(file))
+    assert found.items[1].question == "half \ud800"
+    assert found.digest() == ask(tape, own, 0, own.rows(file)).digest()
+    scored = scores.evaluate(own, found.items, [], resamples=10)
+    write_scores(tmp_path / "scores.json", scored)
+    assert "task=\ud800" in {score.group for score in read_scores(tmp_path / "scores.json").scores}
