@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from cache_schema import layout
 from cache_schema.codecs.arrow_file import write_table
@@ -31,6 +31,7 @@ from cache_schema.signals import SCHEMAS, totals_of
 
 _BLOCK_BYTES = 8 << 20
 Spans = list[tuple[int, int]]
+BoolArray = NDArray[np.bool_]
 
 
 def cut_shard(
@@ -41,7 +42,7 @@ def cut_shard(
     Args:
         shard: a committed shard.
         record: its line, or that of the part of it that is wanted.
-        ids: samples that stay; ``None`` for all.
+        ids: samples that stay, a set of them; ``None`` for all.
         directory: a new one.
 
     Returns:
@@ -51,16 +52,16 @@ def cut_shard(
         TapeError: the shard is damaged.
     """
     masks = {name: _mask(shard.table(name), ids) for name in record.rows if name in SCHEMAS}
-    if not any(pc.any(mask).as_py() for mask in masks.values()):
+    if not any(mask.any() for mask in masks.values()):
         return None
-    if all(pc.all(mask, min_count=0).as_py() for mask in masks.values()):
+    if all(mask.all() for mask in masks.values()):
         for name in record.files:
             _take(shard.local(name), directory / name)
         _sync(directory)
         return record
     files: FileRecords = {}
     states = record.states
-    tables = {name: shard.table(name).filter(mask) for name, mask in masks.items()}
+    tables = {name: shard.table(name).filter(pa.array(mask)) for name, mask in masks.items()}
     tables = {name: table for name, table in tables.items() if table.num_rows}
     if "hidden" in tables and states is not None:
         tables["hidden"], spans = _moved(tables["hidden"])
@@ -86,11 +87,12 @@ def cut_shard(
     )
 
 
-def _mask(table: pa.Table, ids: Collection[str] | None) -> pa.ChunkedArray:
-    column = table.column("sample_id")
+def _mask(table: pa.Table, ids: Collection[str] | None) -> BoolArray:
+    """Return which rows are of chosen samples, bool [rows]."""
     if ids is None:
-        return pa.chunked_array([pa.array(np.ones(table.num_rows, dtype=bool))])
-    return pc.is_in(column, value_set=pa.array(sorted(ids), column.type))
+        return np.ones(table.num_rows, dtype=bool)
+    # Not by Arrow, which would look through all the ids for every table.
+    return np.array([one in ids for one in table.column("sample_id").to_pylist()], dtype=bool)
 
 
 def _take(source: Path, target: Path) -> None:
@@ -178,11 +180,11 @@ def _copy(reader: Any, spans: Spans, block: Any, append: Any) -> None:
             append(part)
 
 
-def _totals(shard: Shard, masks: dict[str, pa.ChunkedArray]) -> dict[str, int]:
+def _totals(shard: Shard, masks: dict[str, BoolArray]) -> dict[str, int]:
     totals: Counter[str] = Counter()
     for name, mask in masks.items():
         if name == "audio":
             continue
-        for index in np.flatnonzero(mask.to_numpy(zero_copy_only=False)).tolist():
+        for index in np.flatnonzero(mask).tolist():
             totals.update(totals_of(name, shard.row(name, index)))
     return dict(totals)

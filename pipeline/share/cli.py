@@ -16,7 +16,7 @@ from pipeline.tape_cli import Debug, megabytes
 from pipeline.units import size_text
 
 if TYPE_CHECKING:
-    from pipeline.share.slices import Filter
+    from pipeline.share.filters import Filter
 
 Signals = Annotated[
     str | None,
@@ -30,13 +30,18 @@ Layers = Annotated[
 ]
 NoAudio = Annotated[bool, typer.Option("--no-audio", help="Leave the recordings out.")]
 Samples = Annotated[
-    Path | None, typer.Option("--samples", help="Only these: a file of ids, one a line.")
+    Path | None,
+    typer.Option("--samples", help="Only these: a file of ids, one a line; or a .json list."),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Only the first samples.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, help="Only the first so many samples.")
+]
 Fields = Annotated[
     list[str] | None,
     typer.Option(
-        "--filter", help="Only samples with this in their metadata: KEY=VALUE; repeatable."
+        "--filter",
+        help="Only samples with this in their metadata: KEY=VALUE, A.B=VALUE, answer=VALUE; "
+        "repeatable, all must fit.",
     ),
 ]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Files that travel at one time.")]
@@ -99,9 +104,9 @@ def pull_command(
 
     Example: pipeline pull s3://bucket/cache ./cache --signals textual/trace,textual/topk
     """
+    from pipeline.share.filters import parse_filter
     from pipeline.share.pull import pull
     from pipeline.share.pull_plan import plan_pull
-    from pipeline.share.slices import parse_filter
 
     wanted = parse_filter(samples, fields or (), limit)
     if not wanted.takes_all:
@@ -135,7 +140,7 @@ def slice_command(
 
     Example: pipeline slice ./cache --out ./ann --filter speaker=ann --signals textual
     """
-    from pipeline.share.slices import parse_filter
+    from pipeline.share.filters import parse_filter
 
     wanted = parse_filter(samples, fields or (), limit)
     _slice(cache, out, selection(signals, layers, no_audio), wanted, dry_run)

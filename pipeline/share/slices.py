@@ -6,18 +6,16 @@ continues them.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import xxhash
 
-from cache_schema import Tape, TapeRow, layout, open_tape, takeover
+from cache_schema import Tape, layout, open_tape, takeover
 from cache_schema.committed import Shard
 from cache_schema.cut import cut_shard
-from cache_schema.errors import MissingSignalError, OutputError, UsageError, nearest
+from cache_schema.errors import OutputError
 from cache_schema.findings import Counting
 from cache_schema.maker import GroupInfo
 from cache_schema.manifest import Quarantined, ShardRecord, line_of, records_of
@@ -25,86 +23,9 @@ from cache_schema.part import Selection, part_of_group, part_of_record, parts_of
 from cache_schema.signals import SCHEMAS
 from cache_schema.writer import TapeWriter
 from pipeline.share.contents import FIRST_GROUPS
+from pipeline.share.filters import Filter, chosen_ids
 
 WRITER = "slice_"
-_SHOWN = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class Filter:
-    """Which samples are taken: those that fit everything given.
-
-    Attributes:
-        ids: these; ``None`` for any.
-        fields: (field of the metadata, or ``answer``; its value as text or JSON).
-        limit: the first so many of what fits.
-    """
-
-    ids: tuple[str, ...] | None = None
-    fields: tuple[tuple[str, str], ...] = ()
-    limit: int | None = None
-
-    @property
-    def takes_all(self) -> bool:
-        """Whether nothing is asked for."""
-        return self.ids is None and not self.fields and self.limit is None
-
-
-def parse_filter(
-    samples: Path | None = None, fields: Sequence[str] = (), limit: int | None = None
-) -> Filter:
-    """Read what flags ask for.
-
-    Raises:
-        UsageError: no file of ids, or not ``key=value``.
-    """
-    ids = None
-    if samples is not None:
-        try:
-            ids = tuple(line for line in samples.read_text().splitlines() if line)
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"--samples {samples}: expected a file of ids, one a line") from error
-    for text in fields:
-        if "=" not in text:
-            raise UsageError(f"--filter {text!r}: expected KEY=VALUE, such as speaker=ann")
-    pairs = tuple((text.partition("=")[0], text.partition("=")[2]) for text in fields)
-    return Filter(ids=ids, fields=pairs, limit=limit)
-
-
-def chosen_ids(tape: Tape, wanted: Filter) -> list[str]:
-    """Return the samples a filter takes, in the dataset's order.
-
-    Raises:
-        MissingSignalError: ids that are not on the tape, or nothing fits.
-    """
-    if wanted.ids is not None:
-        absent = [one for one in wanted.ids if one not in tape]
-        if absent:
-            raise MissingSignalError(
-                f"--samples: {len(absent)} of {len(wanted.ids)} ids are not on {tape.location}: "
-                f"{absent[:_SHOWN]}{nearest(absent[0], tape.sample_ids)}"
-            )
-    named = None if wanted.ids is None else set(wanted.ids)
-    found: list[str] = []
-    for row in _rows(tape, named):
-        if wanted.limit is not None and len(found) >= wanted.limit:
-            break
-        if all(_fits(row, key, value) for key, value in wanted.fields):
-            found.append(row.sample_id)
-    if not found:
-        raise MissingSignalError(f"no sample of {tape.location} fits; nothing was written")
-    return found
-
-
-def _rows(tape: Tape, named: set[str] | None) -> Iterator[TapeRow]:
-    return (row for row in tape if named is None or row.sample_id in named)
-
-
-def _fits(row: TapeRow, key: str, value: str) -> bool:
-    known: Any = row.answer if key == "answer" else row.metadata.get(key)
-    if isinstance(known, str):
-        return known == value
-    return known is not None and json.dumps(known) == value
 
 
 @dataclass
@@ -134,8 +55,8 @@ class Slice:
         for shards in self.shards.values():
             for _, record in shards:
                 digest.update(line_of("shard", record))
-        for one in ["all"] if self.ids is None else sorted(self.ids):
-            digest.update(one.encode() + b"\n")
+        for one in () if self.ids is None else sorted(self.ids):
+            digest.update(b"%d " % len(one) + one.encode())
         return WRITER + digest.hexdigest()
 
 
@@ -207,7 +128,11 @@ def _adopt(
     writer: TapeWriter, shard: Shard, record: ShardRecord, ids: frozenset[str] | None
 ) -> None:
     def fill(directory: Path) -> ShardRecord:
-        cut = cut_shard(shard, record, ids, directory)
+        try:
+            cut = cut_shard(shard, record, ids, directory)
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
         assert cut is not None, "a shard of no chosen sample was planned"
         return cut
 
@@ -234,6 +159,6 @@ def _check_out(out: Path, writer: str) -> None:
         for path in (out / layout.MANIFEST_DIR).glob("[!.]*")
     ):
         raise OutputError(
-            f"{out} holds another tape, or another slice; nothing was changed. Give a new or empty "
-            "folder; pipeline merge unites slices."
+            f"{out} holds another tape, another slice, or one of the tape before it grew; nothing "
+            "was changed. Give a new or empty folder; pipeline merge unites slices."
         )
