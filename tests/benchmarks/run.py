@@ -20,6 +20,7 @@ from pathlib import Path
 from figures import Figure
 
 HERE = Path(__file__).parent
+sys.path.append(str(HERE.parent))  # what tests and benchmarks share
 NAMES = sorted(
     path.stem for path in HERE.glob("*.py") if "\ndef measure()" in path.read_text(encoding="utf-8")
 )
