@@ -28,6 +28,7 @@ SHARDS_DIR = "shards"
 ATTACHED_DIR = "attached"
 ATTACHED_LOCK = "attached/lock"
 LEASES_DIR = ".leases"
+PULLED_FILE = ".pulled"
 SHARD_FILE = "shard.json"
 HIDDEN_STORE = "hidden.zarr"
 SHARDS_PER_FOLDER = 1000

@@ -36,7 +36,7 @@ _LEFTOVER = re.compile(
 )
 _KNOWN = re.compile(
     r"dataset\.json|groups/\w+\.json|manifest/\w+\.(jsonl|lock)|index/(lock|[0-9a-f]{32}\.arrow)"
-    r"|seals/([0-9a-f]{16}|unsigned)\.jsonl"
+    r"|seals/([0-9a-f]{16}|unsigned)\.jsonl|\.pulled"
     r"|attached/(lock|\d{3,}/\w+-\d{6,}/[0-9a-f]{32}\.arrow)",
     re.ASCII,
 )

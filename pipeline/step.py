@@ -25,6 +25,7 @@ from cache_schema.maker import (
     GroupInfo,
     refuse_other_maker,
 )
+from cache_schema.pulled import own_name
 from cache_schema.shard import Storage
 from cache_schema.types import TEXT_SOURCE
 from cache_schema.writer import TapeWriter
@@ -243,7 +244,7 @@ def opened_writer(recipe: ExtractRecipe, info: GroupInfo) -> AbstractContextMana
     root = Path(recipe.tape.out)
     if recipe.is_leased:
         return taking_a_slot(root, info, options)
-    return TapeWriter(root, info, writer=recipe.writer, **options)
+    return TapeWriter(root, info, writer=own_name(root, recipe.writer), **options)
 
 
 def kept_logits(step: str, top_k: int, vocab_size: int) -> int:

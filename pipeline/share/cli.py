@@ -71,7 +71,8 @@ def push_command(
     Example: pipeline push ./cache s3://bucket/cache
     """
     from pipeline.share.open_store import open_store
-    from pipeline.share.push import plan_push, push
+    from pipeline.share.push import push
+    from pipeline.share.push_plan import plan_push
 
     plan = plan_push(cache, open_store(url), check=check)
     _tell("push", plan.files, plan.bytes, plan.kept)

@@ -18,6 +18,7 @@ from cache_schema.errors import OutputError
 from cache_schema.findings import Counting
 from cache_schema.maker import part_note
 from cache_schema.manifest import ShardRecord, append_line, drop_cut_line
+from cache_schema.pulled import mark_pulled
 from cache_schema.seals import SEALS_DIR
 from cache_schema.writer import complete_index
 from pipeline.share.pull_plan import PullPlan, Wanted
@@ -40,6 +41,7 @@ def pull(plan: PullPlan, out: Path, counting: Counting, jobs: int = JOBS) -> Non
     takeover.refuse_links(
         out,
         layout.DATASET_FILE,
+        layout.PULLED_FILE,
         layout.INDEX_DIR,
         *plan.lines,
         *(layout.group_file(name) for name in plan.groups),
@@ -51,6 +53,7 @@ def pull(plan: PullPlan, out: Path, counting: Counting, jobs: int = JOBS) -> Non
             stack.enter_context(held)
             drop_cut_line(out / manifest)
         write_atomic(out / layout.DATASET_FILE, plan.source.dataset)
+        mark_pulled(out, plan.source.files.location)
         _write_groups(plan, out, only_new=True)
         with counting("pull", plan.bytes) as count:
             _bring(plan, out, count, jobs)

@@ -12,7 +12,7 @@ from cache_schema.maker import GroupInfo, PartNote, part_note
 from cache_schema.manifest import Quarantined, ShardRecord, line_of
 from cache_schema.part import Selection, part_of_group, part_of_record, parts_of, union
 from cache_schema.remote import difference
-from pipeline.share.contents import Contents, Line, read_contents
+from pipeline.share.contents import FIRST_GROUPS, Contents, Line, read_contents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +99,12 @@ def plan_pull(location: str, out: Path, selection: Selection, *, check: bool = F
     known: dict[str, ShardRecord] = {}
     if here is not None:
         _refuse_another(here, source, out)
-        had = {group: part_note(info) for group, info in here.groups.items()}
+        had = {name: part_note(info) for name, info in here.groups.items() if name in source.groups}
         plan.parts = {**asked, **{group: _both(group, had, plan) for group in had}}
         plan.earlier = {
-            name: [line.content for line in lines] for name, lines in here.lines.items()
+            name: [line.content for line in lines]
+            for name, lines in here.lines.items()
+            if name in source.lines or not _is_own(lines)
         }
         known = {record.path: record for _, _, record in here.shards()}
     for name in source.lines:
@@ -121,16 +123,24 @@ def _both(group: str, had: Mapping[str, PartNote], plan: PullPlan) -> PartNote:
     return had[group] if asked is None else union(had[group], asked, plan.source.groups[group])
 
 
+def _is_own(lines: list[Line]) -> bool:
+    """Whether a manifest that the tape has not is of sources that were added here."""
+    return all(line.record.group not in FIRST_GROUPS for line in lines)
+
+
 def _refuse_another(here: Contents, source: Contents, out: Path) -> None:
-    """Refuse a folder that holds anything but an earlier pull of the tape.
+    """Refuse a folder that holds anything but an earlier pull of the tape, and sources added to it.
 
     Raises:
         OutputError: saying what differs.
     """
+    theirs = {line.record.group for name in source.lines for line in here.lines.get(name, ())}
     if here.dataset != source.dataset:
         raise OutputError(f"{out} holds another tape (dataset.json differs); give a new folder")
     for group, info in here.groups.items():
         known = source.groups.get(group)
+        if known is None and group not in (*theirs, *FIRST_GROUPS):
+            continue
         if known is None or known.fingerprint != info.fingerprint:
             raise OutputError(
                 f"{out}: group {group!r} is not one of {source.files.location}: it was added here, "

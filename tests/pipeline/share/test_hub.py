@@ -21,7 +21,8 @@ from cache_schema import open_tape
 from cache_schema.errors import OutputError, TransferError, UsageError
 from pipeline.cli import app
 from pipeline.share.open_store import open_store
-from pipeline.share.push import plan_push, push
+from pipeline.share.push import push
+from pipeline.share.push_plan import plan_push
 
 URL = "hf://datasets/team/tape"
 

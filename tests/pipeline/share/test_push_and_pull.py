@@ -22,8 +22,9 @@ from cache_schema.validate import validate
 from pipeline.share.open_store import open_store
 from pipeline.share.pull import pull
 from pipeline.share.pull_plan import PullPlan, plan_pull
-from pipeline.share.push import PushPlan, plan_push, push
+from pipeline.share.push import push
 from pipeline.share.push_lock import NAME
+from pipeline.share.push_plan import PushPlan, plan_push
 from pipeline.share.store import FileStore
 
 TABLE = "shards/textual/000/w0-000000/topk.arrow"
