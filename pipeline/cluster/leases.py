@@ -10,10 +10,14 @@ cannot both do it, and a worker has lost its lease as soon as a later generation
 that finds nothing left removes the folder.
 
 A worker is thought dead when its mtime stands still for ``expires_s`` by the clock of whoever
-looks; clocks are never compared. On the same machine its lock on the file tells at once.
+looks; clocks are never compared. On the same machine its lock on the file tells at once. Who looks
+may have been stopped itself, or have waited for a server that was away for everybody: of the time
+between two looks only ``expires_s / LOOKS`` count.
 
 What is assumed of a shared file system: hard links are made atomically (NFS does), a file that is
-opened shows its true mtime (NFS: close-to-open), and locks (flock) work, as every writer needs.
+opened shows its true mtime and mode (NFS: close-to-open), and locks (flock) work, as every writer
+needs. A name that was not there may stay unseen for a while (NFS keeps that for a minute): so
+whoever takes over also takes the right to write from the file of the lease before.
 Leases save work and protect nothing: where they fail, two workers record the same rows, each under
 a writer's name of its own, and readers take what was committed first.
 """
@@ -24,11 +28,10 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,17 +39,23 @@ from typing import Any
 from cache_schema import layout, takeover
 from cache_schema.codecs.files import NO_HARD_LINKS, make_dirs
 from cache_schema.console import printable
-from cache_schema.errors import OutputError, TeachertapeError, UsageError
+from cache_schema.errors import OutputError, UsageError
+from pipeline.cluster.lease import Lease, Silence, done_file
 
 FOLDER_SIZE = 1000
 """Portions whose files are in one folder."""
 
+LOOKS = 3
+"""A lease is looked at more often than this before it is taken over for its silence."""
+
+_NAME = re.compile(r"(\d+)\.(\d+)(\.done)?", re.ASCII)
+"""What the file of a lease is called."""
+
+_TAKEN = 0o444
+"""Mode of the file of a lease that was taken over."""
+
 _MAX_NOTE = 4096
 """Bytes of a lease that are read."""
-
-
-class LeaseLostError(TeachertapeError):
-    """Another worker has taken over the portion; what was not committed of it is given up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,63 +69,6 @@ class Top:
 
     generation: int
     done: bool
-
-
-class Lease:
-    """A portion that is this worker's; a thread keeps it so.
-
-    Args:
-        path: its file.
-        following: the file of whoever takes it over.
-        descriptor: of the file, open and locked.
-        heartbeat_s: seconds between two heartbeats.
-    """
-
-    def __init__(self, path: Path, following: Path, descriptor: int, heartbeat_s: float) -> None:
-        self._path, self._following = path, following
-        self._descriptor = descriptor
-        self._ended = threading.Event()
-        self._beat = threading.Thread(target=self._keep, args=(heartbeat_s,), daemon=True)
-        self._beat.start()
-
-    def _keep(self, heartbeat_s: float) -> None:
-        while not self._ended.wait(heartbeat_s):
-            with contextlib.suppress(OSError):  # a file that is gone is found by ``check``
-                os.utime(self._descriptor)
-
-    def check(self) -> None:
-        """Raise if it is another's by now.
-
-        Raises:
-            LeaseLostError: it is, or the folder of leases was removed.
-        """
-        if not self._path.exists() or self._following.exists():
-            raise LeaseLostError(
-                f"{self._path.name}: another worker took over this portion while this one was "
-                "stopped or cut off; its unfinished rows are left to the other"
-            )
-
-    def finish(self) -> None:
-        """Say that every row of it is on the tape."""
-        with contextlib.suppress(FileExistsError, FileNotFoundError):
-            os.link(self._path, _done(self._path))
-        self.close()
-
-    def release(self) -> None:
-        """Give it back unfinished: it is anyone's at once."""
-        self._end()
-        with contextlib.suppress(OSError):
-            os.utime(self._descriptor, ns=(0, 0))
-        os.close(self._descriptor)
-
-    def close(self) -> None:
-        """End the heartbeat, of a portion that is done or another's."""
-        self._end()
-        os.close(self._descriptor)
-
-    def _end(self) -> None:
-        self._ended.set()
-        self._beat.join()
 
 
 class Leases:
@@ -137,7 +89,7 @@ class Leases:
         self._root, self._folder = root, root / layout.LEASES_DIR / group
         self._heartbeat_s, self._expires_s = heartbeat_s, expires_s
         self._me = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._beats: dict[Path, tuple[int, float]] = {}
+        self._beats: dict[Path, Silence] = {}
 
     def open(self) -> str:
         """Make the folder where it is missing; return which life of it this is.
@@ -171,13 +123,12 @@ class Leases:
             takeover.refuse_links(self._root, folder.relative_to(self._root).as_posix())
             with contextlib.suppress(FileNotFoundError):
                 for file in folder.iterdir():
-                    portion, generation, *done = file.name.split(".")
-                    if not (portion.isdigit() and generation.isdigit()):
+                    if (match := _NAME.fullmatch(file.name)) is None:
                         continue
-                    top = Top(generation=int(generation), done=bool(done))
-                    known = found.get(int(portion), Top(generation=-1, done=False))
+                    portion, top = int(match[1]), Top(generation=int(match[2]), done=bool(match[3]))
+                    known = found.get(portion, Top(generation=-1, done=False))
                     if (top.generation, top.done) > (known.generation, known.done):
-                        found[int(portion)] = top
+                        found[portion] = top
         return found
 
     def top(self, portion: int, known: Top) -> Top:
@@ -185,7 +136,7 @@ class Leases:
         generation = known.generation
         while self._file(portion, generation + 1).exists():
             generation += 1
-        done = generation >= 0 and _done(self._file(portion, generation)).exists()
+        done = generation >= 0 and done_file(self._file(portion, generation)).exists()
         return Top(generation=generation, done=done)
 
     def claim(self, portion: int, generation: int) -> Lease | None:
@@ -198,6 +149,9 @@ class Leases:
             return None
         if descriptor is None:
             return None
+        if generation:
+            with contextlib.suppress(OSError):  # it is gone, or another user's
+                self._file(portion, generation - 1).chmod(_TAKEN)
         return Lease(file, self._file(portion, generation + 1), descriptor, self._heartbeat_s)
 
     def is_dead(self, portion: int, generation: int) -> str:
@@ -213,10 +167,8 @@ class Leases:
                     return "ended"
         except FileNotFoundError:
             return ""
-        known, since_s = self._beats.setdefault(path, (beat, time.monotonic()))
-        if known != beat:
-            self._beats[path] = beat, time.monotonic()
-        elif time.monotonic() - since_s > self._expires_s:
+        silence = self._beats.setdefault(path, Silence(beat))
+        if silence.at_look(beat, self._expires_s / LOOKS) > self._expires_s:
             return f"was not heard of for {self._expires_s:g} s ({_who(note)})"
         return ""
 
@@ -253,10 +205,6 @@ class Leases:
         finally:
             beside.unlink(missing_ok=True)
         return None
-
-
-def _done(file: Path) -> Path:
-    return file.with_name(f"{file.name}.done")
 
 
 def _note_in(content: bytes) -> dict[str, Any]:

@@ -11,7 +11,6 @@ the tape there says so.
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 import tempfile
 import time
@@ -24,14 +23,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cache_schema import layout, open_tape
-from cache_schema.codecs.files import make_dirs
+from cache_schema import open_tape
 from cache_schema.console import say
 from cache_schema.errors import TapeError, TeachertapeError, UsageError
 from cache_schema.progress import Counter
 from cache_schema.recipes import as_toml, load_recipe
+from pipeline.cluster.marks import marked
 from pipeline.cluster.recipe import AUTO
-from pipeline.cluster.slots import make_tape
 from pipeline.extract import StepFailedError, check, run_step, wanted_steps
 from pipeline.recipe import ExtractRecipe
 from pipeline.rows import open_rows
@@ -109,7 +107,7 @@ def run_on_ray(recipe: ExtractRecipe, only: str | None, debug: bool = False) -> 
     check(recipe)
     leased = replace(recipe, worker=AUTO, cluster=replace(recipe.cluster, kind=""))
     steps = [only] if only else wanted_steps(recipe)
-    with _connected(ray, recipe.cluster.address), _marked(recipe) as mark:
+    with _connected(ray, recipe.cluster.address), marked(recipe) as mark:
         for number, step in enumerate(steps, 1):
             say(f"[{number}/{len(steps)}] {step}")
             options, count = _resources(ray, leased, step)
@@ -141,30 +139,20 @@ def _connected(ray: Any, address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-@contextmanager
-def _marked(recipe: ExtractRecipe) -> Iterator[str]:
-    """Leave a file on the tape by which actors know that it is the same one."""
-    root = Path(recipe.tape.out).absolute()
-    make_tape(root, recipe.tape.licence)
-    mark = root / layout.LEASES_DIR / f"ray-{secrets.token_hex(8)}"
-    make_dirs(mark.parent)
-    mark.touch()
-    try:
-        yield str(mark)
-    finally:
-        mark.unlink(missing_ok=True)
-        with suppress(OSError):  # leases of a step that was stopped
-            mark.parent.rmdir()
-
-
 def _resources(ray: Any, recipe: ExtractRecipe, step: str) -> tuple[dict[str, Any], int]:
     """Return what an actor of a step takes, and how many there are to be."""
-    there = ray.cluster_resources()
-    gpus = int(there.get("GPU", 0)) // recipe.cluster.gpus_per_actor
+    there, each = ray.cluster_resources(), recipe.cluster.gpus_per_actor
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    on_nodes = [int(node.get("GPU", 0)) for node in nodes]
+    gpus = sum(count // each for count in on_nodes)  # an actor is on one node
+    if sum(on_nodes) and not gpus:
+        raise UsageError(
+            f"cluster.gpus_per_actor={each}: the node with the most GPUs has {max(on_nodes)}"
+        )
     runs_models = step in ("textual", "acoustic") or bool(recipe.textualize.listen)
     options: dict[str, Any] = {"num_cpus": 1}
     if gpus and runs_models and step != "ingest":
-        options["num_gpus"] = recipe.cluster.gpus_per_actor
+        options["num_gpus"] = each
     count = recipe.cluster.actors or gpus or int(there.get("CPU", 1))
     return options, max(count, 1)
 
@@ -230,8 +218,11 @@ class Crew:
         actor = self._running.pop(reference)
         try:
             outcome = self._ray.get(reference)
+        except self._ray.exceptions.RayTaskError as error:  # an error without a name of ours
+            self._replace(f"{type(error.cause).__name__}: {error.cause}", "failed")
+            return False
         except self._ray.exceptions.RayError as error:
-            self._replace(str(error).strip())
+            self._replace(str(error).strip(), "was lost")
             return False
         finally:
             self._ray.kill(actor)  # with everything its process holds
@@ -240,16 +231,16 @@ class Crew:
             raise failed(f"{self._step}: {outcome.where}: {outcome.error}")
         return True
 
-    def _replace(self, why: str) -> None:
+    def _replace(self, why: str, what: str) -> None:
         self._lost += 1
         most = self._recipe.cluster.retries
         if self._lost > most:
             raise StepFailedError(
-                f"{self._step}: {self._lost} actors were lost, --set cluster.retries={most} are "
-                f"started again; what is committed is on the tape. The last one: {why}"
+                f"{self._step}: {self._lost} actors were lost or failed, --set cluster.retries="
+                f"{most} are started again; what is committed is on the tape. The last one: {why}"
             )
         last = why.splitlines()[-1] if why else "no reason given"
-        say(f"{self._step}: an actor was lost, another is started ({self._lost} of {most}): {last}")
+        say(f"{self._step}: an actor {what}, another is started ({self._lost} of {most}): {last}")
         self._start()
 
     @contextmanager

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from cache_schema import Tape
 from cache_schema.console import say
 from cache_schema.errors import TapeError
-from pipeline.cluster.leases import Lease, Leases, Top
+from pipeline.cluster.lease import Lease
+from pipeline.cluster.leases import Leases, Top
 
 NEVER = Top(generation=-1, done=False)
 MAX_TAKEN = 3

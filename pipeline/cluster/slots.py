@@ -61,16 +61,22 @@ def taking_a_slot(root: Path, info: GroupInfo, options: Mapping[str, Any]) -> It
     ``sweep_slots`` in the end.
     """
     make_tape(root, options["licence"])
-    for number in itertools.count():
-        name = f"{layout.LEASED_WRITER}{number}"
-        if takeover.is_held(root / layout.lock_file(name)):
-            continue
-        writer = LeasedWriter(root, info, writer=name, **options)
-        with suppress(WriterBusyError):
-            writer.__enter__()
-            break
+    writer = next(filter(None, (_slot(root, info, n, options) for n in itertools.count())))
     with _entered(writer):
         yield writer
+
+
+def _slot(
+    root: Path, info: GroupInfo, number: int, options: Mapping[str, Any]
+) -> TapeWriter | None:
+    """Enter the writer of one name; ``None`` if a living worker has it."""
+    name = f"{layout.LEASED_WRITER}{number}"
+    if takeover.is_held(root / layout.lock_file(name)):
+        return None
+    try:
+        return LeasedWriter(root, info, writer=name, **options).__enter__()
+    except WriterBusyError:
+        return None
 
 
 @contextmanager

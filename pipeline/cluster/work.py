@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +12,8 @@ from cache_schema import Tape
 from cache_schema.console import say
 from cache_schema.errors import ModelError, QuarantineError
 from cache_schema.writer import TapeWriter
-from pipeline.cluster.leases import Lease, LeaseLostError, Leases
+from pipeline.cluster.lease import Lease, LeaseLostError
+from pipeline.cluster.leases import Leases
 from pipeline.cluster.portions import L, Look, Portions
 from pipeline.cluster.slots import LeasedWriter, always, sweep_slots
 from pipeline.recipe import ExtractRecipe
@@ -100,8 +100,10 @@ class Part(Generic[L]):
             say(str(error))
             return True
         if isinstance(error, ModelError | QuarantineError):  # between two samples
-            with suppress(LeaseLostError):
+            try:
                 self._writer.seal()
+            except LeaseLostError:
+                self._writer.discard()
         self._lease.release()
         return False
 

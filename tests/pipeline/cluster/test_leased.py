@@ -25,6 +25,8 @@ from cache_schema.validate import validate
 
 NUM_ROWS = 22
 PAUSE_S = 0.05
+PORTION = SHARD_SAMPLES
+"""Rows that are leased at a time."""
 
 
 @dataclass(kw_only=True)
@@ -100,6 +102,11 @@ def until(found: Callable[[], object], within_s: float = 30) -> None:
         time.sleep(0.002)
 
 
+def recorded_count(root: Path) -> int:
+    """Samples whose textual signals are on the tape."""
+    return len(open_tape(root).recorded("textual")) if textual_shards(root) else 0
+
+
 def asked(diary: Path) -> list[str]:
     return [line for line in diary.read_text().splitlines() if line.startswith("asked")]
 
@@ -151,6 +158,34 @@ def test_a_killed_worker_is_taken_over(bench: Bench, alone: Path) -> None:
     again = Counter(asked(bench.diary(root)))
     assert sum(count - 1 for count in again.values()) <= SHARD_SAMPLES
     assert not (root / ".leases").exists()
+
+
+def test_killed_between_the_rename_and_the_line(bench: Bench, alone: Path) -> None:
+    """The shard is in its place and not on the tape: it is removed, and its rows done again."""
+    root = bench.new()
+    first = bench.start(root, function="work_to_a_commit")
+    assert bench.forks.wait(first).status == -signal.SIGKILL
+    assert "orphan" in {problem.kind for problem in validate(root, uncounted).problems}
+    bench.end(*[bench.start(root) for _ in range(2)])
+    assert_same(root, alone)
+    assert open_tape(root).catalog.index.duplicates == 0
+
+
+def test_several_take_over_at_one_instant(bench: Bench, alone: Path) -> None:
+    """Three are waiting for one portion when its worker is killed."""
+    root = bench.new()
+    first = bench.start(root, pause_s=3 * PAUSE_S)
+    until(in_a_portion(bench, root))
+    os.kill(first[0], signal.SIGSTOP)
+    others = [bench.start(root) for _ in range(3)]
+    until(lambda: recorded_count(root) >= NUM_ROWS - PORTION)
+    os.kill(first[0], signal.SIGKILL)
+    bench.forks.wait(first)
+    bench.end(*others)
+    assert_same(root, alone)
+    assert open_tape(root).catalog.index.duplicates == 0
+    again = Counter(asked(bench.diary(root)))
+    assert sum(count - 1 for count in again.values()) <= PORTION
 
 
 def test_killed_again_and_again(bench: Bench, alone: Path) -> None:

@@ -8,12 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from whole_tape import GROUPS, add
 
-from cache_schema.errors import TapeError, UsageError
+from cache_schema import open_tape
+from cache_schema.errors import ModelError, TapeError, UsageError
 from pipeline.cluster import leases as module
-from pipeline.cluster.leases import Lease, LeaseLostError, Leases, Top
+from pipeline.cluster.lease import Lease, LeaseLostError
+from pipeline.cluster.leases import Leases, Top
 from pipeline.cluster.portions import NEVER
 from pipeline.cluster.recipe import ClusterRecipe
+from pipeline.cluster.slots import LeasedWriter, make_tape
+from pipeline.cluster.work import Part
+from pipeline.step import Pending
 
 BEAT_S, EXPIRES_S = 0.05, 0.4
 
@@ -72,6 +78,79 @@ def test_heartbeats_are_what_tells_other_machines(
     taken.finish()
     lease.close()
     assert one.top(7, NEVER) == Top(generation=1, done=True)
+
+
+def test_one_of_many_takes_over(tmp_path: Path) -> None:
+    many = [leases(tmp_path) for _ in range(8)]
+    for portion in range(20):
+        claimed(many[0].claim(portion, 0)).close()
+        assert many[1].is_dead(portion, 0) == "ended"
+        with ThreadPoolExecutor(8) as pool:
+            got = list(pool.map(lambda one, p=portion: one.claim(p, 1), many))
+        assert sum(lease is not None for lease in got) == 1
+        next(lease for lease in got if lease is not None).finish()
+
+
+def test_a_takeover_is_seen_by_who_does_not_see_new_names(tmp_path: Path) -> None:
+    """NFS may go on saying for a while that a name is not there; the file itself it asks for."""
+    one, two = leases(tmp_path), leases(tmp_path)
+    lease = claimed(one.claim(7, 0))
+    lease.check()
+    taken = claimed(two.claim(7, 1))
+    (tmp_path / ".leases/textual/000/000007.1").rename(tmp_path / "unseen")
+    with pytest.raises(LeaseLostError):
+        lease.check()
+    for each in (lease, taken):
+        each.close()
+
+
+def test_silence_while_nobody_could_look_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who looks was stopped too, or the server was away for all: the worker gets time to beat."""
+    monkeypatch.setattr(module, "_boot", lambda: "")
+    now_s = 1000.0
+    monkeypatch.setattr("pipeline.cluster.lease.time.monotonic", lambda: now_s)
+    one, two = leases(tmp_path), leases(tmp_path)
+    lease = claimed(one.claim(7, 0))
+    lease._end()
+    told = []
+    for _ in range(5):
+        told.append(two.is_dead(7, 0))
+        now_s += 1000 * EXPIRES_S
+    assert told[:4] == [""] * 4
+    assert "was not heard of" in told[4]
+    os.utime(lease._descriptor)
+    assert two.is_dead(7, 0) == ""
+    lease.close()
+
+
+def test_other_files_in_the_folder(tmp_path: Path) -> None:
+    one = leases(tmp_path)
+    claimed(one.claim(7, 0)).finish()
+    folder = tmp_path / ".leases/textual/000"
+    for name in ("README", ".nfs00012", "7", "7.x", "\u00b2.1", "000007.0.done.bak", "a.b.c.d"):
+        (folder / name).touch()
+    assert one.tops() == {7: Top(generation=0, done=True)}
+
+
+def test_an_engine_that_dies_after_its_lease(tmp_path: Path) -> None:
+    """What was whole is committed when an engine dies, unless another worker does it by now."""
+    make_tape(tmp_path / "tape", "unspecified")
+    one, two = leases(tmp_path / "tape"), leases(tmp_path / "tape")
+
+    def work(part: Part[Pending], writer: LeasedWriter) -> None:
+        with part:
+            add(writer, "samples", 0)
+            claimed(two.claim(7, 1)).close()
+            raise ModelError("the engine died")
+
+    with LeasedWriter(tmp_path / "tape", GROUPS["samples"], writer="wauto0") as writer:
+        lease = claimed(one.claim(7, 0))
+        part: Part[Pending] = Part(None, None, None, writer, lease)  # type: ignore[arg-type]
+        with pytest.raises(ModelError):
+            work(part, writer)
+    assert open_tape(tmp_path / "tape").shards == {"samples": []}
 
 
 def test_what_is_given_back_is_free_at_once(tmp_path: Path) -> None:

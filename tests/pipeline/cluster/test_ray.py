@@ -1,4 +1,4 @@
-"""The real command on Ray, here: two actors of which one is killed leave the tape of one worker."""
+"""The real command on Ray, here: a driver and one of two actors killed, the tape of one worker."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from tiny_stage_one import run_pipeline, save_dataset
@@ -64,11 +65,41 @@ def record_alone(arguments: list[str | Path]) -> None:
         torch.set_num_threads(threads)
 
 
+def actors(pid: int) -> list[psutil.Process]:
+    """The processes of a driver's actors."""
+    return [
+        process
+        for process in psutil.Process(pid).children(recursive=True)
+        if "StepActor" in " ".join(process.cmdline())
+    ]
+
+
+def kill_driver_at_work(command: list[str], root: Path) -> None:
+    """Start the command; as soon as rows are on the tape kill its process alone: actors end too."""
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until_s = time.monotonic() + 100
+    while not list((root / "manifest").glob("*.jsonl")):
+        assert time.monotonic() < until_s
+        assert running.poll() is None
+        time.sleep(0.005)
+    started = actors(running.pid)
+    assert started
+    running.kill()
+    running.wait()
+    while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in started):
+        assert time.monotonic() < until_s
+        time.sleep(0.05)
+
+
 @pytest.mark.timeout(300)
-def test_an_actor_is_killed(dataset: Path, text_teacher: Path, tmp_path: Path) -> None:
+def test_the_driver_and_an_actor_are_killed(
+    dataset: Path, text_teacher: Path, tmp_path: Path
+) -> None:
     alone, root = tmp_path / "alone", tmp_path / "tape"
     command = [sys.executable, "-m", "pipeline", *map(str, arguments(dataset, text_teacher, root))]
     command += ["--cluster", "ray", "--set", "cluster.actors=2"]
+    kill_driver_at_work(command, root)
+    assert list((root / ".leases").glob("ray-*"))
     log = tmp_path / "log"
     with log.open("wb") as told:
         running = subprocess.Popen(command, stdout=told, stderr=told)
