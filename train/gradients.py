@@ -18,6 +18,7 @@ from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 
 from audio_models.memory import free_memory, is_out_of_memory
+from cache_schema.errors import UsageError
 from train.checkpoint import restore_rng, rng_state
 from train.gradient_norms import Norms, measured_norms, sharded_norms
 from train.loads import Feed, MicroSize, StepLoad
@@ -66,6 +67,7 @@ def step_gradients(run: Run, feed: Feed, step: int, measure_norms: bool) -> Step
 
     Raises:
         StudentMemoryError: a single row does not fit.
+        UsageError: the terms of some rows meet nothing that is trained.
     """
     parameters = trained_parameters(run)
     counts_M, unknown_M, tokens = count_positions(run, feed.load)
@@ -137,6 +139,12 @@ def _accumulate(run: Run, load: StepLoad, counts_M: Tensor) -> _Passes:
         try:
             counted = float(index < len(load.own))
             loss, sums_M = run.objective(batch.to(run.accelerator.device), scale_M * counted)
+            if not loss.requires_grad:
+                raise UsageError(
+                    f"{', '.join(batch.terms)}: nothing that is trained is in what they compare "
+                    "(layers before the first adapter, or of frozen parts); leave them out, or "
+                    "train more"
+                )
             run.accelerator.backward(loss)
             totals_M += sums_M.detach().double() * counted
         except (RuntimeError, MemoryError) as error:

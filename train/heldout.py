@@ -56,8 +56,15 @@ def is_held_out(sample_id: str, fraction: float) -> bool:
     return int.from_bytes(digest[:_HASH_BYTES], "big") < fraction * _HASHES
 
 
-def split(examples: Sequence[Example], fraction: float) -> tuple[list[Example], list[Example]]:
+def split(
+    examples: Sequence[Example], fraction: float, task: str = ""
+) -> tuple[list[Example], list[Example]]:
     """Return the rows to train on and those held out, each in the tape's order.
+
+    Args:
+        examples: all of them.
+        fraction: about which share is held out.
+        task: whose they are, for the message.
 
     Raises:
         UsageError: one of the two is empty.
@@ -67,7 +74,8 @@ def split(examples: Sequence[Example], fraction: float) -> tuple[list[Example], 
     if not trained or not held_out:
         what = "none is left to train on; lower" if held_out else "none is held out; raise"
         raise UsageError(
-            f"eval.fraction {fraction:g} of {len(examples)} rows: {what} it, or set eval.every=0"
+            f"eval.fraction {fraction:g} of {len(examples)} rows{f' of task {task!r}' * bool(task)}"
+            f": {what} it, or set eval.every=0"
         )
     return trained, held_out
 

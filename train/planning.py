@@ -109,7 +109,7 @@ class Planner:
         rows, left_out = scan(tape, self._lm, data, signals, translation, task.reads, with_traces)
         rows, incomplete = with_every_signal(tape, rows, terms)
         self.left_out[name] |= left_out + incomplete
-        trained, held_out = split(rows, held.fraction) if held.every else (rows, [])
+        trained, held_out = split(rows, held.fraction, name) if held.every else (rows, [])
         return Task(
             name=name,
             tape=tape,

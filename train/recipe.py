@@ -44,7 +44,8 @@ class TrainRecipe:
     logging: LoggingRecipe = field(default_factory=LoggingRecipe)
 
     def __post_init__(self) -> None:
-        check_parts(list(self.terms.active()), self.tasks, self.mix, self.stages)
+        computed = {name: term.weight > 0 for name, term in self.terms.items()}
+        check_parts(computed, self.tasks, self.mix, self.stages)
 
 
 def shipped_recipes() -> dict[str, Path]:

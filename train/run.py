@@ -13,6 +13,7 @@ import torch
 from accelerate import PartialState
 from transformers.utils.logging import disable_progress_bar
 
+from audio_models.digest import model_digest
 from audio_models.load import AudioLM, read_dtype, read_num_layers
 from audio_models.tower import tower_shape
 from cache_schema import Tape
@@ -79,8 +80,12 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
     main = accelerator.is_main_process
     if main:
         _say_plan(terms, stages, planner.left_out, lm)
-        open_run(directory, recipe, {**_started_from(flags, tapes), **about_rows(stages)})
+        # what is frozen comes from the student again when the run goes on
+        about = {"student_digest": model_digest(flags.student), **about_rows(stages)}
+        open_run(directory, recipe, {**_started_from(flags, tapes), **about})
     progress = continue_from(run, flags.resume)
+    if accelerator.process_index and not progress.done:
+        torch.manual_seed(recipe.loop.seed + accelerator.process_index)  # dropout of its own
     if not progress.micro_tokens:
         progress = replace(progress, micro_tokens=choose_micro_tokens(run))
     with _reporting(run, progress) if main else contextlib.nullcontext() as reporter:

@@ -116,16 +116,16 @@ def open_run(run: RunDir, recipe: TrainRecipe, about: dict[str, Any]) -> None:
 
 
 def refuse_other_start(run: RunDir, about: Mapping[str, Any]) -> None:
-    """Refuse to continue a run from something else; keys not given are not compared.
+    """Refuse to continue a run from something else; keys that are not in both are not compared.
 
     Raises:
         ProvenanceError: naming what differs.
     """
     info = json.loads(run.info.read_text(encoding="utf-8"))
     changed = [
-        f"{key}: then {info.get(key)!r}, now {value!r}"
+        f"{key}: then {info[key]!r}, now {value!r}"
         for key, value in about.items()
-        if info.get(key) != value
+        if key in info and info[key] != value
     ]
     if changed:
         raise ProvenanceError(

@@ -107,7 +107,7 @@ class StageRecipe:
 
 
 def check_parts(
-    terms: Sequence[str],
+    terms: Mapping[str, bool],
     tasks: Mapping[str, TaskRecipe],
     mix: MixRecipe,
     stages: Mapping[str, StageRecipe],
@@ -115,7 +115,7 @@ def check_parts(
     """Refuse tasks and stages that name what there is not, or that nothing comes of.
 
     Args:
-        terms: names of the terms that are computed.
+        terms: names of the terms, and whether each is computed: whether it has a weight above 0.
         tasks: by name.
         mix: how they are mixed.
         stages: by name, in their order.
@@ -124,22 +124,43 @@ def check_parts(
         ValueError: naming the place.
     """
     for name, task in tasks.items():
-        _require_known(f"tasks.{name}.terms", task.terms, terms)
+        _require_known(f"tasks.{name}.terms", task.terms, list(terms))
         idle = task.weight != 1 and mix.by != "weight"
         _require(
             not idle, f"tasks.{name}.weight has no effect with mix.by = {mix.by!r}; say 'weight'"
         )
+        some = not task.terms or any(terms[term] for term in task.terms)
+        _require(some, f"tasks.{name}: none of its terms has a weight above 0; leave the task out")
     _require(len(tasks) > 1 or mix.by == "size", f"mix.by = {mix.by!r} needs two tasks or more")
+    _check_stages(terms, tasks or {"": TaskRecipe()}, stages)
+
+
+def _check_stages(
+    terms: Mapping[str, bool],
+    tasks: Mapping[str, TaskRecipe],
+    stages: Mapping[str, StageRecipe],
+) -> None:
+    """Refuse stages without a term, and terms and tasks without a stage."""
+    used_terms: set[str] = set()
+    used_tasks: set[str] = set()
     for name, stage in stages.items():
-        _require_known(f"stages.{name}.terms", stage.terms, terms)
-        _require_known(f"stages.{name}.tasks", stage.tasks, list(tasks))
+        _require_known(f"stages.{name}.terms", stage.terms, list(terms))
+        _require_known(f"stages.{name}.tasks", stage.tasks, list(filter(None, tasks)))
         for task_name in stage.tasks or tasks:
             common = common_terms(stage.terms, tasks[task_name].terms)
-            _require(
-                common is None or bool(common),
-                f"stages.{name}: none of its terms is computed on task {task_name!r}; "
-                "give the stage its tasks",
-            )
+            computed = {term for term in (terms if common is None else common) if terms[term]}
+            whose = f" on task {task_name!r}; give the stage its tasks" * bool(task_name)
+            _require(bool(computed), f"stages.{name}: none of its terms is computed{whose}")
+            used_terms |= computed
+            used_tasks.add(task_name)
+    if not stages:
+        return
+    for term, computed_at_all in terms.items():
+        idle = computed_at_all and term not in used_terms
+        _require(not idle, f"terms.{term}: no stage computes it; add it to one, or leave it out")
+    for name in tasks:
+        idle = name not in used_tasks
+        _require(not idle, f"tasks.{name}: no stage trains on it; add it to one, or leave it out")
 
 
 def common_terms(one: Sequence[str], other: Sequence[str]) -> tuple[str, ...] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import terms_tape
 import tiny_audio_lm
+import torch
 from forks import Forks
 from tiny_tape import MakeTape
 from train_runs import Launch, apart, held_out, same_weights, steps, train_apart, train_here
@@ -114,6 +115,10 @@ def test_killed_in_the_middle_of_an_epoch_it_goes_on_bit_for_bit(
         tape=tape, student=forgetful_dir, out=tmp_path / "killed", more=more, kill_after=5
     )
     assert [process.value for process in train_apart(forks, straight, ranks)[0]] == [0] * ranks
+    last = max((straight.out / "checkpoints").iterdir())
+    # a generator's state begins with its seed: no two processes drop out the same positions
+    states = torch.load(last / "rng.pt", weights_only=True)
+    assert [int(state["cpu"][0]) for state in states] == list(range(ranks))
     ended, _ = train_apart(forks, killed, ranks)
     assert ended[0].status == -9
     # no process goes on alone, and none waits for ever

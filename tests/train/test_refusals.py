@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -240,6 +241,35 @@ def test_wrong_flags_are_wrong_usage(
         assert not (tmp_path / "run").exists()
     refuse(train(tmp_path / "none", student_dir, tmp_path / "run"), "no tape here")
     refuse(train(tape, tmp_path / "none", tmp_path / "run"), "does not exist")
+
+
+def test_terms_that_meet_nothing_trained_are_refused(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    """Adapters change nothing of what goes into the first block."""
+    (tmp_path / "recipe.toml").write_text(
+        '[terms.acoustic_hidden]\nweight = 1.0\nlayers = "0:1"\n[student]\nlora_rank = 2\n'
+    )
+    more = ("--recipe", str(tmp_path / "recipe.toml"))
+    result = train(make_tape(), student_dir, tmp_path / "run", *more)
+    refuse(result, "acoustic_hidden: nothing that is trained is in what they compare", status=2)
+
+
+def test_another_student_under_the_same_name_is_not_continued_with(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    student = tmp_path / "student"
+    shutil.copytree(student_dir, student)
+    tape = make_tape()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("train.run.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert train(tape, student, tmp_path / "run").exit_code == 130
+    other = tiny_audio_lm.save_omni(tmp_path / "other", seed=1)
+    shutil.copy(other / "model.safetensors", student)
+    refuse(train(tape, student, tmp_path / "run"), "student_digest: then 'sha256:", "another --out")
+    shutil.copy(student_dir / "model.safetensors", student)
+    result = train(tape, student, tmp_path / "run")
+    assert result.exit_code == 0, result.output
 
 
 def test_help_shows_an_example() -> None:

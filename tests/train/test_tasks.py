@@ -228,6 +228,19 @@ REFUSED = [
         '[tasks.a]\nterms = ["ce"]\n[tasks.b]\n[stages.one]\nsteps = 3\nterms = ["text_kl"]\n',
         "none of its terms is computed on task 'a'",
     ),
+    ('[stages.one]\nsteps = 3\nterms = ["ce"]\n', "terms.text_kl: no stage computes it"),
+    (
+        '[tasks.a]\n[tasks.b]\n[stages.one]\nsteps = 3\ntasks = ["a"]\n',
+        "tasks.b: no stage trains on it",
+    ),
+    (
+        '[terms.text_tv]\nweight = 0.0\n[tasks.a]\nterms = ["text_tv"]\n',
+        "tasks.a: none of its terms has a weight above 0",
+    ),
+    (
+        '[terms.text_tv]\nweight = 0.0\n[stages.one]\nsteps = 3\nterms = ["text_tv"]\n',
+        "stages.one: none of its terms is computed",
+    ),
 ]
 
 
@@ -237,6 +250,14 @@ def test_recipes_of_nothing_are_refused(section: str, said: str, tmp_path: Path)
     file.write_text("[terms.ce]\nweight = 1.0\n[terms.text_kl]\nweight = 1.0\n" + section)
     with pytest.raises(UsageError, match=said.replace("(", r"\(")):
         load_train_recipe(str(file), [])
+
+
+def test_a_term_of_weight_0_may_still_be_named(tmp_path: Path) -> None:
+    """It is left out by ``--set terms.NAME.weight=0``, whatever tasks and stages name it."""
+    file = tmp_path / "recipe.toml"
+    file.write_text(TWO_TASKS + '[stages.one]\nsteps = 3\nterms = ["text_kl", "acoustic_hidden"]\n')
+    recipe = load_train_recipe(str(file), ["terms.ce.weight=0"])
+    assert list(recipe.terms.active(recipe.tasks["speech"].terms)) == ["text_kl"]
 
 
 def refusal(tape: Path, student: Path, out: Path, recipe: str, *more: str) -> str:
