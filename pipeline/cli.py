@@ -95,7 +95,12 @@ def _extraction(
     @reports_errors
     def command(
         dataset: Annotated[
-            str | None, _option("--dataset", "Hub id, directory, or .jsonl/.json/.csv/.parquet.")
+            str | None,
+            _option(
+                "--dataset",
+                "Hub id, directory, or .jsonl/.json/.csv/.parquet; not needed to add teachers to a "
+                "tape.",
+            ),
         ] = None,
         text_teacher: Annotated[
             str | None, _option("--text-teacher", "Textual teacher: directory or hub id.")

@@ -66,7 +66,8 @@ def push_command(
     """Send a tape to a URL: what is missing there, each file compared on arrival.
 
     Lines of the manifest come last, so that what is there is a tape of whole shards at any moment.
-    A push that was stopped is continued by the same command.
+    A push that was stopped is continued by the same command. Of a tape that was pulled, what was
+    added to it travels, also where the tape there has grown or only a part of it is here.
 
     Example: pipeline push ./cache s3://bucket/cache
     """
@@ -99,9 +100,9 @@ def pull_command(
 ) -> None:
     """Bring a tape here, whole or in part: what is missing, each file compared on arrival.
 
-    A part is a tape. More signals can be pulled into the same folder later; what is here stays. Of
-    some samples only, shards are cut and written anew, as by slice. A pull that was stopped is
-    continued by the same command.
+    A part is a tape. More signals can be pulled into the same folder later; what is here stays, and
+    so do sources that were added here. Of some samples only, shards are cut and written anew, as by
+    slice. A pull that was stopped is continued by the same command.
 
     Example: pipeline pull s3://bucket/cache ./cache --signals textual/trace,textual/topk
     """
@@ -137,7 +138,8 @@ def slice_command(
     """Make a tape of some samples, or some signals, of a tape.
 
     Shards that stay whole are linked where the disk allows it; of others the rows that stay are
-    written anew, values and stored states as they are.
+    written anew, values and stored states as they are. One that was stopped is continued by the
+    same command; pipeline merge unites slices.
 
     Example: pipeline slice ./cache --out ./ann --filter speaker=ann --signals textual
     """

@@ -21,7 +21,18 @@ def run_pipeline(*arguments: str | Path) -> Result:
 
 
 def test_help_shows_an_example() -> None:
-    for command in ("extract-teachers", "ingest", "textualize", "inspect", "doctor"):
+    for command in (
+        "extract-teachers",
+        "ingest",
+        "textualize",
+        "inspect",
+        "doctor",
+        "push",
+        "pull",
+        "slice",
+        "attach",
+        "merge",
+    ):
         text = runner.invoke(app, [command, "--help"]).output
         assert "Example" in text, command
         assert "pipeline " in text
