@@ -52,7 +52,10 @@ def read_table(path: Path) -> Iterator[dict[str, Any]]:
         DatasetError: the file is missing, of another form, or a row is not an object.
     """
     if not path.is_file():
-        raise DatasetError(f"{path}: no such file")
+        raise DatasetError(
+            f"{path}: no such file. If it is data of a hub, make a tape of it (pipeline ingest "
+            f"--dataset {path} --out TAPE) and give that as --data"
+        )
     readers = {".jsonl": _lines, ".json": _list, ".csv": _csv, ".parquet": _parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
