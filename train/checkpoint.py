@@ -162,7 +162,7 @@ def load_checkpoint(
         return dict(json.loads((path / "state.json").read_text()))
     except OutputError:
         raise
-    except Exception as error:  # those of torch, pickle and safetensors have no common base
+    except Exception as error:  # those of torch and safetensors have no common base
         raise OutputError(
             f"{path}: damaged ({str(error).splitlines()[0]}). Remove this folder to go on from the "
             "checkpoint before it, or give another --out"

@@ -220,6 +220,7 @@ def test_verify_says_sound_or_every_problem(root: Path, tmp_path: Path) -> None:
     values = values_of("verify", root, "--deep")
     assert list(values) == [
         "tape", "deep", "sound", "files", "bytes", "num_problems", "kinds", "problems", "notes",
+        "signed",
     ]  # fmt: skip
     assert values["sound"]
     assert "sound; " in run("verify", root).stdout

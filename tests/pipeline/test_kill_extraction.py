@@ -47,6 +47,9 @@ KILLS_A_TAPE = 5
 STRIDE = 0.35
 """A run lives for at most this part of a whole one, so that every tape is killed several times."""
 
+LATE = 0.9
+"""Where the acoustic teacher runs, a tape's first kill comes after this part: in the last step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
@@ -149,9 +152,12 @@ def run_chain(forks: Forks, bench: Bench, chain: tuple[int, int, str, bool]) -> 
         arguments = bench.arguments(f"tape-{seed}-{number}", profile, acoustic)
         root, diary = Path(arguments[1]), Path(arguments[-1])
         known: set[str] = set()
-        for _ in range(KILLS_A_TAPE):
-            counted = killed.total() % 2 == 0
-            fatal = rng.randint(1, int(STRIDE * done.value)) if counted else 0
+        for run in range(KILLS_A_TAPE):
+            late = acoustic and run == 0
+            counted = late or killed.total() % 2 == 0
+            parts = (LATE, 1.0) if late else (0.0, STRIDE)
+            soonest, latest = (int(part * done.value) for part in parts)
+            fatal = rng.randint(soonest + 1, latest) if counted else 0
             child = forks.start(extract, *arguments, fatal)
             if not counted:
                 time.sleep(rng.uniform(0, STRIDE * done.seconds))
