@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import ray.scripts.scripts
+import typer
 from tiny_stage_one import save_dataset
 from typer.testing import CliRunner
 
@@ -100,3 +103,19 @@ def test_a_ray_cluster_of_the_nodes_of_a_job(tmp_path: Path, echo: Path) -> None
     head, others = log.read_text().splitlines()
     assert "-w n1 ray start --head --port 6379" in head
     assert "--nodes=2 --overlap --exclude n1 ray start --address n1:6379" in others
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.iterdir()))
+def test_flags_are_real_ones(script: str) -> None:
+    """Those that a script gives, and those of the examples in its comments."""
+    checked = subprocess.run(["bash", "-n", str(SCRIPTS / script)], capture_output=True, check=True)
+    assert checked.stderr == b""
+    text = (SCRIPTS / script).read_text().replace("\\\n#", "")
+    ours = re.findall(r"\.sbatch +(--.*)|extract-teachers (.*)", text)
+    used = set(re.findall(r"--[a-z-]+", " ".join(map(" ".join, ours))))
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert used
+    assert used <= {name for each in commands["extract-teachers"].params for name in each.opts}
+    starts = set(re.findall(r"--[a-z-]+", " ".join(re.findall(r"ray start (.*)", text))))
+    assert starts <= {name for each in ray.scripts.scripts.start.params for name in each.opts}
+    assert bool(starts) == (script == "ray.sbatch")

@@ -17,7 +17,7 @@ from pipeline.costs.measure import Timing
 from pipeline.costs.page import page_of_projection
 from pipeline.costs.plan import Plan, plan_step, projection, step_values
 from pipeline.costs.weigh import work_of
-from pipeline.estimate import refuse_other_makers
+from pipeline.estimate import PROJECTED_SAMPLES, refuse_other_makers
 from pipeline.recipe import DatasetRecipe, ExtractRecipe, TapeRecipe
 
 REJECTED_ONLY = 4
@@ -109,3 +109,26 @@ def test_workers_take_whole_portions_and_start_each(
         }
     ]
     assert f" on {workers:,} (--worker auto); " in page_of_projection(row)
+
+
+def test_hours_and_bytes_of_a_million_and_a_hundred_million(tmp_path: Path) -> None:
+    """On 32 machines: the work divided, and each step's start-up and last portion beside it."""
+    timing = Timing(
+        start_s=60, timed_s=2, timed=1, handled=3, commit_s=0.25, batch=1, cold=False,
+        host_bytes=0, gpu_bytes=None,
+    )  # fmt: skip
+    plan = replace(planned(tape_of(tmp_path, range(3)), range(3), 3), timing=timing)
+    plan = replace(plan, population=3, samples=3, recorded=3, per_sample_s=2.0, per_shard=512)
+    plans = {"textual": plan, "acoustic": replace(plan, per_sample_s=0.5)}
+    million, most = (projection(plans, 100.0, 3, n, (32,), 512) for n in PROJECTED_SAMPLES)
+    assert (million["samples"], most["samples"]) == (10**6, 10**8)
+    assert most["bytes"] == pytest.approx(100 * million["bytes"], rel=1e-4)
+    for row in (million, most):
+        work_s = 2.5 * row["samples"] + 2 * 0.25 * row["samples"] / 512
+        assert row["seconds"] == pytest.approx(work_s + 2 * 60, rel=1e-5)
+        [on] = row["on"]
+        last_s = 2.5 * 512 + 2 * 0.25
+        assert work_s / 32 <= on["seconds"] - 2 * 60 <= work_s / 32 + last_s
+        assert on["bytes_per_s"] == pytest.approx(row["bytes"] / on["seconds"])
+    assert "2,171.2 h on 32" in page_of_projection(most)
+    assert page_of_projection(million).startswith("  1,000,000 samples like these: ")
