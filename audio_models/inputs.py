@@ -97,7 +97,9 @@ def build_inputs(
         max_audio_s=lm.max_audio_s,
         min_audio_s=lm.family.min_audio_s,
     )
-    encoded = encode_turns(lm, [request.text for request in requests], audios, lm.model.dtype)
+    # features are made in float32 whatever the passes they are for: a front end has no autocast
+    with torch.autocast("cpu", enabled=False):
+        encoded = encode_turns(lm, [request.text for request in requests], audios, lm.model.dtype)
     prompts = encoded.prompts
     _check_placeholders(lm, prompts, encoded.num_frames)
     seconds = [len(audio) / lm.sample_rate_hz for audio in audios]

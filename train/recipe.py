@@ -31,7 +31,7 @@ SHIPPED = Path(__file__).parent / "recipes"
 class TrainRecipe:
     """Everything that decides what a run computes."""
 
-    terms: TermsRecipe
+    terms: TermsRecipe = field(default_factory=TermsRecipe)
     tasks: dict[str, TaskRecipe] = field(default_factory=dict)
     mix: MixRecipe = field(default_factory=MixRecipe)
     stages: dict[str, StageRecipe] = field(default_factory=dict)
@@ -44,6 +44,8 @@ class TrainRecipe:
     logging: LoggingRecipe = field(default_factory=LoggingRecipe)
 
     def __post_init__(self) -> None:
+        if not self.terms:
+            raise ValueError("no [terms]: say what is computed, as [terms.ce] with weight = 1.0")
         computed = {name: term.weight > 0 for name, term in self.terms.items()}
         check_parts(computed, self.tasks, self.mix, self.stages)
 

@@ -10,6 +10,7 @@ SCHEDULES = ("cosine", "linear", "constant", "wsd")
 TRACKERS = ("tensorboard", "trackio", "wandb")
 SAVED = ("last", "best")
 SHARDINGS = ("none", "full")
+LARGEST_SEED = 2**32 - 1
 
 
 def _require(holds: bool, message: str) -> None:
@@ -146,6 +147,8 @@ class LoopRecipe:
             _require(getattr(self, name) > 0, f"{name} {getattr(self, name)}: expected 1 or more")
         for name in ("max_steps", "micro_tokens"):
             _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)}: expected 0 or more")
+        valid = 0 <= self.seed <= LARGEST_SEED
+        _require(valid, f"seed {self.seed}: expected 0 to {LARGEST_SEED}")
 
 
 @dataclass(frozen=True, kw_only=True)

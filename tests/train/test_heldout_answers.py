@@ -74,6 +74,14 @@ def test_answers_are_those_of_the_student(start: StartRun) -> None:
     assert f"answers right {sum(right) / 5:.1%}, missing 0.0%" in result.output
 
 
+def test_a_student_in_bfloat16_with_adapters_answers(start: StartRun) -> None:
+    more = ("eval.every=2", "eval.generate=2", "eval.max_new_tokens=4", "student.lora_rank=2")
+    run = start("run", *more, "student.autocast=bfloat16", "student.activation_checkpointing=true")
+    result = train_here(run)
+    assert result.exit_code == 0, result.output
+    assert [line["no_answer"] for line in held_out(run.out)] == [1.0] * 3
+
+
 def test_answering_changes_nothing_of_the_training(start: StartRun) -> None:
     plain = start("plain", "eval.every=2")
     asked = start("asked", "eval.every=2", "eval.generate=4", "eval.max_new_tokens=8")

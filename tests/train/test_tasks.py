@@ -252,6 +252,15 @@ def test_recipes_of_nothing_are_refused(section: str, said: str, tmp_path: Path)
         load_train_recipe(str(file), [])
 
 
+def test_a_recipe_without_terms_says_so(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text("[loop]\nseed = 1\n")
+    with pytest.raises(UsageError, match=r"no \[terms\]: say what is computed"):
+        load_train_recipe(str(file), [])
+    with pytest.raises(UsageError, match="seed 4294967296: expected 0 to 4294967295"):
+        load_train_recipe("sft", [f"loop.seed={2**32}"])
+
+
 def test_a_term_of_weight_0_may_still_be_named(tmp_path: Path) -> None:
     """It is left out by ``--set terms.NAME.weight=0``, whatever tasks and stages name it."""
     file = tmp_path / "recipe.toml"
