@@ -11,6 +11,7 @@ from sound_tape import uncounted
 
 from cache_schema import open_tape
 from cache_schema.findings import Findings
+from cache_schema.pulled import own_name
 from cache_schema.validate import validate
 from pipeline.signing.check import check_signed
 from pipeline.signing.keys import public_key
@@ -21,7 +22,7 @@ TAPES = sorted(path.with_suffix("") for path in HERE.glob("v*/*.json"))
 
 def test_there_are_tapes_of_every_profile() -> None:
     v1 = {tape.name for tape in TAPES if tape.parent.name == "v1"}
-    assert v1 == {"archive", "classes", "hot", "lossy2x", "more", "sealed"}
+    assert v1 == {"archive", "classes", "hot", "lossy2x", "more", "sealed", "shared"}
 
 
 @pytest.mark.parametrize("tape", TAPES, ids=lambda path: f"{path.parent.name}-{path.name}")
@@ -44,13 +45,13 @@ def test_what_was_added_to_version_1_is_on_its_own_tape_and_on_no_older_one() ->
     then = {"utterance_logits", "frame_logits", "embedding"}
     assert {name: (first | then) & held for name, held in tables.items()} == {
         "archive": set(), "hot": set(), "lossy2x": set(), "more": first, "classes": then,
-        "sealed": set(),
+        "sealed": set(), "shared": set(),
     }  # fmt: skip
     for tape in TAPES:
         for shard in open_tape(tape).shards.get("textual", []):
             if "trace" in shard.record.rows:
                 older = "origin" not in shard.table("trace").column_names
-                assert older == (tape.name not in ("more", "sealed"))
+                assert older == (tape.name not in ("more", "sealed", "shared"))
 
 
 @pytest.mark.parametrize("tape", TAPES, ids=lambda path: f"{path.parent.name}-{path.name}")
@@ -77,3 +78,14 @@ def test_the_sealed_golden_tape_is_still_signed() -> None:
     [one] = check_signed(str(HERE / "v1" / "sealed"), found, uncounted, key, grown=False)
     assert (found.problems, found.notes) == ([], [])
     assert (one.trusted, one.intact, bool(one.added)) == (True, True, False)
+
+
+def test_the_shared_golden_tape_is_a_part_with_attached_recordings() -> None:
+    tape = open_tape(HERE / "v1" / "shared")
+    assert tape.signals == ("textual/hidden", "textual/trace")
+    assert tape.groups["textual"].signals["hidden"]["layers"] == [12]
+    assert tape.groups["textual"].fingerprint == (
+        open_tape(HERE / "v1" / "sealed").groups["textual"].fingerprint
+    )
+    assert all("audio" not in shard.record.rows for shard in tape.shards["samples"])
+    assert own_name(HERE / "v1" / "shared", "w0").endswith("_w0")

@@ -9,11 +9,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from contextlib import nullcontext
+from contextlib import chdir, nullcontext
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import soundfile
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from numpy.typing import NDArray
@@ -23,6 +26,7 @@ from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.maker import (
     GroupInfo,
 )
+from cache_schema.part import Selection
 from cache_schema.rows import (
     heard_row,
     hidden_row,
@@ -38,6 +42,11 @@ from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import Heard, Lens, Rejected, Sample, Sampled, Segment, TopK, Trace
 from cache_schema.writer import TapeWriter
+from pipeline.recipe import DatasetRecipe
+from pipeline.share.attach import attach
+from pipeline.share.owned import open_owned
+from pipeline.share.pull import pull
+from pipeline.share.pull_plan import plan_pull
 from pipeline.signing.make import seal_tape
 
 WIDTH, K, DRAWS = 8, 4, 10
@@ -60,10 +69,13 @@ CLASSES = "classes"
 SEALED = "sealed"
 """A tape with a signed seal, which was added then; the key is beside it."""
 
+SHARED = "shared"
+"""A part of a tape as it was pulled, and its recordings, attached; both were added then."""
+
 
 def main(folder: Path, names: list[str]) -> None:
     """Write these tapes, all by default, and what they hold."""
-    for name in names or [*TAPES, MORE, CLASSES, SEALED]:
+    for name in names or [*TAPES, MORE, CLASSES, SEALED, SHARED]:
         root = folder / name
         if root.exists():
             raise SystemExit(f"{root} is there; a golden tape is never made again")
@@ -73,6 +85,8 @@ def main(folder: Path, names: list[str]) -> None:
             write_classes(root)
         elif name == SEALED:
             write_sealed(root)
+        elif name == SHARED:
+            write_shared(root)
         else:
             write(root, TAPES[name])
         text = json.dumps(values_of(root), indent=1, ensure_ascii=False)
@@ -86,6 +100,24 @@ def write_sealed(root: Path) -> None:
     seal_tape(root, key, lambda _title, _total: nullcontext(lambda _count: None))
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     root.with_suffix(".pub").write_bytes(public)
+
+
+def write_shared(root: Path) -> None:
+    """Pull a part of the first tape, without recordings, and attach them."""
+    count = nullcontext(lambda _count: None)
+    root = root.resolve()
+    with TemporaryDirectory() as folder, chdir(folder):
+        write(Path("whole"), TAPES["hot"])
+        chosen = Selection(
+            signals=("textual/trace", "textual/hidden"), layers={"": (12,)}, audio=False
+        )
+        pull(plan_pull("whole", root, chosen), root, lambda _title, _total: count)
+        Path("owned").mkdir()
+        for index in range(3):
+            audio = sample(index).audio
+            soundfile.write(f"owned/{9 - index}.wav", audio, 16_000, subtype="FLOAT")
+        recipe = DatasetRecipe(path="owned")
+        attach(str(root), partial(open_owned, recipe), lambda _title, _total: count)
 
 
 def write(root: Path, storage: Storage) -> None:
