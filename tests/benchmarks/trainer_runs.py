@@ -24,7 +24,7 @@ from cache_schema.rows import hidden_row, sample_rows, topk_row, trace_row
 from cache_schema.rows_lens import lens_row
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import Lens, Sample, TopK, Trace
-from cache_schema.writer import TapeWriter
+from cache_schema.writer import SHARD_SAMPLES, TapeWriter
 from train.assemble import build_run, make_accelerator
 from train.gradients import step_gradients
 from train.loads import Feed
@@ -74,23 +74,28 @@ class World:
     Args:
         folder: empty.
         size: of the student.
+        shard_samples: of the tape.
     """
 
-    def __init__(self, folder: Path, size: Size) -> None:
-        self._folder, self.size = folder, size
+    def __init__(self, folder: Path, size: Size, shard_samples: int = SHARD_SAMPLES) -> None:
+        self._folder, self.size, self._shard_samples = folder, size, shard_samples
+        self.tape = folder / "tape"
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         with contextlib.redirect_stderr(io.StringIO()):
             save_language_model(folder / "student", size.width, size.layers, size.vocabulary)
             self.lm = load_student(str(folder / "student"), StudentRecipe())
-        self._write(folder / "tape")
+        self._write(self.tape)
 
     @property
     def parameters(self) -> int:
         """Of the student."""
         return sum(p.numel() for p in self.lm.model.parameters())
 
-    def run(self, terms: dict[str, dict[str, object]]) -> Run:
-        """Return a run with these terms; all of them train the one student."""
+    def run(self, terms: dict[str, dict[str, object]], location: str = "") -> Run:
+        """Return a run with these terms, from a URL of the tape or from disk.
+
+        All runs train the one student.
+        """
         size = self.size
         recipe = TrainRecipe(
             terms=TermsRecipe.from_values(terms, "terms"),
@@ -101,7 +106,7 @@ class World:
                 vocab_chunk=size.vocab_chunk,
             ),
         )
-        tapes = open_tapes({"": str(self._folder / "tape")})
+        tapes = open_tapes({"": location or str(self.tape)})
         check_tapes(recipe, tapes)
         found = resolve_all(recipe, tapes, self.lm.num_layers)
         stages = Planner(recipe, tapes, found, self.lm).stages()
@@ -122,12 +127,13 @@ class World:
             each.sample_id: rng.integers(100, self.size.vocabulary, rng.integers(*TOKENS))
             for each in samples
         }
-        with TapeWriter(root, GroupInfo(group="samples", kind="samples")) as writer:
+        of_samples, most = GroupInfo(group="samples", kind="samples"), self._shard_samples
+        with TapeWriter(root, of_samples, shard_samples=most) as writer:
             for each in samples:
                 assert each.audio is not None
                 writer.add(sample_rows(each, "0" * 64, len(each.audio)))
         for kind in ("textual", "acoustic"):
-            with TapeWriter(root, self._info(kind)) as writer:
+            with TapeWriter(root, self._info(kind), shard_samples=most) as writer:
                 for each in samples:
                     writer.add(*self._signals(rng, kind, each, ids[each.sample_id]))
 
