@@ -270,3 +270,20 @@ def test_an_acoustic_teacher_and_a_student_go_on_from_it(
     told += ["--recipe", "acoustic_only", "--max-steps", "1"]
     trained = CliRunner().invoke(train_app, [*map(str, told)])
     assert trained.exit_code == 0, trained.stderr
+
+
+def test_recordings_joined_from_several_need_their_table(owner: Path, tmp_path: Path) -> None:
+    """How they were joined is on the tape."""
+    dataset, made = tmp_path / "rows.jsonl", tmp_path / "made"
+    cell = [str(owner / "clip-0.wav"), str(owner / "clip-1.flac")]
+    dataset.write_text(json.dumps({"id": "a", "audio": cell, "question": "Who?"}) + "\n")
+    join = ["--set", "dataset.several=join", "--set", "dataset.gap_s=0.25"]
+    told = ["--dataset", dataset, "--out", made, "--audio", "reference", *join]
+    assert run("ingest", *told).exit_code == 0
+    folder = run("attach", made, "--dataset", owner)
+    assert folder.exit_code == 2
+    assert "are joined from several" in folder.stderr
+    assert run("attach", made, "--dataset", dataset).exit_code == 0
+    parts = [load_audio(one, None) for one in cell]
+    joined = np.concatenate([parts[0], np.zeros(4000, np.float32), parts[1]])
+    assert np.array_equal(open_tape(made)["a"].audio, joined)
