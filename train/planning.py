@@ -11,7 +11,7 @@ from audio_models.load import AudioLM
 from cache_schema import Tape
 from cache_schema.fingerprint import fingerprint
 from train.alignment.translation import load_translation
-from train.data import scan
+from train.data import Example, scan
 from train.heldout import split
 from train.needs import resolve_needs, with_every_signal
 from train.recipe import TrainRecipe
@@ -81,8 +81,8 @@ class Planner:
             found.append(
                 replace(
                     task,
-                    examples=tuple(replace(e, task=number) for e in task.examples),
-                    held_out=tuple(replace(e, task=number) for e in task.held_out),
+                    examples=_numbered(task.examples, number),
+                    held_out=_numbered(task.held_out, number),
                 )
             )
         return tuple(found)
@@ -118,6 +118,13 @@ class Planner:
             held_out=tuple(held_out),
             weight=task.weight,
         )
+
+
+def _numbered(rows: tuple[Example, ...], number: int) -> tuple[Example, ...]:
+    """Return rows as those of a task's number in a stage; the same ones where it is theirs."""
+    if all(row.task == number for row in rows):
+        return rows
+    return tuple(replace(row, task=number) for row in rows)
 
 
 def about_rows(stages: tuple[Stage, ...]) -> dict[str, Any]:
