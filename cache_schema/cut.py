@@ -26,6 +26,7 @@ from cache_schema.codecs.states_lossy2x import lossy2x_specs
 from cache_schema.codecs.states_profiles import open_states_reader, open_states_writer
 from cache_schema.codecs.zarr_rows import FileRecords, RowsWriter
 from cache_schema.committed import Shard
+from cache_schema.errors import TapeError
 from cache_schema.manifest import ShardRecord, States
 from cache_schema.signals import SCHEMAS, totals_of
 
@@ -64,7 +65,7 @@ def cut_shard(
     tables = {name: shard.table(name).filter(pa.array(mask)) for name, mask in masks.items()}
     tables = {name: table for name, table in tables.items() if table.num_rows}
     if "hidden" in tables and states is not None:
-        tables["hidden"], spans = _moved(tables["hidden"])
+        tables["hidden"], spans = _moved(tables["hidden"], shard)
         states = replace(states, positions=sum(count for _, count in spans))
         for layer in states.layers:
             files |= _cut_layer(shard, layer, spans, directory)
@@ -110,10 +111,22 @@ def _sync(directory: Path) -> None:
         sync_dir(folder)
 
 
-def _moved(table: pa.Table) -> tuple[pa.Table, Spans]:
-    """Return rows of ``hidden`` whose states lie one after another, and where those lay."""
+def _moved(table: pa.Table, shard: Shard) -> tuple[pa.Table, Spans]:
+    """Return rows of ``hidden`` whose states lie one after another, and where those lay.
+
+    Raises:
+        TapeError: they lie outside the arrays, or one on another.
+    """
     offsets = table.column("offset").to_pylist()
     counts = table.column("count").to_pylist()
+    has = shard.record.states.positions if shard.record.states is not None else 0
+    if sum(counts) > has or not all(
+        start >= 0 <= count and start + count <= has
+        for start, count in zip(offsets, counts, strict=True)
+    ):
+        raise TapeError(
+            f"{shard.record.path}: rows of hidden are not within its arrays of {has} positions"
+        )
     starts = np.concatenate([[0], np.cumsum(counts)])[:-1].astype(np.int64)
     place = table.schema.get_field_index("offset")
     moved = table.set_column(place, table.schema.field(place), pa.array(starts, pa.int64()))

@@ -1,6 +1,6 @@
 """Which samples of a tape are asked for: by id, by what their metadata says, the first so many.
 
-Read from the columns of the tables of samples, a shard at a time: 100,000 samples take a second.
+Read from the columns of the tables of samples, a shard at a time: a million samples take 2 to 6 s.
 """
 
 from __future__ import annotations

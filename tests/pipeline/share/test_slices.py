@@ -12,13 +12,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sound_tape
 from share_servers import Faults, http_server
 from test_push_and_pull import bring, sound, uncounted
 from typer.testing import CliRunner, Result
 from whole_tape import GROUPS, content, fast_folder, fill, make
 
 from cache_schema import open_tape
-from cache_schema.errors import MissingSignalError, OutputError, ProvenanceError, UsageError
+from cache_schema.errors import (
+    MissingSignalError,
+    OutputError,
+    ProvenanceError,
+    TapeError,
+    UsageError,
+)
 from cache_schema.merge import merge
 from cache_schema.part import Selection
 from cache_schema.rows import sample_rows
@@ -261,3 +268,16 @@ def test_killed_at_any_point_it_is_continued(tape: Path, memory: Path) -> None:
         assert content(out) == content(whole)
         sound(out)
     assert len({shards for died, shards in stages if died == 9}) > 2, stages
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("offset", -1), ("offset", 1 << 40), ("count", 1 << 40)]
+)
+def test_states_that_lie_elsewhere_are_refused(tmp_path: Path, field: str, value: int) -> None:
+    """What a tape of anyone says is looked at before it is copied."""
+    tape = sound_tape.make(tmp_path / "tape")
+    shard = open_tape(tape).shards["acoustic"][0].record.path
+    sound_tape.edit_table(tape, shard, "hidden", lambda rows: rows[0].update({field: value}))
+    with pytest.raises(TapeError, match="are not within its arrays"):
+        cut(tape, tmp_path / "out", Filter(limit=1))
+    assert not list((tmp_path / "out").glob("shards/*/.*"))
