@@ -110,9 +110,10 @@ def open_run(run: RunDir, recipe: TrainRecipe, about: dict[str, Any]) -> None:
         run.root.mkdir(parents=True, exist_ok=True)
         info = {"format": RUN_FORMAT, "id": uuid.uuid4().hex, **about, "recipe": _as_json(recipe)}
         write_atomic(run.info, (json.dumps(info, indent=2) + "\n").encode())
+    else:
+        refuse_other_start(run, about)
+    if not run.recipe.is_file():  # as after a kill between the two
         write_atomic(run.recipe, as_toml(recipe).encode())
-        return
-    refuse_other_start(run, about)
 
 
 def refuse_other_start(run: RunDir, about: Mapping[str, Any]) -> None:

@@ -268,8 +268,10 @@ def test_another_student_under_the_same_name_is_not_continued_with(
     shutil.copy(other / "model.safetensors", student)
     refuse(train(tape, student, tmp_path / "run"), "student_digest: then 'sha256:", "another --out")
     shutil.copy(student_dir / "model.safetensors", student)
+    (tmp_path / "run" / "recipe.toml").unlink()  # a kill before it was written
     result = train(tape, student, tmp_path / "run")
     assert result.exit_code == 0, result.output
+    assert (tmp_path / "run" / "recipe.toml").is_file()
 
 
 def test_help_shows_an_example() -> None:
