@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from examples.quickstart.tokens import PAD, TURN_END
 from examples.quickstart.training import shuffled, train
@@ -117,24 +123,30 @@ def train_on_texts(
     batches = shuffled(len(texts), BATCH, rng)
 
     def loss_of_step(_: int) -> Tensor:
-        chosen = [texts[place] for place in next(batches)]
-        ids_BT = pad_sequence(
-            [torch.tensor(prompt + trace) for prompt, trace in chosen],
-            batch_first=True,
-            padding_value=tokenizer.pad_token_id,
-        )
-        labels_BT = pad_sequence(
-            [torch.tensor([_IGNORED] * len(prompt) + trace) for prompt, trace in chosen],
-            batch_first=True,
-            padding_value=_IGNORED,
-        )
-        # Padding is on the right, where causal attention never looks from a scored position.
-        logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
-        return F.cross_entropy(
-            logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=_IGNORED
-        )
+        return text_loss(model, tokenizer.pad_token_id, [texts[place] for place in next(batches)])
 
     train(model.named_parameters(), loss_of_step, num_steps, say, lr_scale=LR_SCALE)
+
+
+def text_loss(
+    model: PreTrainedModel, pad_id: int, texts: Sequence[tuple[list[int], list[int]]]
+) -> Tensor:
+    """Mean cross-entropy on traces, given (prompt's ids, trace's ids) of each."""
+    ids_BT = pad_sequence(
+        [torch.tensor(prompt + trace) for prompt, trace in texts],
+        batch_first=True,
+        padding_value=pad_id,
+    )
+    labels_BT = pad_sequence(
+        [torch.tensor([_IGNORED] * len(prompt) + trace) for prompt, trace in texts],
+        batch_first=True,
+        padding_value=_IGNORED,
+    )
+    # Padding is on the right, where causal attention never looks from a scored position.
+    logits_BTV = model(input_ids=ids_BT, use_cache=False).logits
+    return F.cross_entropy(
+        logits_BTV[:, :-1].flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=_IGNORED
+    )
 
 
 def answer_by_reading(folder: Path, rows: Sequence[Row], batch_size: int = 50) -> list[str]:

@@ -107,7 +107,7 @@ def make_world(one: Seed) -> dict[str, Any]:
     """Write all rows: for the tape, for the choice of settings, for the test."""
     speech, size = one.speech, one.size
     compositions = rows.split_compositions(one.seed)
-    rng = np.random.default_rng([one.seed, 2])
+    tokenizer_rng, rng = (np.random.default_rng([one.seed, place]) for place in (2, 5))
     draw = partial(_draw, speech, compositions, rng)
     parts = {
         "train": draw("train", "train", "train", list(REASONING), size.train_rows),
@@ -135,7 +135,7 @@ def make_world(one: Seed) -> dict[str, Any]:
     chosen = {row.row_id for row in parts["curve"]}
     curve = "".join(line for line in lines if json.loads(line)["id"] in chosen)
     (one / "world" / "curve.jsonl").write_text(curve, encoding="utf-8")
-    tokenizer = models.make_tokenizer(speech, compositions["train"], rng)
+    tokenizer = models.make_tokenizer(speech, compositions["train"], tokenizer_rng)
     tokenizer.save_pretrained(one / "tokenizer")
     for name in ("dev", "test", "curve"):
         data = one / "world" / f"{name}.jsonl"

@@ -2,8 +2,8 @@
 
 Reasoning questions need to hear which numbers are spoken and then a step over them: arithmetic
 (``sum parity``, ``total``), counting (``count odd``), comparison (``largest``), order (``rising``)
-and negation (``absent``). Hearing questions need no step: who speaks (among the speakers trained
-on), whether there is noise, which numbers.
+and negation (``none small``). Hearing questions need no step: who speaks (among the speakers
+trained on), whether there is noise, which numbers.
 
 A trace says the same thing in one of several wordings, as a language model that samples does: its
 distribution at a token has more than one likely word.
@@ -25,6 +25,8 @@ WORDS = (
     *("fifteen", "sixteen", "seventeen", "eighteen"),
 )
 """0 to 18, the sums of two digits included."""
+
+SMALL = 5
 
 Numbers = Sequence[int]
 _CAPTIONS = ("I hear {}", "the voice says {}", "spoken are {}")
@@ -103,10 +105,6 @@ def _four_with_heard(numbers: Numbers, rng: np.random.Generator) -> tuple[str, .
     return _shuffled(heard + _others(numbers, 4 - len(heard), rng), rng)
 
 
-def _heard_and_one_other(numbers: Numbers, rng: np.random.Generator) -> tuple[str, ...]:
-    return _shuffled(sorted(set(numbers)) + _others(numbers, 1, rng), rng)
-
-
 def _four_sums(numbers: Numbers, rng: np.random.Generator) -> tuple[str, ...]:
     total = numbers[0] + numbers[-1]
     near = [value for value in range(max(0, total - 3), min(18, total + 3) + 1) if value != total]
@@ -178,19 +176,16 @@ def _rising(numbers: Numbers, _: Sequence[str], answer: str) -> Steps:
     )
 
 
-def _unheard(numbers: Numbers, choices: Sequence[str]) -> str:
-    return next(word for word in choices if WORDS.index(word) not in numbers)
-
-
-def _absent(numbers: Numbers, choices: Sequence[str], answer: str) -> Steps:
-    how = [(word, "spoken" if WORDS.index(word) in numbers else "not spoken") for word in choices]
+def _none_small(numbers: Numbers, _: Sequence[str], answer: str) -> Steps:
+    each = [(WORDS[n], "small" if n < SMALL else "not small") for n in numbers]
+    found = "none is small" if answer == "yes" else "some are small"
     return Steps(
-        plans=("look for each choice among the numbers", "go through the choices"),
+        plans=("look for small numbers", "compare each number with five"),
         reasonings=(
-            " ".join(f"{word} is {spoken}." for word, spoken in how),
-            " ".join(f"{word}: {spoken}." for word, spoken in how),
+            " ".join(f"{word} is {size}." for word, size in each),
+            " ".join(f"{word}: {size}." for word, size in each),
         ),
-        summaries=(f"all but {answer} are spoken", f"missing is {answer}"),
+        summaries=(f"{found}: {answer}", f"so {found}, {answer}"),
     )
 
 
@@ -233,11 +228,12 @@ REASONING: dict[str, ReasoningKind] = {
         steps=_rising,
         balanced=True,
     ),
-    "absent": ReasoningKind(
-        text="Which of the choices is not spoken?",
-        choices=_heard_and_one_other,
-        answer=_unheard,
-        steps=_absent,
+    "none small": ReasoningKind(
+        text="Is none of the numbers below five?",
+        choices=_yes_no,
+        answer=lambda numbers, _: "yes" if min(numbers) >= SMALL else "no",
+        steps=_none_small,
+        balanced=True,
     ),
     "total": ReasoningKind(
         text="What is the sum of the first and the last number?",

@@ -17,7 +17,8 @@ class Size:
         student_layers: blocks of the student's language model.
         hearing_clips: clips the base model learns to hear from.
         tower_steps: steps of its audio tower alone.
-        hearing_steps: steps of the whole of it.
+        hearing_steps: steps of the whole of it, hearing and reading in turn.
+        base_texts: texts it reads.
         train_rows: rows on the tape.
         test_rows: reasoning rows of the test, for the seen and for the unseen voices each.
         hearing_rows: hearing rows of the test, for the seen voices.
@@ -41,6 +42,7 @@ class Size:
     hearing_clips: int
     tower_steps: int
     hearing_steps: int
+    base_texts: int
     train_rows: int
     test_rows: int
     hearing_rows: int
@@ -57,18 +59,19 @@ class Size:
 
 SIZES = {
     "small": Size(
-        teacher_width=160,
+        teacher_width=128,
         teacher_layers=4,
-        teacher_texts=12_000,
-        teacher_steps=320,
+        teacher_texts=24_000,
+        teacher_steps=600,
         student_layers=4,
         hearing_clips=4000,
         tower_steps=500,
-        hearing_steps=500,
-        train_rows=720,
+        hearing_steps=700,
+        base_texts=3000,
+        train_rows=540,
         test_rows=300,
         hearing_rows=240,
-        dev_rows=180,
+        dev_rows=150,
         epochs=4,
         batch_tokens=1600,
         learning_rate=1e-3,
@@ -87,6 +90,7 @@ SIZES = {
         hearing_clips=24,
         tower_steps=2,
         hearing_steps=2,
+        base_texts=24,
         train_rows=12,
         test_rows=6,
         hearing_rows=6,
@@ -95,7 +99,7 @@ SIZES = {
         batch_tokens=600,
         learning_rate=1e-3,
         layer_step=2,
-        checkpoint_every=1,
+        checkpoint_every=2,
         max_new_tokens=8,
         engine="transformers",
         wrong_traces=True,

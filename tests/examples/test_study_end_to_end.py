@@ -1,0 +1,80 @@
+"""The whole study on tones, with models that learn nothing: that every step takes what it gets."""
+
+import json
+
+import pytest
+
+from examples.study import one_seed
+from examples.study.__main__ import main
+from examples.study.variants import variants
+from pipeline.cli import app as pipeline_app
+from train.cli import app as train_app
+
+APPS = {"pipeline": pipeline_app, "train": train_app}
+STEPS = ("ingest", "textualize", "textual", "acoustic")
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """Runs commands in this process: starting one takes longer than what it does here."""
+    given = []
+
+    def command(*words):
+        module, *arguments = map(str, words)
+        given.append(module + " " + arguments[0])
+        # `extract-teachers` runs its steps in processes of their own, unless one is asked for
+        every = STEPS if arguments[0] == "extract-teachers" else (None,)
+        for step in every:
+            only = ["--only", step] if step else []
+            APPS[module]([*arguments, *only], standalone_mode=False)
+
+    monkeypatch.setattr(one_seed, "command", command)
+    return given
+
+
+def test_the_study(digit_folder, tmp_path, commands, monkeypatch, capsys):
+    chosen = ("sft", "joint")
+    monkeypatch.setattr(
+        one_seed,
+        "variants",
+        lambda size: tuple(one for one in variants(size) if one.name in chosen),
+    )
+    monkeypatch.setattr("examples.study.summary.variants", one_seed.variants)
+    words = ["--fsdd", str(digit_folder), "--out", str(tmp_path / "study"), "--size", "tiny"]
+    assert main([*words, "--threads", "1"]) == 0
+    assert commands.count("train student") == 2
+    summary = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert set(summary["variants"]) == {"base", *chosen}
+    joint = summary["variants"]["joint"]
+    for group, rows in {
+        "reasoning, seen": 6,
+        "reasoning, unseen": 6,
+        "hearing, seen": 6,
+        "hearing, unseen": 3,
+    }.items():
+        assert joint["shares"][group]["value"] is not None
+        results = json.loads((tmp_path / "study" / "seed-0" / "results.json").read_text())
+        assert results["found"]["joint"]["groups"][group][1] == rows
+        assert len(results["groups"][group]) == rows
+    assert joint["tape_bytes"] > summary["variants"]["sft"]["tape_bytes"]
+    # the frozen base is its own teacher: before the first update its states differ by rounding
+    assert results["found"]["joint"]["first_terms"]["acoustic_hidden"] < 1e-3
+    assert results["found"]["joint"]["steps"] == results["found"]["sft"]["steps"] > 1
+    assert summary["measured_with"][0]["tape"]["fingerprint"]
+    assert (tmp_path / "study" / "curves.png").is_file()
+
+    commands.clear()
+    assert main([*words, "--threads", "1"]) == 0
+    assert not commands, "what is done is not done again"
+    assert "done before" in capsys.readouterr().out
+
+
+def test_mistakes_are_named(tmp_path, digit_folder, capsys):
+    assert main(["--seeds", "one"]) == 2
+    assert main(["--out", str(tmp_path)]) == 1
+    assert "--fsdd is needed" in capsys.readouterr().err
+    (tmp_path / "seed-0").mkdir()
+    (tmp_path / "seed-0" / "thesis.tex").touch()
+    words = ["--fsdd", str(digit_folder), "--out", str(tmp_path)]
+    assert main([*words, "--size", "tiny"]) == 1
+    assert "no study made it" in capsys.readouterr().err
