@@ -42,8 +42,8 @@ from cache_schema.errors import ModelError, UsageError
 from cache_schema.recipes import build
 from train.losses.precision import wide
 from train.pooling import AttentiveStatistics, row_means
+from train.term_settings import EmbeddingTerm, UtteranceTerm
 from train.terms import Term
-from train.terms_recipe import EmbeddingTerm, UtteranceTerm
 
 FOLDER = "heads"
 """Beside the student; holds the two files below."""

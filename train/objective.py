@@ -33,8 +33,8 @@ from train.losses.states import ANY_WIDTH, DISTANCES
 from train.pooling import row_means
 from train.readout import lens_inputs, output_head
 from train.targets import TopKTargets
+from train.term_settings import DivergenceTerm, JensenShannonTerm, LensTerm, StatesTerm
 from train.terms import Term, sources_read, states_read
-from train.terms_recipe import DivergenceTerm, JensenShannonTerm, LensTerm, StatesTerm
 from train.tower_terms import TowerPass, tower_sum
 
 TARGET = ""

@@ -12,15 +12,8 @@ from cache_schema import Tape
 from cache_schema.errors import MissingSignalError, nearest
 from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
 from train.layers import Pairs, map_layers
-from train.terms_recipe import (
-    LensTerm,
-    StatesTerm,
-    TeacherTerm,
-    TermSpec,
-    TermsRecipe,
-    TokenTerm,
-    spec_of,
-)
+from train.term_settings import LensTerm, StatesTerm, TeacherTerm, TokenTerm
+from train.terms_recipe import TermSpec, TermsRecipe, spec_of
 
 KINDS = {"audio": "audio positions", "token": "response positions", "frame": "an encoder's frames",
          "text": "a description's tokens"}  # fmt: skip

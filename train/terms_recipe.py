@@ -1,4 +1,4 @@
-"""The terms of a recipe: their names, what each can set, what each reads. Loads no model framework.
+"""The terms of a recipe: their names and what each reads. Loads no model framework.
 
 A name is a side and a measure, ``text_kl`` or ``acoustic_hidden`` (or ``ce``), and takes a label
 where a term comes twice: ``[terms.acoustic_hidden-second]``. The side says of which kind the
@@ -15,155 +15,23 @@ from typing import Any
 from cache_schema.errors import UsageError, nearest
 from cache_schema.recipes import build
 from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
+from train.term_settings import (
+    DIVERGENCES,
+    DivergenceTerm,
+    EmbeddingTerm,
+    LensTerm,
+    PooledTerm,
+    StatesTerm,
+    TeacherTerm,
+    TokenTerm,
+    UtteranceTerm,
+)
 
-DISTANCES = ("cosine", "mse", "cosine_mse", "cka")
-DIVERGENCES = ("kl", "reverse_kl", "jsd", "tv")
-PROJECTORS = ("auto", "linear")
-READOUTS = ("trained", "fixed")
-POOLINGS = ("mean", "statistics")
 PLACES = ("token", "audio", "tower", "pooled")
 """Where terms compare: where response tokens are predicted, at audio positions, on frames of the
 student's audio tower, or means over all audio positions of a row with means over a text."""
 
 _NAME = re.compile(r"([a-z_]+)(-[A-Za-z0-9_]+)?", re.ASCII)
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenTerm:
-    """A term with nothing to set but its weight."""
-
-    weight: float
-
-    def __post_init__(self) -> None:
-        _require(self.weight >= 0, f"weight {self.weight}: expected 0 or more")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeacherTerm(TokenTerm):
-    """A term that compares with a teacher.
-
-    Attributes:
-        source: what the teacher is called on the tape; empty for its side's: ``textual`` or
-            ``acoustic``.
-    """
-
-    source: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DivergenceTerm(TeacherTerm):
-    """A divergence of next-token distributions at ``temperature``."""
-
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(self.temperature > 0, f"temperature {self.temperature}: expected more than 0")
-
-
-@dataclass(frozen=True, kw_only=True)
-class JensenShannonTerm(DivergenceTerm):
-    """The Jensen-Shannon divergence, ``beta`` the teacher's share in the mixture."""
-
-    beta: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(0 < self.beta < 1, f"beta {self.beta}: expected a number between 0 and 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LensTerm(DivergenceTerm):
-    """A divergence of what paired layers say of the next token, by the logit lens.
-
-    Attributes:
-        layers: as of ``StatesTerm``, from the layers the lens was recorded of.
-        divergence: ``jsd``, ``kl``, ``reverse_kl`` or ``tv``.
-        readout: whether the student's final norm and unembedding, through which its layers are
-            read, are ``trained`` by this term too or ``fixed`` for it; the states are, always.
-    """
-
-    layers: str = "proportional"
-    divergence: str = "jsd"
-    readout: str = "trained"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        known = self.divergence in DIVERGENCES
-        _require(known, f"divergence {self.divergence!r}: one of {DIVERGENCES}")
-        _require(self.readout in READOUTS, f"readout {self.readout!r}: one of {READOUTS}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatesTerm(TeacherTerm):
-    """A distance between hidden states of paired layers.
-
-    Attributes:
-        layers: ``top``, ``proportional``, ``every:N`` or ``student:teacher`` pairs (``4:5,8:9``).
-        distance: ``cosine``, ``mse`` (relative to the teacher's energy), ``cosine_mse`` (both) or
-            ``cka`` (how positions of a row relate to each other, of whatever width).
-        projector: ``auto`` (linear where widths differ and the distance minds) or ``linear``.
-    """
-
-    layers: str = "proportional"
-    distance: str = "cosine_mse"
-    projector: str = "auto"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(self.distance in DISTANCES, f"distance {self.distance!r}: one of {DISTANCES}")
-        _require(self.projector in PROJECTORS, f"projector {self.projector!r}: one of {PROJECTORS}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PooledTerm(StatesTerm):
-    """A distance between mean states: of a row's audio positions, and of a description's tokens."""
-
-    layers: str = "top"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        related = self.distance == "cka"
-        _require(not related, "distance 'cka' relates positions of a row, and a mean is but one")
-
-
-@dataclass(frozen=True, kw_only=True)
-class UtteranceTerm(DivergenceTerm):
-    """What a classifier says of a recording, against a light head on the student's audio tower.
-
-    Attributes:
-        pooling: how frames become one vector: their ``mean``, or attentive ``statistics``.
-    """
-
-    pooling: str = "mean"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _require(self.pooling in POOLINGS, f"pooling {self.pooling!r}: one of {POOLINGS}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbeddingTerm(TeacherTerm):
-    """A distance between a recording's embedding and a light head on the student's audio tower.
-
-    Attributes:
-        distance: ``cosine``, ``mse`` or ``cosine_mse``, as of ``StatesTerm``.
-        pooling: as of ``UtteranceTerm``.
-    """
-
-    distance: str = "cosine"
-    pooling: str = "mean"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        known = DISTANCES[:3]  # of vectors by themselves
-        _require(self.distance in known, f"distance {self.distance!r}: one of {known}")
-        _require(self.pooling in POOLINGS, f"pooling {self.pooling!r}: one of {POOLINGS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,10 +65,7 @@ def _of_side(side: str, kind: str) -> dict[str, TermSpec]:
         return TermSpec(settings=settings, kind=kind, signal=signal, divergence=divergence)
 
     return {
-        f"{side}_kl": spec(DivergenceTerm, "topk", "kl"),
-        f"{side}_reverse_kl": spec(DivergenceTerm, "topk", "reverse_kl"),
-        f"{side}_jsd": spec(JensenShannonTerm, "topk", "jsd"),
-        f"{side}_tv": spec(DivergenceTerm, "topk", "tv"),
+        **{f"{side}_{name}": spec(each, "topk", name) for name, each in DIVERGENCES.items()},
         f"{side}_sampled": spec(TeacherTerm, "sampled"),
         f"{side}_lens": spec(LensTerm, "lens"),
     }
@@ -225,7 +90,7 @@ TERMS: Mapping[str, TermSpec] = {
     "acoustic_embedding": _of_tower(EmbeddingTerm, "embedding"),
 }
 """Name -> what it is. Equations and papers are in ``train.losses``: ``vocabulary`` (ce),
-``divergences`` (kl, reverse_kl, jsd, tv and, layer by layer, lens), ``sampled``, ``states``,
+``divergences`` (those of ``DIVERGENCES`` and, layer by layer, lens), ``sampled``, ``states``,
 ``classes`` (utterance, frames)."""
 
 

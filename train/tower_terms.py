@@ -19,8 +19,8 @@ from train.heads import AudioHead
 from train.losses.classes import belief_kl, log_beliefs
 from train.losses.precision import wide
 from train.losses.states import DISTANCES
+from train.term_settings import DivergenceTerm, EmbeddingTerm
 from train.terms import Term
-from train.terms_recipe import DivergenceTerm, EmbeddingTerm
 
 
 class TowerPass:

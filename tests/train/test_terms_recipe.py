@@ -16,7 +16,8 @@ from cache_schema.recipes import as_toml
 from train.cli import app
 from train.metrics import read_metrics
 from train.recipe import load_train_recipe, shipped_recipes
-from train.terms_recipe import TERMS, StatesTerm, TermsRecipe, TokenTerm, spec_of
+from train.term_settings import StatesTerm, TokenTerm
+from train.terms_recipe import TERMS, TermsRecipe, spec_of
 
 HALF, TWENTIETH = 0.5, 0.05
 SHIPPED = {
@@ -42,6 +43,14 @@ def test_names_are_a_side_and_a_measure() -> None:
     heads = {"acoustic_utterance", "acoustic_frames", "acoustic_embedding"}
     assert set(TERMS) == {"ce", "acoustic_response", "text_pooled", *heads, *names}
     assert spec_of("acoustic_kl-other") is TERMS["acoustic_kl"]
+
+
+def test_the_readme_has_every_term() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for name in TERMS:
+        # an acoustic teacher's measures are "the same" as a textual one's, in one row
+        same = name.replace("acoustic_", "text_")
+        assert f"`{name}`" in readme or (same in TERMS and f"`{same}`" in readme), name
 
 
 def test_terms_come_in_one_order_with_their_sides_source() -> None:

@@ -17,6 +17,7 @@ from train.cli import app
 from train.data import Example
 from train.metrics import read_metrics
 from train.needs import with_every_signal
+from train.term_settings import DIVERGENCES
 from train.terms import check_signals, recorded_kinds, resolve_terms
 from train.terms_recipe import TermsRecipe
 
@@ -148,7 +149,7 @@ def test_every_term_trains_at_once_and_is_reported(
     names = [
         f"{side}_{measure}"
         for side in ("text", "acoustic")
-        for measure in ("kl", "reverse_kl", "jsd", "tv", "sampled", "lens", "hidden")
+        for measure in (*DIVERGENCES, "sampled", "lens", "hidden")
     ]
     sets = [f"terms.{name}.weight=0.1" for name in [*names, "acoustic_response"]]
     second = ("terms.acoustic_hidden-b.weight=0.1", "terms.acoustic_hidden-b.source=second")

@@ -110,7 +110,7 @@ def divergence_of(name: str, temperature: float = 1.0, beta: float = 0.5) -> Div
     """Return the divergence of tempered buckets, scaled.
 
     Args:
-        name: ``kl``, ``reverse_kl``, ``jsd`` or ``tv``.
+        name: one of ``DIVERGENCE_NAMES``.
         temperature: T.
         beta: the teacher's share, of ``jsd`` alone.
     """
