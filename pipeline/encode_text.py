@@ -20,6 +20,7 @@ from cache_schema.types import TEXT_SOURCE, IntArray
 from cache_schema.writer import TapeWriter
 from pipeline.cluster.work import job_of, parts
 from pipeline.recipe import ExtractRecipe
+from pipeline.replay.note import recipe_note
 from pipeline.step import Failures, Pending, notes, open_for, pending, writer_for
 from pipeline.teachers.hf_encoder import HfEncoder, describe_encoder
 
@@ -84,7 +85,7 @@ def group_info(
             **{key: value for key, value in about.items() if key not in NOTE_KEYS},
             "descriptions": descriptions,
         },
-        notes=notes({key: about[key] for key in NOTE_KEYS}),
+        notes=notes({key: about[key] for key in NOTE_KEYS} | recipe_note(recipe, "textual")),
     )
 
 

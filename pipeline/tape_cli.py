@@ -15,6 +15,15 @@ import typer
 from cache_schema import open_tape
 from cache_schema.errors import UsageError
 from cache_schema.progress import Counter
+from pipeline.replay.options import (
+    ReplayAcoustic,
+    ReplayCount,
+    ReplayRecipe,
+    ReplaySeed,
+    ReplaySet,
+    ReplaySources,
+    ReplayText,
+)
 from pipeline.signing.options import Key, NewKey
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -61,18 +70,38 @@ def verify_command(
     grown: Annotated[
         bool, typer.Option("--grown", help="Accept what was added since it was sealed.")
     ] = False,
+    replay: ReplayCount = None,
+    source: ReplaySources = None,
+    text_teacher: ReplayText = None,
+    acoustic_teacher: ReplayAcoustic = None,
+    recipe: ReplayRecipe = None,
+    set_: ReplaySet = None,
+    seed: ReplaySeed = None,
     as_json: AsJson = False,
     debug: Debug = False,  # noqa: ARG001 - read by reports_errors
 ) -> None:
     """Check every file, seal and checksum of a tape, and that they fit together.
 
+    --replay N also runs N random samples through their teachers again and compares what comes out
+    with what is recorded, up to the rounding of the teacher's dtype; the teachers are loaded, so it
+    takes what recording N samples takes. Another teacher than the tape's is refused by name.
+
     Exit status: 0 the tape is sound, 1 problems were found; all are told at once.
 
     Example: pipeline verify ./cache --deep
+
+    Example: pipeline verify ./cache --replay 8 --text-teacher ./qwen3-8b --source textual
     """
     from cache_schema.validate import validate
     from pipeline.tape_pages import verify_page, verify_values
 
+    if replay is None and any(
+        (source, text_teacher, acoustic_teacher, recipe, set_, seed is not None)
+    ):
+        raise UsageError(
+            "--source, --text-teacher, --acoustic-teacher, --recipe, --set and --seed go with "
+            "--replay N"
+        )
     if grown and not (signed or public_key):
         raise UsageError("--grown goes with --signed or --public-key")
     asked = ""
@@ -87,6 +116,11 @@ def verify_command(
 
         checked = values_of(check_signed(cache, findings, megabytes, asked, grown=grown))
     values = {**verify_values(cache, findings, deep), "signed": checked}
+    if replay is not None:
+        from pipeline.replay.cli import replayed
+
+        flags = (text_teacher, acoustic_teacher or [], recipe, set_ or [], source or [])
+        values = replayed(values, replay, seed, *flags)
     print_values(values, verify_page, as_json)
     raise typer.Exit(0 if values["sound"] else 1)
 

@@ -11,6 +11,7 @@ from cache_schema.compare_makers import Change
 from cache_schema.findings import Findings
 from cache_schema.merge import Merged
 from pipeline.pages import page_of
+from pipeline.replay.page import replay_lines
 from pipeline.units import size_text
 
 
@@ -45,6 +46,8 @@ def verify_page(values: dict[str, Any]) -> str:
     lines.append(
         f"{values['tape']}: {found}; {values['files']} files, {size_text(values['bytes'])}, {how}"
     )
+    if "replay" in values:
+        lines += replay_lines(values["replay"])
     return page_of(lines)
 
 

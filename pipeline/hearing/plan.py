@@ -12,6 +12,7 @@ from cache_schema.maker import GroupInfo
 from cache_schema.types import AUDIO_SOURCE
 from pipeline.acoustic_recipe import AcousticRecipe
 from pipeline.recipe import ExtractRecipe
+from pipeline.replay.note import recipe_note
 from pipeline.responses import Responses
 from pipeline.step import notes
 from pipeline.teachers.acoustic import AcousticTeacher
@@ -111,5 +112,8 @@ def acoustic_group(
         kind=AUDIO_SOURCE,
         signals=signals,
         identity={**{k: v for k, v in about.items() if k != "model"}, **identity},
-        notes=notes({"model": recipe.acoustic.teacher, "engine_version": engine_version}),
+        notes=notes(
+            {"model": recipe.acoustic.teacher, "engine_version": engine_version}
+            | recipe_note(recipe, "acoustic")
+        ),
     )

@@ -11,6 +11,7 @@ from cache_schema.maker import GroupInfo
 from cache_schema.types import TEXT_SOURCE
 from pipeline.prompts import Prompt
 from pipeline.recipe import ExtractRecipe
+from pipeline.replay.note import recipe_note
 from pipeline.step import kept_logits, notes
 from pipeline.teachers.base import Wanted
 from pipeline.textual_recipe import TextualRecipe
@@ -89,7 +90,11 @@ def group_info(
             **({} if textual.given else {name: getattr(textual, name) for name in SAMPLING}),
             "seed": recipe.seed,
         },
-        notes=notes({key: about[key] for key in NOTE_KEYS} | _names(textual, prompt)),
+        notes=notes(
+            {key: about[key] for key in NOTE_KEYS}
+            | _names(textual, prompt)
+            | recipe_note(recipe, "textual")
+        ),
     )
 
 

@@ -1,0 +1,1 @@
+"""``verify --replay``: samples through their teachers again, compared with what the tape holds."""
