@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES,
@@ -30,7 +31,7 @@ class EncoderFamily:
         refused: why a family cannot be used here, and what to do; ``None`` if it can.
     """
 
-    front: str = "waveform"
+    front: Literal["waveform", "mel", "whisper", "spectrogram"] = "waveform"
     base: str = "encoder"
     alone: tuple[str, ...] = ()
     refused: str | None = None

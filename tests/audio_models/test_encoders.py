@@ -123,7 +123,8 @@ def test_frames_have_seconds(saved: tuple[str, Path], encoder: FrameModel) -> No
 def test_a_batch_says_what_each_recording_says_alone(
     saved: tuple[str, Path], encoder: FrameModel
 ) -> None:
-    assert encoder.may_pad == (saved[0] not in HEARS_PADDING)
+    hears = "it hears padding: name the modules that do in EncoderFamily.alone"
+    assert encoder.may_pad == (saved[0] not in HEARS_PADDING), hears
     if not encoder.may_pad:
         return
     audios = tiny.recordings(0.413, 1.3, 0.7, 0.72)

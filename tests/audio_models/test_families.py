@@ -47,7 +47,9 @@ def tokens_of(family: str, num_samples: int) -> int:
         return -(-num_samples // 1280)
     if family == "Qwen3-Omni":
         return frames // 100 * 13 + -(-(frames % 100) // 8)
-    return -(-((num_samples // 160 + 1) // 2) // 15) * 3
+    if family == "Granite Speech":
+        return -(-((num_samples // 160 + 1) // 2) // 15) * 3
+    raise KeyError(f"say here how many audio tokens {family} has")
 
 
 def test_every_placeholder_has_its_feature(lm: AudioLM) -> None:
@@ -221,7 +223,8 @@ def test_half_precision_runs_on_a_cpu(family_dir: Path, dtype: str) -> None:
 
 def test_windows_are_the_whole_ones_the_processor_takes(lm: AudioLM) -> None:
     expected = {"Audio Flamingo 3": 8.0, "GLM-ASR": 8.0, "Qwen3-Omni": 10.0}
-    assert lm.max_audio_s == expected.get(lm.family.name, float("inf"))
+    name = lm.family.name
+    assert lm.max_audio_s == expected.get(name, float("inf")), f"say here what {name} hears"
 
 
 @pytest.mark.parametrize("samples", [1, 160, 300])
