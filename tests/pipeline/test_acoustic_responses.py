@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,22 @@ def extraction(folder: Path, teacher: Path, layers: str, **settings: Any) -> Ext
     return recipe
 
 
-def add_traces(recipe: ExtractRecipe, texts: dict[str, list[str]], finish: str = "stop") -> None:
-    """Write traces of a teacher with another tokenizer."""
-    info = GroupInfo(group="textual", kind="textual", signals={"trace": {}})
-    with TapeWriter(Path(recipe.tape.out), info) as writer:
+def add_traces(
+    root: str | Path,
+    texts: dict[str, list[str]],
+    finish: str = "stop",
+    ids: Sequence[int] = (1, 2),
+    digest: str = "of another tokenizer",
+) -> None:
+    """Write traces of a textual teacher."""
+    identity = {"tokenizer_digest": digest}
+    info = GroupInfo(group="textual", kind="textual", signals={"trace": {}}, identity=identity)
+    with TapeWriter(Path(root), info) as writer:
         for sample_id, many in texts.items():
             traces = [
                 Trace(
                     text=text,
-                    token_ids=np.array([1, 2]),
+                    token_ids=np.array(ids),
                     prompt_token_ids=np.array([3]),
                     finish_reason=finish,
                     answer="yes",
@@ -83,6 +91,21 @@ def test_a_sample_without_a_kept_trace_has_its_states_and_nothing_else(
     assert [len(ids) for ids in responses.of(tape["s4"])] == [0]
 
 
+def test_ids_of_the_same_tokenizer_are_never_made_from_text(tmp_path: Path) -> None:
+    """Half a character is a token, and no text that would give it again."""
+    tokenizer = build_tokenizer()
+    full_tape.make(tmp_path, groups=("samples",))
+    half = tokenizer("\u00e9", add_special_tokens=False)["input_ids"][:1]
+    ids = [*half, *half, tokenizer.eos_token_id]
+    add_traces(tmp_path, {"s0": [tokenizer.decode(half * 2)]}, ids=ids, digest="the same")
+    tape = open_tape(tmp_path)
+    responses = Responses(tape, tokenizer, "the same")
+    assert responses.origin == "trace ids"
+    assert [found.tolist() for found in responses.of(tape["s0"])] == [ids]
+    of_text = Responses(tape, tokenizer, "another")
+    assert [found.tolist() for found in of_text.of(tape["s0"])] != [ids]
+
+
 @pytest.mark.parametrize("source", ["answers", "traces"])
 def test_what_leaves_nothing_to_record_is_left_out_aloud(
     tmp_path: Path,
@@ -93,7 +116,9 @@ def test_what_leaves_nothing_to_record_is_left_out_aloud(
 ) -> None:
     recipe = extraction(tmp_path, acoustic_teacher, "none")
     if source == "traces":
-        add_traces(recipe, {f"row-{n}": ["" if n == 1 else "it rises", ""] for n in range(ROWS)})
+        add_traces(
+            recipe.tape.out, {f"row-{n}": ["" if n == 1 else "it rises", ""] for n in range(ROWS)}
+        )
     else:
         rows = tmp_path / "rows.jsonl"
         lines = rows.read_text().splitlines()
@@ -121,8 +146,8 @@ def test_what_leaves_nothing_to_record_is_left_out_aloud(
 
 def test_a_trace_that_was_cut_has_no_stop(tmp_path: Path, acoustic_teacher: Path) -> None:
     recipe = extraction(tmp_path, acoustic_teacher, "none")
-    add_traces(recipe, {"row-0": ["it rises"]})
-    add_traces(recipe, {"row-1": ["it rises"]}, finish="length")
+    add_traces(recipe.tape.out, {"row-0": ["it rises"]})
+    add_traces(recipe.tape.out, {"row-1": ["it rises"]}, finish="length")
     run_step("acoustic", recipe)
     tape = open_tape(recipe.tape.out)
     whole, cut = (tape[name]["acoustic/topk"].target_ids for name in ("row-0", "row-1"))
@@ -155,7 +180,7 @@ def test_memory_runs_out_request_by_request(
     recipe = extraction(tmp_path, acoustic_teacher, "1", failures=FailureRecipe(max_fraction=0.5))
     texts = {f"row-{n}": [f"it rises {n}", "it falls"] for n in range(ROWS)}
     texts["row-2"][1] = "it falls and falls " * 9
-    add_traces(recipe, texts)
+    add_traces(recipe.tape.out, texts)
     sizes: list[int] = []
     load = language_model.load_audio_lm
 

@@ -129,6 +129,18 @@ def test_teacher_rows_join_by_id_in_any_order(make_tape: MakeTape, student: Audi
         np.testing.assert_array_equal(states, expected)
 
 
+def test_a_trace_is_read_by_its_ids_not_by_its_text(make_tape: MakeTape, student: AudioLM) -> None:
+    """Half a character is a token, and no text that would give it again."""
+    half = student.tokenizer("\u00e9", add_special_tokens=False)["input_ids"][:1]
+    ids = [*half, *half, student.tokenizer.eos_token_id]
+    text = student.tokenizer.decode(ids[:-1])
+    assert student.tokenizer(text, add_special_tokens=False)["input_ids"] != ids[:-1]
+    tape = open_tape(make_tape(changes={"s0": {"token_ids": np.array(ids), "text": text}}))
+    batch = load(student, tape, ["s0"])
+    assert batch.target_ids.tolist() == ids
+    assert batch.audio.inputs["input_ids"][0, -len(ids) :].tolist() == ids
+
+
 def test_acoustic_positions_that_differ_are_refused(
     make_tape: MakeTape, student: AudioLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:

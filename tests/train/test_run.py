@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import click.testing
 import numpy as np
@@ -162,6 +163,28 @@ def test_what_is_recorded_and_what_is_saved(
         len(f"<THINK>pitch {i}</THINK><RESPONSE>{a}</RESPONSE>") + 1
         for i, a in zip(range(12), itertools.cycle(["no", "yes"]), strict=False)
     )
+
+
+def test_the_gradient_norm_of_a_term_is_its_own(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path
+) -> None:
+    """That of the whole step if it were trained alone, by its weight: scales can be compared."""
+    tape, names = make_tape(), ("ce", "text_jsd", "text_hidden")
+    weights = dict(zip(names, ("1", "3", "0.01"), strict=True))
+
+    def first_step(out: str, chosen: tuple[str, ...]) -> dict[str, Any]:
+        given = {"acoustic_hidden": "0", **{n: weights[n] if n in chosen else "0" for n in names}}
+        sets = [("--set", f"terms.{name}.weight={weight}") for name, weight in given.items()]
+        more = ("--set", "loop.micro_tokens=100000", "--set", "logging.gradient_norms_every=1")
+        result = train(tape, student_dir, tmp_path / out, *flags(1, *more, *itertools.chain(*sets)))
+        assert result.exit_code == 0, result.output
+        return read_metrics(tmp_path / out / "metrics.jsonl")[0]
+
+    together = first_step("all", names)["terms"]
+    norms = [together[name]["gradient_norm"] for name in names]
+    assert max(norms) > 10 * min(norms)
+    for name, norm in zip(names, norms, strict=True):
+        assert norm == pytest.approx(first_step(name, (name,))["grad_norm"], rel=1e-3)
 
 
 @pytest.mark.parametrize(
