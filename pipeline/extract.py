@@ -1,4 +1,8 @@
-"""``extract-teachers``: every step in a process of its own, one after the other."""
+"""``extract-teachers``: every step in a process of its own, one after the other.
+
+Steps that run no model start without a model framework: what loads one is imported where it is
+used.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,7 @@ from cache_schema.writer import complete_index
 from pipeline.cluster.work import tidy
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import STEPS, group_of
-from pipeline.teachers.describe import load_config, text_shape
-from pipeline.teachers.encoder_only import check_textual
 from pipeline.textual_recipe import TextualRecipe
-from pipeline.traces.check import check_teacher, check_traces
 
 
 class StepFailedError(TeachertapeError):
@@ -64,6 +65,9 @@ def check(recipe: ExtractRecipe) -> None:
 
         check_acoustic(recipe.acoustic)
     if recipe.textual.teacher:
+        from pipeline.teachers.describe import load_config, text_shape
+        from pipeline.traces.check import check_teacher
+
         shape = text_shape(load_config(recipe.textual.teacher))
         parse_layers(recipe.textual.layers, shape.num_layers)
         _check_textual(recipe.textual)
@@ -72,6 +76,9 @@ def check(recipe: ExtractRecipe) -> None:
 
 
 def _check_textual(textual: TextualRecipe) -> None:
+    from pipeline.teachers.encoder_only import check_textual
+    from pipeline.traces.check import check_traces
+
     check_textual(textual)
     if textual.engine != "encoder":
         check_traces(textual)
