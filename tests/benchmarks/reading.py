@@ -45,11 +45,13 @@ SHORTEST, LONGEST = 20, 1483
 ROOM_BYTES = 96 << 20
 ROUNDS = 15
 SIGNAL = "textual/hidden"
-TEXTUAL = GroupInfo(
-    group="textual",
-    kind="textual",
-    signals={"trace": {}, "hidden": {"layers": list(LAYERS), "width": WIDTH}},
-)
+Layers = tuple[int, ...]
+
+
+def textual(layers: Layers) -> GroupInfo:
+    """Who makes the states of these layers."""
+    facts = {"layers": list(layers), "width": WIDTH}
+    return GroupInfo(group="textual", kind="textual", signals={"trace": {}, "hidden": facts})
 
 
 def lengths(num_bytes: int, seed: int = 0) -> dict[str, int]:
@@ -68,10 +70,12 @@ def pool() -> NDArray[np.uint16]:
     return (values.view(np.uint32) >> np.uint32(16)).astype(np.uint16)
 
 
-def states_of(rows: NDArray[np.uint16], number: int, count: int) -> dict[int, NDArray[np.uint16]]:
+def states_of(
+    rows: NDArray[np.uint16], number: int, count: int, layers: Layers = LAYERS
+) -> dict[int, NDArray[np.uint16]]:
     """Layer -> states [count, WIDTH] of one example."""
-    starts = [(number * 977 + layer * 131) % (len(rows) - count) for layer in LAYERS]
-    return {layer: rows[start : start + count] for layer, start in zip(LAYERS, starts, strict=True)}
+    starts = [(number * 977 + layer * 131) % (len(rows) - count) for layer in layers]
+    return {layer: rows[start : start + count] for layer, start in zip(layers, starts, strict=True)}
 
 
 def trace_of(count: int) -> Trace:
@@ -82,27 +86,29 @@ def trace_of(count: int) -> Trace:
     )  # fmt: skip
 
 
-def write_textual(root: Path, counts: dict[str, int], rows: NDArray[np.uint16]) -> None:
+def write_textual(
+    root: Path, counts: dict[str, int], rows: NDArray[np.uint16], layers: Layers = LAYERS
+) -> None:
     """Write traces and hot states, shards of the default size."""
-    with TapeWriter(root, TEXTUAL) as writer:
+    with TapeWriter(root, textual(layers)) as writer:
         for number, (name, count) in enumerate(counts.items()):
             trace = trace_of(count)
             place = hidden_row(name, 0, "token", (0, 0), trace.token_ids, None)
-            states = states_of(rows, number, count)
+            states = states_of(rows, number, count, layers)
             writer.add({"trace": [trace_row(name, 0, trace)]}, [(place, states)])
 
 
-def write_tape(root: Path, counts: dict[str, int]) -> Tape:
+def write_tape(root: Path, counts: dict[str, int], layers: Layers = LAYERS) -> Tape:
     """Write a tape of samples, traces and hot states; read all of it once."""
     with TapeWriter(root, GroupInfo(group="samples", kind="samples")) as writer:
         for number, name in enumerate(counts):
             sample = Sample(sample_id=name, row_index=number, audio=None, question="?")
             writer.add(sample_rows(sample, "0" * 64, 16_000))
-    write_textual(root, counts, pool())
+    write_textual(root, counts, pool(), layers)
     tape = open_tape(root)
     buffer = np.empty((LONGEST, WIDTH), dtype=np.uint16)
     for name, count in counts.items():
-        for layer in LAYERS:
+        for layer in layers:
             tape[name].hidden_place(SIGNAL).read_into(layer, buffer[:count])
     return tape
 
@@ -172,11 +178,11 @@ def copy(source: Source, counts: dict[str, int], order: list[str], room: Room) -
             source.copy(name, number, out[number])
 
 
-def find(tape: Tape, order: list[str]) -> list[HiddenPlace]:
-    return [tape[name].hidden_place(SIGNAL, 0, LAYERS) for name in order]
+def find(tape: Tape, order: list[str], layers: Layers = LAYERS) -> list[HiddenPlace]:
+    return [tape[name].hidden_place(SIGNAL, 0, layers) for name in order]
 
 
-def read(places: list[HiddenPlace], room: Room, layers: tuple[int, ...] = LAYERS) -> None:
+def read(places: list[HiddenPlace], room: Room, layers: Layers = LAYERS) -> None:
     for place in places:
         out = room.take(len(layers), place.count, WIDTH)
         for number, layer in enumerate(layers):

@@ -190,6 +190,34 @@ def memory(world: World) -> Iterator[Figure]:
     yield Figure(name="the same, plain SFT", value=own / baseline, unit="x of chunked SFT")
 
 
+def fused_kl(
+    layer: nn.Linear, inputs: Tensor, ids: Tensor, p_NB: Tensor, chunk: int
+) -> Callable[[], None]:
+    """Return the top-k KL's mean, forward and backward, its gradients forgotten.
+
+    Args:
+        layer: the unembedding.
+        inputs: its inputs [N, D].
+        ids: the teacher's tokens [N, k].
+        p_NB: its probabilities of them and of the tail [N, k + 1].
+        chunk: positions whose logits exist at one time.
+    """
+    scale_1 = torch.full((1,), 1 / len(inputs), device=inputs.device)
+
+    def fused() -> None:
+        def loss(seen: Seen, where: slice) -> Tensor:
+            log_q_nB = seen.log_masses["t"] - seen.log_total_N[:, None]
+            return forward_kl(p_NB[where], log_q_nB).sum()[None]
+
+        summing = Fused(chunk)
+        asked = Asked(buckets={"t": ids})
+        sums_1 = summing.sums(inputs, LinearHead(layer), asked, loss, scale_1)
+        summing.attach((sums_1 * scale_1).sum()).backward()
+        layer.weight.grad = inputs.grad = None
+
+    return fused
+
+
 def dense(vocab_size: int, count: int) -> Iterator[Figure]:
     """The fused top-k KL against a KL over all tokens, as functions of the inputs."""
     generator = torch.Generator().manual_seed(0)
@@ -199,28 +227,16 @@ def dense(vocab_size: int, count: int) -> Iterator[Figure]:
     said_NV = torch.randn(count, vocab_size, generator=generator).to(device).log_softmax(-1)
     logprobs, ids = said_NV.topk(TOP_K)
     p_NB = vocabulary.teacher_buckets(logprobs, 1 - logprobs.exp().sum(-1))
-    scale_1 = torch.full((1,), 1 / count, device=device)
-
-    def forget(total: Tensor) -> None:
-        total.backward()
-        layer.weight.grad = inputs.grad = None
 
     def naive() -> None:
         log_q_NV = layer(inputs).log_softmax(-1)
-        forget(F.kl_div(log_q_NV, said_NV, reduction="sum", log_target=True) / count)
+        total = F.kl_div(log_q_NV, said_NV, reduction="sum", log_target=True) / count
+        total.backward()
+        layer.weight.grad = inputs.grad = None
 
-    def fused() -> None:
-        def loss(seen: Seen, where: slice) -> Tensor:
-            log_q_nB = seen.log_masses["t"] - seen.log_total_N[:, None]
-            return forward_kl(p_NB[where], log_q_nB).sum()[None]
-
-        summing = Fused(CPU.vocab_chunk)
-        asked = Asked(buckets={"t": ids})
-        sums_1 = summing.sums(inputs, LinearHead(layer), asked, loss, scale_1)
-        forget(summing.attach((sums_1 * scale_1).sum()))
-
+    fused = fused_kl(layer, inputs, ids, p_NB, CPU.vocab_chunk)
     taken_s = in_turns({"naive": naive, "fused": fused}, 3)
-    peaks = {job.__name__: peak_bytes(job) for job in (naive, fused)}
+    peaks = {"naive": peak_bytes(naive), "fused": peak_bytes(fused)}
     at = f"top-k 64 KL, V = {vocab_size:,}, {count} positions"
     yield Figure(
         name=f"{at}: memory", value=peaks["naive"] / peaks["fused"], unit="x less than dense",
