@@ -13,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cache_schema import Tape, open_tape
+from cache_schema import Tape, TapeRow, open_tape
 from cache_schema.child import end_with_parent
 from cache_schema.console import printable, say
 from cache_schema.errors import TapeError, TeachertapeError, UsageError
@@ -65,18 +66,18 @@ def replay(tape: Tape, count: int, seed: int, given: Given) -> dict[str, Any]:
                     f"source {name!r}: the textual source that can be replayed is called "
                     f"{TEXT_SOURCE!r}; choose others with --source"
                 )
-            plans.append((info, recipe_of(info, given, Path(folder) / name)))
+            recipe = recipe_of(info, given, Path(folder) / name)
+            plans.append((info, recipe, choose(tape, info, count, seed)))
         found = [
-            _replay_source(tape, info, recipe, count, seed, f"[{number}/{len(plans)}]")
-            for number, (info, recipe) in enumerate(plans, 1)
+            _replay_source(tape, info, recipe, rows, f"[{number}/{len(plans)}]")
+            for number, (info, recipe, rows) in enumerate(plans, 1)
         ]
     return {"samples_a_source": count, "seed": seed, "sources": found}
 
 
 def _replay_source(
-    tape: Tape, info: GroupInfo, recipe: ExtractRecipe, count: int, seed: int, where: str
+    tape: Tape, info: GroupInfo, recipe: ExtractRecipe, rows: Sequence[TapeRow], where: str
 ) -> dict[str, Any]:
-    rows = choose(tape, info, count, seed)
     ids = [row.sample_id for row in rows]
     more = ", ..." if len(ids) > _TOLD else ""
     teacher = getattr(recipe, info.kind).teacher

@@ -23,6 +23,9 @@ Key = tuple[str, int]
 _BESIDE = ("text", "finish_reason", "answer", "correct", "seed")
 """What follows from a trace's tokens and its draw."""
 
+_LEAST_DRAWN = 1e-3
+"""Tokens less probable are hardly those between which rounding decided."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
@@ -103,7 +106,7 @@ def _compare(
         found.add(row.sample_id, equal=bool(same), measures=measures, problem=problem)
         return
     at = pair.turns_off
-    problem, tie = _explained(info, bounds, row, index, at, two)
+    problem, tie = _explained(info, bounds, row, index, at, traces)
     where = f"{name} turns off at token {at} of {len(one.token_ids)}"
     if tie:
         found.tie(f"{row.sample_id}: {where}, {tie}")
@@ -117,7 +120,12 @@ def _logprobs(one: Trace, two: Trace, bounds: Bounds) -> Mapping[str, tuple[floa
 
 
 def _explained(
-    info: GroupInfo, bounds: Bounds, row: TapeRow, index: int, at: int, two: Trace
+    info: GroupInfo,
+    bounds: Bounds,
+    row: TapeRow,
+    index: int,
+    at: int,
+    traces: tuple[Trace, Trace],
 ) -> tuple[str, str]:
     """Return what is wrong with another token at a position, or else why rounding explains it."""
     if info.identity.get("given"):
@@ -126,17 +134,19 @@ def _explained(
     topk = row.signal(name, index) if index in row.traces_of(name) else None
     if not isinstance(topk, TopK):
         return "without recorded logits nothing says how near the tokens were", ""
-    if at >= len(topk.target_ids) or at >= len(two.token_ids):
+    if at >= min(len(topk.target_ids), *(len(trace.token_ids) for trace in traces)):
         return "one ends where the other goes on", ""
     known = dict(zip(topk.token_ids[at].tolist(), topk.logprobs[at].tolist(), strict=True))
-    token, written = int(two.token_ids[at]), int(topk.target_ids[at])
+    written, token = (int(trace.token_ids[at]) for trace in traces)
     if token not in known or written not in known:
         return "at a token outside the recorded top-k", ""
     gap = known[written] - known[token]
     if info.identity.get("temperature"):
-        if bounds.redraws:
-            return "", f"drawn, {np.exp(known[written]):.3g} against {np.exp(known[token]):.3g}"
-        return "drawn with the same random numbers, it should be the same", ""
+        shares = [float(np.exp(known[one])) for one in (written, token)]
+        told = f"drawn, of probability {shares[0]:.3g} and now {shares[1]:.3g}"
+        if bounds.redraws and min(shares) >= _LEAST_DRAWN:
+            return "", told
+        return f"{told}, where rounding does not decide", ""
     if abs(gap) <= bounds.tie_nats:
         return "", f"{gap:.3g} nats apart"
     return f"{gap:.3g} nats apart, a tie is at most {bounds.tie_nats:.3g}", ""

@@ -1,0 +1,398 @@
+"""``verify --replay``: tiny real teachers, run again in this process, against tapes and damage.
+
+One test runs the command as a user would; the others call the step without a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sound_tape import edit_line, edit_table, uncounted
+from tiny_audio_encoders import save_encoder
+from tiny_encoders import save_encoder as save_text_encoder
+from tiny_stage_one import run_pipeline
+from transformers import AutoModelForCausalLM
+
+import pipeline.replay.run
+from cache_schema import open_tape
+from cache_schema.codecs.files import checksum
+from cache_schema.codecs.sealed_json import seal
+from cache_schema.errors import MissingSignalError, ProvenanceError, TapeError, UsageError
+from cache_schema.maker import GroupInfo
+from cache_schema.recipes import as_toml
+from pipeline.extract import run_step
+from pipeline.recipe import (
+    AcousticRecipe,
+    DatasetRecipe,
+    ExtractRecipe,
+    TapeRecipe,
+    TextualRecipe,
+)
+from pipeline.replay.cli import replayed
+from pipeline.replay.found import BEYOND, EQUAL, WITHIN
+from pipeline.replay.run import ReplayError
+from pipeline.share.attach import attach
+from pipeline.share.owned import open_owned
+from pipeline.tape_pages import verify_page
+
+ALL = 99
+"""More samples than any tape here has."""
+
+PAGE = {"files": 1, "bytes": 1, "deep": False, "notes": []}
+
+
+def recipe_of(dataset: Path, out: Path, **sections: Any) -> ExtractRecipe:
+    return ExtractRecipe(
+        dataset=DatasetRecipe(path=str(dataset), limit=4),
+        tape=sections.pop("tape", TapeRecipe(out=str(out), shard_samples=3)),
+        **sections,
+    )
+
+
+def textual(teacher: Path, **settings: Any) -> TextualRecipe:
+    values: dict[str, Any] = {
+        "engine": "transformers", "top_k": 6, "layers": "1,3", "lens": "2", "lens_top_k": 4,
+        "draws": 20, "prompt": "plain.v1", "max_new_tokens": 8,
+    }  # fmt: skip
+    return TextualRecipe(teacher=str(teacher), **{**values, **settings})
+
+
+def record(recipe: ExtractRecipe, *steps: str) -> Path:
+    for step in steps:
+        run_step(step, recipe)
+    return Path(recipe.tape.out)
+
+
+@pytest.fixture
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the step in this process."""
+
+    def run(info: GroupInfo, recipe: ExtractRecipe) -> None:
+        run_step(info.kind, recipe)
+
+    monkeypatch.setattr(pipeline.replay.run, "_run", run)
+
+
+def verified(
+    tape: Path,
+    *sources: str,
+    count: int = ALL,
+    seed: int = 0,
+    text: Path | None = None,
+    acoustic: list[str] | None = None,
+    recipe: Path | None = None,
+    overrides: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    values = {"tape": str(tape), "sound": True, "num_problems": 0, "kinds": {}, "problems": []}
+    teacher = None if text is None else str(text)
+    return replayed(values, count, seed, teacher, acoustic or [], recipe, [*overrides], [*sources])
+
+
+def edit_notes(tape: Path, group: str, change: Callable[[dict[str, Any]], Any]) -> None:
+    file = tape / f"groups/{group}.json"
+    values = json.loads(file.read_text())
+    del values["xxh3_64"]
+    change(values["notes"])
+    file.write_bytes(seal(values, indent=2))
+
+
+def signals_of(values: dict[str, Any], source: str = "textual") -> dict[str, Any]:
+    one = next(one for one in values["replay"]["sources"] if one["source"] == source)
+    return {signal["signal"]: signal for signal in one["signals"]}
+
+
+@pytest.fixture(scope="module")
+def described(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("described") / "tape"
+    return record(recipe_of(dataset, out), "ingest", "textualize")
+
+
+@pytest.fixture(scope="module")
+def whole(
+    dataset: Path,
+    described: Path,
+    text_teacher: Path,
+    acoustic_teacher: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Sampled traces, an audio language model read on them, and a classifier."""
+    folder = tmp_path_factory.mktemp("whole")
+    out = folder / "tape"
+    shutil.copytree(described, out)
+    writes = textual(text_teacher, traces=2, temperature=1.0, sample_top_k=8, rationales="wrong")
+    record(recipe_of(dataset, out, textual=writes, seed=3), "textual")
+    hears = AcousticRecipe(
+        teacher=str(acoustic_teacher), layers="0,2", states_at="both", top_k=5, lens="1", draws=5
+    )
+    record(recipe_of(dataset, out, acoustic=hears), "acoustic")
+    encoder = save_encoder(folder / "wav2vec2", "wav2vec2", "ForSequenceClassification")
+    judges = AcousticRecipe(teacher=str(encoder), name="mood", layers="1", multi_label=False)
+    return record(recipe_of(dataset, out, acoustic=judges), "acoustic")
+
+
+@pytest.mark.usefixtures("_here")
+def test_every_source_again(whole: Path) -> None:
+    """Sampled traces, told ones, responses, audio positions, classes: alone they are the same."""
+    values = verified(whole)
+    assert values["sound"], values["problems"]
+    found = values["replay"]
+    assert [one["source"] for one in found["sources"]] == ["acoustic", "mood", "textual"]
+    for one in found["sources"]:
+        assert one["samples"] == list(open_tape(whole).sample_ids)
+        assert one["verdict"] in (EQUAL, WITHIN)
+        assert one["engine_version"] == one["recorded_engine_version"]
+    texts = signals_of(values)
+    assert set(texts) == {"trace", "topk", "lens", "sampled", "hidden"}
+    assert texts["trace"]["rows"] == 4 * (2 + 2), "free and told"
+    assert texts["topk"]["measures"]["other top-1"]["worst"] == 0
+    hears = signals_of(values, "acoustic")
+    assert hears["hidden"]["rows"] == 4 * (1 + 4), "the recording's and each response's"
+    assert set(signals_of(values, "mood")) == {"hidden", "utterance_logits", "embedding"}
+
+
+@pytest.mark.usefixtures("_here")
+def test_some_samples_by_seed(whole: Path) -> None:
+    """Alone, in another batch, a sampled trace is the same: its seed is its own."""
+    values = verified(whole, "textual", "mood", count=1, seed=5)
+    assert values["sound"], values["problems"]
+    ids = [one["samples"] for one in values["replay"]["sources"]]
+    assert len(ids[0]) == 1
+    assert ids[0] == ids[1]
+    assert values["replay"]["seed"] == 5
+    seen = {tuple(verified(whole, "mood", count=1, seed=s)["replay"]["sources"][0]["samples"])
+            for s in range(6)}  # fmt: skip
+    assert len(seen) > 1
+
+
+def test_the_command(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As a user types it, the teacher elsewhere by now; another teacher is refused by name."""
+    encoder = whole.parent / "wav2vec2"
+    moved = Path(shutil.copytree(encoder, tmp_path / "moved"))
+    flags = ["verify", whole, "--replay", "2", "--source", "mood", "--seed", "1"]
+    done = run_pipeline(*flags, "--acoustic-teacher", moved, "--json")
+    assert done.returncode == 0, done.stderr
+    values = json.loads(done.stdout)
+    one = values["replay"]["sources"][0]
+    assert (one["teacher"], len(one["samples"]), one["of"]) == (str(moved), 2, 4)
+    other = save_encoder(tmp_path / "other", "hubert", "ForSequenceClassification")
+    with pytest.raises(ReplayError, match="--acoustic-teacher"):
+        verified(whole, "mood", acoustic=[f"mood={other}"])
+    told = capfd.readouterr().err
+    assert "'mood' was recorded differently" in told
+    assert "model_digest" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.usefixtures("_here")
+def test_other_weights_are_refused(whole: Path, tmp_path: Path, text_teacher: Path) -> None:
+    changed = Path(shutil.copytree(text_teacher, tmp_path / "changed"))
+    model = AutoModelForCausalLM.from_pretrained(changed)
+    model.lm_head.weight.data[7, 7] += 1e-3
+    model.save_pretrained(changed)
+    with pytest.raises(ProvenanceError, match="model_digest"):
+        verified(whole, "textual", text=changed)
+
+
+def raised(rows: list[dict[str, Any]]) -> None:
+    """One token of the first row a little more probable; the sum still is 1."""
+    logprobs = list(rows[0]["logprobs"])
+    logprobs[0] += 0.05
+    rows[0]["logprobs"] = logprobs
+    rows[0]["tail"] = [max(0.0, rows[0]["tail"][0] - 1e-4), *rows[0]["tail"][1:]]
+
+
+def told_right(rows: list[dict[str, Any]]) -> None:
+    rows[0]["correct"] = True
+
+
+def other_word(rows: list[dict[str, Any]]) -> None:
+    rows[0]["token_ids"] = [*rows[0]["token_ids"][:2], 101, *rows[0]["token_ids"][3:]]
+
+
+def gladder(rows: list[dict[str, Any]]) -> None:
+    rows[0]["logits"] = [rows[0]["logits"][0], rows[0]["logits"][1] * 1.01, rows[0]["logits"][2]]
+
+
+def fewer(rows: list[dict[str, Any]]) -> None:
+    del rows[0]
+
+
+@pytest.mark.usefixtures("_here")
+@pytest.mark.parametrize(
+    ("group", "table", "change", "told"),
+    [
+        ("textual", "topk", raised, "KL"),
+        ("textual", "trace", told_right, "equal tokens, but correct differ"),
+        ("textual", "trace", other_word, "turns off at token 2"),
+        ("textual", "sampled", fewer, "is made again, and is not on the tape"),
+        ("mood", "utterance_logits", gladder, "relative error"),
+        ("acoustic", "topk", fewer, "is made again, and is not on the tape"),
+    ],
+)
+def test_a_changed_value_is_found(
+    whole: Path, tmp_path: Path, group: str, table: str, change: Callable[..., None], told: str
+) -> None:
+    """Written anew with every checksum right, as whoever wants to deceive would."""
+    tape = Path(shutil.copytree(whole, tmp_path / "tape"))
+    edit_table(tape, f"shards/{group}/000/w0of1-000000", table, change)
+    values = verified(tape, group)
+    assert not values["sound"]
+    assert values["kinds"]["replay differs"] >= 1
+    assert any(told in one["message"] for one in values["problems"]), values["problems"]
+    sources = {one["source"]: one["verdict"] for one in values["replay"]["sources"]}
+    assert sources == {group: BEYOND}
+    assert "DIFFERENT" in verify_page({**values, **PAGE})
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_changed_state_is_found(whole: Path, tmp_path: Path) -> None:
+    tape = Path(shutil.copytree(whole, tmp_path / "tape"))
+    path = "shards/mood/000/w0of1-000000"
+    name = "hidden.zarr/L001/c/0/0"
+    file = tape / path / name
+    states = np.fromfile(file, dtype=np.uint16)
+    states[: 4 * 32] ^= 1 << 6  # half a unit and more, in four frames
+    states.tofile(file)
+
+    def committed(line: dict[str, Any]) -> None:
+        line["files"][name] = {"bytes": file.stat().st_size, "xxh3_128": checksum(file)}
+
+    edit_line(tape, path, committed)
+    values = verified(tape, "mood")
+    assert signals_of(values, "mood")["hidden"]["beyond"]["count"] == 1
+    assert "relative error of layer 1" in values["problems"][0]["message"]
+
+
+@pytest.mark.usefixtures("_here")
+def test_greedy_traces_of_a_lossy_tape(
+    dataset: Path, described: Path, text_teacher: Path, tmp_path: Path
+) -> None:
+    """What storing lost was measured and is allowed for; another greedy token is not."""
+    out = tmp_path / "tape"
+    shutil.copytree(described, out)
+    lossy = TapeRecipe(out=str(out), profile="lossy2x")
+    record(recipe_of(dataset, out, textual=textual(text_teacher), tape=lossy), "textual")
+    values = verified(out)
+    assert values["sound"], values["problems"]
+    hidden = signals_of(values)["hidden"]["measures"]
+    recorded = hidden["lossy2x recorded of layer 1"]["worst"]
+    assert 0 < recorded < 0.02
+    assert 0 < hidden["relative error of layer 1"]["worst"] <= 4 * recorded
+    assert signals_of(values)["topk"]["equal"] == 4, "compact, the same values give the same bytes"
+    edit_table(out, "shards/textual/000/w0of1-000000", "trace", other_word)
+    problem = verified(out)["problems"][0]["message"]
+    assert "turns off at token 2" in problem
+
+
+@pytest.mark.usefixtures("_here")
+def test_without_a_note_the_recipe_is_asked_for(
+    whole: Path, text_teacher: Path, tmp_path: Path
+) -> None:
+    tape = Path(shutil.copytree(whole, tmp_path / "tape"))
+    edit_notes(tape, "textual", lambda notes: notes.pop("recipe"))
+    with pytest.raises(UsageError, match=r"--recipe R\.toml"):
+        verified(tape)
+    with pytest.raises(ProvenanceError, match="temperature"):
+        verified(tape, "textual", text=text_teacher)
+    file = tmp_path / "recipe.toml"
+    made = textual(text_teacher, traces=2, temperature=1.0, sample_top_k=8, rationales="wrong")
+    file.write_text(as_toml(ExtractRecipe(textual=made, tape=TapeRecipe(out="elsewhere"), seed=3)))
+    values = verified(tape, "textual", recipe=file)
+    assert values["sound"], values["problems"]
+    changed = {key: v for key, v in vars(made).items() if v != getattr(TextualRecipe(), key, None)}
+    rest = [f"textual.{key}={v!r}" for key, v in changed.items() if key != "teacher"]
+    values = verified(tape, "textual", text=text_teacher, overrides=("seed=3", *rest))
+    assert values["sound"], values["problems"]
+
+
+def test_a_note_cannot_run_code(whole: Path, tmp_path: Path) -> None:
+    tape = Path(shutil.copytree(whole, tmp_path / "tape"))
+
+    def evil(notes: dict[str, Any]) -> None:
+        notes["recipe"]["textual"]["vllm"] = {"logits_processors": ["evil:Code"]}
+
+    edit_notes(tape, "textual", evil)
+    with pytest.raises(UsageError, match=r"textual\.vllm\.logits_processors"):
+        verified(tape, "textual")
+
+
+def test_wrong_flags(whole: Path, tmp_path: Path) -> None:
+    for flags, told in (
+        ({"overrides": ("tape.profile=hot",)}, "settings of teachers only"),
+        ({"acoustic": ["somewhere"]}, "NAME=MODEL"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            verified(whole, **flags)
+    with pytest.raises(UsageError, match="did you mean 'textual'"):
+        verified(whole, "textul")
+
+
+def test_a_tape_without_sources(described: Path) -> None:
+    with pytest.raises(TapeError, match="nothing to replay"):
+        verified(described)
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_text_encoder_and_answers(
+    dataset: Path, described: Path, acoustic_teacher: Path, tmp_path: Path
+) -> None:
+    """A teacher that was read on answers is replayed on an answer, though few samples have one."""
+    out = tmp_path / "tape"
+    shutil.copytree(described, out)
+    bert = save_text_encoder(tmp_path / "bert", "bert")
+    reads = TextualRecipe(teacher=str(bert), engine="encoder", layers="1,2")
+    hears = AcousticRecipe(teacher=str(acoustic_teacher), layers="none", top_k=5)
+    record(recipe_of(dataset, out, textual=reads), "textual")
+    edit_table(out, "shards/samples/000/w0of1-000000", "samples", unanswered)
+    record(recipe_of(dataset, out, acoustic=replace(hears, name="a", layers="1")), "acoustic")
+    for seed in range(3):
+        values = verified(out, count=1, seed=seed)
+        assert values["sound"], values["problems"]
+        assert signals_of(values, "a")["topk"]["rows"] == 1
+    assert set(signals_of(values)) == {"hidden"}
+
+
+def unanswered(rows: list[dict[str, Any]]) -> None:
+    for row in rows[1:]:
+        row["answer"] = ""
+
+
+@pytest.mark.usefixtures("_here")
+def test_references_need_their_recordings(dataset: Path, whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tape"
+    source = DatasetRecipe(path=str(dataset), limit=4, audio="reference")
+    recipe = replace(recipe_of(dataset, out), dataset=source)
+    judges = AcousticRecipe(
+        teacher=str(whole.parent / "wav2vec2"), name="mood", layers="1", multi_label=False
+    )
+    record(replace(recipe, acoustic=judges), "ingest", "acoustic")
+    with pytest.raises(MissingSignalError, match="pipeline attach"):
+        verified(out)
+    attach(str(out), partial(open_owned, recipe.dataset), uncounted)
+    values = verified(out)
+    assert values["sound"], values["problems"]
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_sample_that_fails_now(whole: Path, tmp_path: Path) -> None:
+    """What was recorded and is quarantined on the replay is a difference."""
+    tape = Path(shutil.copytree(whole, tmp_path / "tape"))
+    for table in ("audio", "samples"):
+        edit_table(tape, "shards/samples/000/w0of1-000000", table, shortened)
+    found = verified(tape, "mood")["problems"]
+    assert any("not made again" in one["message"] for one in found), found
+
+
+def shortened(rows: list[dict[str, Any]]) -> None:
+    if "audio" in rows[0]:
+        rows[0]["audio"] = rows[0]["audio"][:20]
+    else:
+        rows[0]["num_audio_samples"] = 10
