@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,17 @@ from examples.quickstart import hearing, teacher, tokens
 from examples.quickstart.audio_lm import make_audio_lm
 from examples.quickstart.training import shuffled, train
 from examples.quickstart.world import Voices
-from examples.study.questions import HEARING, REASONING, Heard, hearing_turn, write_trace
-from examples.study.rows import ALL_HEARING, Composition, Row, draw_numbers, draw_rows, speak
+from examples.study.hearing_questions import HEARING, Heard, hearing_turn
+from examples.study.questions import REASONING, write_trace
+from examples.study.rows import (
+    ALL_HEARING,
+    Composition,
+    Row,
+    described,
+    draw_numbers,
+    draw_rows,
+    speak,
+)
 from examples.study.sizes import Size
 from examples.study.speech import Speech
 
@@ -29,7 +38,16 @@ HEARING_BATCH, TEXT_BATCH = 32, 24
 
 def prompt_of(row: Row, tokenizer: PreTrainedTokenizerFast) -> str:
     """Return what the textual teacher reads about a row, as stage one puts it."""
-    asked = teacher.messages_of(row.as_json(), row.question, row.choices)
+    return _prompt(row.as_json(), row.question, row.choices, tokenizer)
+
+
+def _prompt(
+    columns: Mapping[str, object],
+    question: str,
+    choices: Sequence[str],
+    tokenizer: PreTrainedTokenizerFast,
+) -> str:
+    asked = teacher.messages_of(columns, question, choices)
     return str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
 
 
@@ -87,6 +105,29 @@ def _texts(
         (prompt_of(row, tokenizer), write_trace(row.kind, row.heard.numbers, row.choices, rng))
         for row in rows
     ]
+
+
+def _read_hearing(
+    speech: Speech,
+    compositions: Sequence[Composition],
+    tokenizer: PreTrainedTokenizerFast,
+    count: int,
+    rng: np.random.Generator,
+) -> list[tuple[str, str]]:
+    """Return (prompt, true trace) of hearing questions that a description answers.
+
+    Without them a base model tells from the modality what is wanted of it (audio: listen, text:
+    reason). Fine-tuning then turned that over as a whole: hearing 0.97 -> 0.11 in 50 steps.
+    """
+    kinds = [kind for kind in ALL_HEARING if kind != "noise"]  # which no description tells
+    found = []
+    for place in range(count):
+        heard, language = _draw_heard(compositions, speech, rng)
+        kind = kinds[place % len(kinds)]
+        question, choices, _, trace = hearing_turn(kind, heard, speech.speakers, rng)
+        columns = described(heard, language)
+        found.append((_prompt(columns, question, choices, tokenizer), trace))
+    return found
 
 
 def teacher_answers(folder: Path, rows: Sequence[Row]) -> list[bool]:
@@ -149,7 +190,10 @@ def make_base(
     batches = shuffled(len(spoken), HEARING_BATCH, rng)
     texts = [
         (tokenizer(prompt).input_ids, tokenizer(trace + tokens.TURN_END).input_ids)
-        for prompt, trace in _texts(speech, compositions, tokenizer, size.base_texts, rng)
+        for prompt, trace in [
+            *_texts(speech, compositions, tokenizer, size.base_texts, rng),
+            *_read_hearing(speech, compositions, tokenizer, size.base_texts // 2, rng),
+        ]
     ]
     read = shuffled(len(texts), TEXT_BATCH, rng)
 

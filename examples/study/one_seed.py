@@ -5,11 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shlex
-import statistics
 import subprocess
 import sys
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,14 +18,16 @@ from cache_schema import open_tape
 from examples.quickstart import teacher
 from examples.quickstart.steps import say, source_digest
 from examples.quickstart.world import Voices
-from examples.study import models, rows
+from examples.study import models, rows, seed
+from examples.study.hearing_questions import HEARING
 from examples.study.marks import Marks
-from examples.study.measuring import counts, curve_of, verdicts_of
-from examples.study.questions import HEARING, REASONING
+from examples.study.measuring import counts
+from examples.study.questions import REASONING
+from examples.study.seed import Seed
 from examples.study.sizes import Size
 from examples.study.speech import Speech
-from examples.study.variants import BASE, Variant, variants
-from train.metrics import read_metrics
+from examples.study.stage_two import measure_base, members, run_variant
+from examples.study.variants import BASE, variants
 
 COSTS = {"world": 1, "teacher": 14, "base": 22, "tape": 10, "before": 2}
 VARIANT_COST = 7
@@ -36,28 +35,6 @@ VARIANT_COST = 7
 
 CURVE_SHARE = 0.4
 """Share of the test's rows of seen voices that is asked at every checkpoint."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seed:
-    """What one seed is run with.
-
-    Attributes:
-        seed: of everything.
-        folder: where it lies.
-        speech: the recordings.
-        size_name: of ``size``.
-        size: how large everything is.
-    """
-
-    seed: int
-    folder: Path
-    speech: Speech
-    size_name: str
-    size: Size
-
-    def __truediv__(self, name: str) -> Path:
-        return self.folder / name
 
 
 def run_seed(one: Seed, fresh: bool) -> dict[str, Any]:
@@ -139,7 +116,7 @@ def make_world(one: Seed) -> dict[str, Any]:
     tokenizer.save_pretrained(one / "tokenizer")
     for name in ("dev", "test", "curve"):
         data = one / "world" / f"{name}.jsonl"
-        command("pipeline", "ingest", "--dataset", data, "--out", one / f"heldout-{name}")
+        seed.command("pipeline", "ingest", "--dataset", data, "--out", one / f"heldout-{name}")
     return {"rows": {name: len(drawn) for name, drawn in parts.items()}, "vocab": len(tokenizer)}
 
 
@@ -206,7 +183,7 @@ def make_tape(one: Seed) -> dict[str, Any]:
     """Record both teachers; returns the tape's fingerprint and its bytes by signal."""
     size = one.size
     settings = [f"textual.prompt={teacher.PROMPT}", "textual.lens=all", "textual.top_p=1.0"]
-    command(
+    seed.command(
         "pipeline",
         "extract-teachers",
         *("--dataset", one / "world" / "train.jsonl", "--out", one / "tape"),
@@ -239,85 +216,3 @@ def make_tape(one: Seed) -> dict[str, Any]:
         "traces_right": sum(bool(trace.correct) for trace in traces),
         "trace_tokens": sum(len(trace.token_ids) for trace in traces),
     }
-
-
-def measure_base(one: Seed) -> dict[str, Any]:
-    """Let the base model answer the test, and what is asked at checkpoints."""
-    longest = one.size.max_new_tokens
-    found = verdicts_of(one / BASE, one / "heldout-test", one / "eval-base", longest)
-    curve = verdicts_of(one / BASE, one / "heldout-curve", one / "eval-base-curve", longest)
-    return {**_scores(one, found), "curve": {"0": _scores(one, curve)["groups"]}}
-
-
-def run_variant(one: Seed, variant: Variant) -> dict[str, Any]:
-    """Train a variant with the command, evaluate it and its checkpoints."""
-    run = one / f"run-{variant.name}"
-    words = train_words(one, variant, run)
-    command(*words)
-    size = one.size
-    found = verdicts_of(
-        run / "student", one / "heldout-test", one / f"eval-{variant.name}", size.max_new_tokens
-    )
-    folder = one / f"curve-{variant.name}"
-    curve = curve_of(run, one / BASE, one / "heldout-curve", folder, size.max_new_tokens)
-    steps = read_metrics(run / "metrics.jsonl")
-    tokens = np.cumsum([line["tokens"] for line in steps]).tolist()
-    return {
-        **_scores(one, found),
-        "command": shlex.join(map(str, words)),
-        "steps": len(steps),
-        "tokens": tokens[-1],
-        "step_s": statistics.median(line["step_s"] for line in steps),
-        "first_terms": {name: term["value"] for name, term in steps[0]["terms"].items()},
-        "last_terms": {name: term["value"] for name, term in steps[-1]["terms"].items()},
-        "signals": list(variant.signals),
-        "curve": {
-            str(tokens[step - 1]): _scores(one, verdicts)["groups"]
-            for step, verdicts in curve.items()
-        },
-    }
-
-
-def train_words(one: Seed, variant: Variant, run: Path) -> list[object]:
-    """Return the command that trains a variant."""
-    size = one.size
-    settings = [
-        *variant.settings,
-        f"data.wrong_traces={str(size.wrong_traces).lower()}",
-        f"data.truncated_traces={str(size.wrong_traces).lower()}",
-        f"optim.lr={size.learning_rate}",
-        f"loop.epochs={size.epochs}",
-        f"loop.batch_tokens={size.batch_tokens}",
-        f"loop.micro_tokens={size.batch_tokens}",
-        f"checkpoints.every={size.checkpoint_every}",
-        "checkpoints.keep=100",
-        "logging.every=50",
-    ]
-    return [
-        *("train", "student", "--cache", one / "tape", "--student", one / BASE, "--out", run),
-        *("--recipe", variant.recipe, "--seed", one.seed),
-        *(word for setting in settings for word in ("--set", setting)),
-    ]
-
-
-def _scores(one: Seed, verdicts: dict[str, int]) -> dict[str, Any]:
-    """Return right and asked by what is measured and by kind, and every row's verdict."""
-    found = {row.row_id: row for row in rows.read_rows(one / "world" / "test.jsonl")}
-    groups = counts(verdicts, {name: f"{r.ability}, {r.voices}" for name, r in found.items()})
-    kinds = counts(verdicts, {name: f"{r.kind}, {r.voices}" for name, r in found.items()})
-    return {"groups": groups, "kinds": kinds, "rows": verdicts}
-
-
-def members(one: Seed) -> dict[str, list[str]]:
-    """Return what is measured -> its rows of the test."""
-    found: dict[str, list[str]] = {}
-    for row in rows.read_rows(one / "world" / "test.jsonl"):
-        found.setdefault(f"{row.ability}, {row.voices}", []).append(row.row_id)
-    return found
-
-
-def command(*words: object) -> None:
-    """Run one of the project's commands as a user would, in a process of its own."""
-    module, *arguments = map(str, words)
-    say(f"$ {module} {shlex.join(arguments)}")
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)

@@ -2,8 +2,7 @@
 
 Reasoning questions need to hear which numbers are spoken and then a step over them: arithmetic
 (``sum parity``, ``total``), counting (``count odd``), comparison (``largest``), order (``rising``)
-and negation (``none small``). Hearing questions need no step: who speaks (among the speakers
-trained on), whether there is noise, which numbers.
+and negation (``none small``).
 
 A trace says the same thing in one of several wordings, as a language model that samples does: its
 distribution at a token has more than one likely word.
@@ -71,7 +70,7 @@ def write_trace(
     def one(wordings: Sequence[str]) -> str:
         return wordings[int(rng.integers(len(wordings)))]
 
-    return _tagged(
+    return tagged(
         answer,
         PLANNING=one(steps.plans),
         CAPTION=one(_CAPTIONS).format(transcript(numbers)),
@@ -80,8 +79,11 @@ def write_trace(
     )
 
 
-def _tagged(answer: str, **parts: str) -> str:
-    """The space before the answer makes it the same token as among the choices."""
+def tagged(answer: str, **parts: str) -> str:
+    """Return a trace of named parts and the answer.
+
+    The space before the answer makes it the same token as among the choices.
+    """
     inner = "".join(f"<{tag}>{text}</{tag}>" for tag, text in parts.items())
     return f"<THINK>{inner}</THINK><RESPONSE> {answer}</RESPONSE>"
 
@@ -100,7 +102,7 @@ def _others(numbers: Numbers, count: int, rng: np.random.Generator) -> list[int]
     return drawn
 
 
-def _four_with_heard(numbers: Numbers, rng: np.random.Generator) -> tuple[str, ...]:
+def four_with_heard(numbers: Numbers, rng: np.random.Generator) -> tuple[str, ...]:
     heard = sorted(set(numbers))
     return _shuffled(heard + _others(numbers, 4 - len(heard), rng), rng)
 
@@ -217,7 +219,7 @@ REASONING: dict[str, ReasoningKind] = {
     ),
     "largest": ReasoningKind(
         text="Which number is the largest?",
-        choices=_four_with_heard,
+        choices=four_with_heard,
         answer=lambda numbers, _: WORDS[max(numbers)],
         steps=_largest,
     ),
@@ -243,74 +245,3 @@ REASONING: dict[str, ReasoningKind] = {
     ),
 }
 """Kind -> question that needs hearing and a step of reasoning."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Heard:
-    """What is true of a clip.
-
-    Attributes:
-        numbers: what is spoken.
-        speaker: by whom.
-        noisy: whether noise was added that can be heard.
-    """
-
-    numbers: tuple[int, ...]
-    speaker: str
-    noisy: bool
-
-
-HEARING = {
-    "speaker": "Who is speaking?",
-    "noise": "Is there noise in the background?",
-    "digits": "What numbers do you hear?",
-}
-"""Kind -> question that hearing alone answers; those of the evaluation."""
-
-FURTHER_HEARING = {
-    "first": "Which number is the first?",
-    "last": "Which number is the last?",
-    "how many": "How many numbers are spoken?",
-    "spoken": "Is this number spoken?",
-}
-"""More of them, which the base model is trained on besides."""
-
-
-def hearing_turn(
-    kind: str, heard: Heard, speakers: Sequence[str], rng: np.random.Generator
-) -> tuple[str, tuple[str, ...], str, str]:
-    """Return (question, choices, answer, trace) of a question that hearing alone answers.
-
-    Args:
-        kind: of ``HEARING`` or ``FURTHER_HEARING``.
-        heard: the truth about the clip.
-        speakers: the choices where the voice is asked for.
-        rng: draws choices.
-    """
-    numbers = heard.numbers
-    question = {**HEARING, **FURTHER_HEARING}[kind]
-    if kind == "speaker":
-        names = tuple(speakers[place] for place in rng.permutation(len(speakers)))
-        return question, names, heard.speaker, _listen("the voice", heard.speaker)
-    if kind == "noise":
-        answer = "yes" if heard.noisy else "no"
-        return question, ("yes", "no"), answer, _listen("the noise", answer)
-    if kind == "digits":
-        said = transcript(numbers)
-        return question, (), said, _listen("the numbers", said)
-    if kind == "how many":
-        answer = WORDS[len(numbers)]
-        return question, NUMBER_WORDS[:4], answer, _listen("the numbers", answer)
-    if kind == "spoken":
-        # half of them are drawn so that yes is certain
-        asked = int(rng.choice(numbers) if rng.random() < 0.5 else rng.integers(10))
-        answer = "yes" if asked in numbers else "no"
-        question = f"Is the number {WORDS[asked]} spoken?"
-        return question, ("yes", "no"), answer, _listen("the numbers", answer)
-    answer = WORDS[numbers[0 if kind == "first" else -1]]
-    choices = _four_with_heard(numbers, rng)
-    return question, choices, answer, _listen("the numbers", answer)
-
-
-def _listen(to: str, heard: str) -> str:
-    return _tagged(heard, PLANNING=f"listen to {to}", CAPTION=f"I hear {heard}")

@@ -18,7 +18,8 @@ import soundfile
 from examples.quickstart.questions import NUMBER_WORDS, transcript
 from examples.quickstart.recordings import SAMPLE_RATE_HZ, RecordingSet
 from examples.quickstart.world import Clip, Composition, Voices
-from examples.study.questions import FURTHER_HEARING, HEARING, REASONING, Heard, hearing_turn
+from examples.study.hearing_questions import FURTHER_HEARING, HEARING, Heard, hearing_turn
+from examples.study.questions import REASONING
 
 LENGTHS = (2, 3)
 SHARES = {"dev": 0.1, "test": 0.2}
@@ -65,13 +66,20 @@ class Row:
             "question": self.question,
             "choices": list(self.choices),
             "answer": self.answer,
-            "transcript": transcript(self.heard.numbers),
-            "speaker": self.heard.speaker,
             "noise": self.heard.noisy,
-            "language": self.language,
+            **described(self.heard, self.language),
             "task": self.kind,
             "category": f"{self.ability}, {self.voices} voices",
         }
+
+
+def described(heard: Heard, language: str) -> dict[str, object]:
+    """Return the columns that a description is made of."""
+    return {
+        "transcript": transcript(heard.numbers),
+        "speaker": heard.speaker,
+        "language": language,
+    }
 
 
 def split_compositions(seed: int) -> dict[str, list[Composition]]:

@@ -8,7 +8,8 @@ from transformers.utils import logging as transformers_logging
 
 from examples.quickstart.steps import say
 from examples.study import plots, speech
-from examples.study.one_seed import Seed, run_seed
+from examples.study.one_seed import run_seed
+from examples.study.seed import Seed
 from examples.study.sizes import SIZES
 from examples.study.summary import write_summary
 

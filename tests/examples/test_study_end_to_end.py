@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from examples.study import one_seed
+from examples.study import one_seed, seed
 from examples.study.__main__ import main
+from examples.study.choose import main as choose
 from examples.study.variants import variants
 from pipeline.cli import app as pipeline_app
 from train.cli import app as train_app
@@ -28,7 +29,7 @@ def commands(monkeypatch):
             only = ["--only", step] if step else []
             APPS[module]([*arguments, *only], standalone_mode=False)
 
-    monkeypatch.setattr(one_seed, "command", command)
+    monkeypatch.setattr(seed, "command", command)
     return given
 
 
@@ -63,14 +64,25 @@ def test_the_study(digit_folder, tmp_path, commands, monkeypatch, capsys):
     assert summary["measured_with"][0]["tape"]["fingerprint"]
     assert (tmp_path / "study" / "curves.png").is_file()
 
+    folder = tmp_path / "study" / "seed-0"
+    tried = ["--variants", "sft", "--rates", "1e-3", "--threads", "1"]
+    assert choose([str(folder), *tried]) == 0
+    assert [trial["variant"] for trial in json.loads((folder / "choice.json").read_text())] == [
+        "base",
+        "sft",
+    ]
+
     commands.clear()
     assert main([*words, "--threads", "1"]) == 0
+    assert choose([str(folder), *tried]) == 0
     assert not commands, "what is done is not done again"
     assert "done before" in capsys.readouterr().out
 
 
 def test_mistakes_are_named(tmp_path, digit_folder, capsys):
     assert main(["--seeds", "one"]) == 2
+    assert choose([str(tmp_path)]) == 1
+    assert "no tape of a study" in capsys.readouterr().err
     assert main(["--out", str(tmp_path)]) == 1
     assert "--fsdd is needed" in capsys.readouterr().err
     (tmp_path / "seed-0").mkdir()

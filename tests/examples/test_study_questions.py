@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 
 from cache_schema.questions import is_correct, parse_answer
-from examples.study.questions import (
-    FURTHER_HEARING,
-    HEARING,
-    REASONING,
-    WORDS,
-    Heard,
-    hearing_turn,
-    write_trace,
-)
+from examples.study.hearing_questions import FURTHER_HEARING, HEARING, Heard, hearing_turn
+from examples.study.questions import REASONING, WORDS, write_trace
 
 ALL_NUMBERS = [
     *itertools.product(range(10), repeat=2),

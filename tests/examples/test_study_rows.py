@@ -8,7 +8,8 @@ from examples.quickstart.recordings import RecordingsError
 from examples.quickstart.world import Voices
 from examples.study import speech
 from examples.study.__main__ import parse_arguments
-from examples.study.questions import HEARING, REASONING
+from examples.study.hearing_questions import HEARING
+from examples.study.questions import REASONING
 from examples.study.rows import (
     HEARD_LEVEL,
     draw_rows,
