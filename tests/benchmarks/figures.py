@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+import numpy as np
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,3 +57,24 @@ def interleaved(jobs: dict[str, Callable[[], object]], rounds: int = 7) -> dict[
 def ratio(baseline_s: list[float], measured_s: list[float]) -> float:
     """Return how many times as fast as the baseline: the median over paired rounds."""
     return statistics.median(b / m for b, m in zip(baseline_s, measured_s, strict=True))
+
+
+def growth(
+    name: str, costs: Mapping[int, float], told: Callable[[float], str], bar: float | None
+) -> Figure:
+    """Return the exponent e of cost ~ size^e, fitted by least squares to the logarithms.
+
+    Args:
+        name: what grows.
+        costs: size -> cost, ascending.
+        told: puts a cost into words.
+        bar: the largest exponent allowed.
+    """
+    sizes, values = np.log(list(costs)), np.log(list(costs.values()))
+    exponent, _ = np.polyfit(sizes, values, 1)
+    (a, before), (b, last) = list(costs.items())[-2:]
+    each = ", ".join(f"{size:,}: {told(cost)}" for size, cost in costs.items())
+    return Figure(
+        name=name, value=float(exponent), unit="exponent", bar=bar, at_least=False,
+        note=f"{each}; the last {last / before / (b / a):.2f} of linear",
+    )  # fmt: skip

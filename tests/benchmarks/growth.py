@@ -33,7 +33,7 @@ import numpy as np
 import opening
 import topk
 import torch
-from figures import Figure
+from figures import Figure, growth
 from reading import WIDTH, Room, find, lengths, read, write_tape
 from torch import nn
 from trainer import fused_kl, in_turns, peak_bytes
@@ -56,20 +56,6 @@ AT_MOST_LINEAR = 1.1
 
 DOES_NOT_GROW = 0.15
 """A binary search of 1e5 ids beside one of 1e2 is 2.5 times the steps: 0.13."""
-
-
-def growth(
-    name: str, costs: Mapping[int, float], told: Callable[[float], str], bar: float | None
-) -> Figure:
-    """Return the exponent of a cost by size."""
-    sizes, values = np.log(list(costs)), np.log(list(costs.values()))
-    exponent, _ = np.polyfit(sizes, values, 1)
-    (a, before), (b, last) = list(costs.items())[-2:]
-    each = ", ".join(f"{size:,}: {told(cost)}" for size, cost in costs.items())
-    return Figure(
-        name=name, value=float(exponent), unit="exponent", bar=bar, at_least=False,
-        note=f"{each}; the last {last / before / (b / a):.2f} of linear",
-    )  # fmt: skip
 
 
 def medians(taken_s: Mapping[str, list[float]]) -> dict[int, float]:

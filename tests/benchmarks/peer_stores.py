@@ -20,7 +20,6 @@ the tail's mass, and checks ranges and masses whenever it reads.
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -188,11 +187,11 @@ def tar_zstd(path: Path, traces: Sequence[Trace]) -> Store:
         members = [
             (member.offset_data, member.size, int(member.name.split(".")[1])) for member in tar
         ]
-    file = path.open("rb")  # as long as the store is used
+    mapped = np.memmap(path, np.uint8, "r")
 
     def batch(number: int) -> dict[str, NDArray[Any]]:
         offset, size, plain_size = members[number]
-        small = os.pread(file.fileno(), size, offset)
+        small = pa.py_buffer(mapped[offset : offset + size])
         plain = codec.decompress(small, decompressed_size=plain_size, asbytes=True)
         with np.load(io.BytesIO(plain)) as arrays:
             return dict(arrays)
