@@ -149,6 +149,8 @@ class Objective(nn.Module):
             elif term.spec.at == "tower":
                 head = cast("AudioHead", self.projectors[term.name])
                 sums[term.name] = tower_sum(term, head, batch, frames_ND)
+            else:
+                assert term.over_output, f"no code computes {term.name}"
         sums_M = torch.stack([sums[term.name] for term in self.terms])
         if scale_M is None:
             return sums_M
@@ -287,6 +289,7 @@ def _output_sums(terms: tuple[Term, ...], batch: TrainBatch, seen: Seen, where: 
             divergence = _divergence(cast("DivergenceTerm", term.settings), term.spec.divergence)
             value = _divergence_sum(divergence, batch.topk[source], source, seen, where)
         else:
+            assert not term.spec.signal, f"no code computes {term.name}"
             value = vocabulary.cross_entropy(seen.logits[TARGET][:, 0], seen.log_total_N).sum()
         sums.append(value)
     return torch.stack(sums)

@@ -12,6 +12,7 @@ from sound_tape import uncounted
 from cache_schema import open_tape
 from cache_schema.findings import Findings
 from cache_schema.pulled import own_name
+from cache_schema.signals import SCHEMAS
 from cache_schema.validate import validate
 from pipeline.signing.check import check_signed
 from pipeline.signing.keys import public_key
@@ -52,6 +53,12 @@ def test_what_was_added_to_version_1_is_on_its_own_tape_and_on_no_older_one() ->
             if "trace" in shard.record.rows:
                 older = "origin" not in shard.table("trace").column_names
                 assert older == (tape.name not in ("more", "sealed", "shared"))
+
+
+def test_every_table_is_on_a_golden_tape() -> None:
+    opened = [open_tape(tape) for tape in TAPES]
+    records = [shard.record for tape in opened for each in tape.shards.values() for shard in each]
+    assert not set(SCHEMAS) - {table for record in records for table in record.rows}
 
 
 @pytest.mark.parametrize("tape", TAPES, ids=lambda path: f"{path.parent.name}-{path.name}")
