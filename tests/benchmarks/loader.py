@@ -1,7 +1,7 @@
 """States through the training loader against memcpy, and against a DataLoader over safetensors.
 
 Measured is the part of the loader that brings states: rows found, memory reserved in the ring,
-two threads reading, steps handed over by ``prefetch``, as ``train.loop`` does; steps are those
+two threads reading, steps handed over by ``prefetch``, as ``train.loads`` does; steps are those
 of ``plan_epoch``, 8,192 tokens each with a prompt of 150. Left out are traces, top-k, audio
 and its features, whose cost depends on the student. The consumer takes steps and does nothing.
 
@@ -41,7 +41,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cache_schema import Tape
 from train.data import Example
-from train.loop import STEPS_AHEAD
+from train.loads import STEPS_AHEAD
 from train.plan import divide_step, plan_epoch
 from train.ring import READERS, HostBuffer, Readers, prefetch
 from train.states import StatesPlan, plan_states, start_states
