@@ -2,7 +2,12 @@
 
 The same weights give other last bits on another machine, in another batch or with another kernel:
 sums are taken in another order. How much that is follows from the dtype a teacher computes in.
-What another teacher, another prompt or a changed value gives is orders of magnitude beyond.
+What another teacher or another prompt gives is orders of magnitude beyond.
+
+"Measured" below: the worst of 48 to 288 positions of a Qwen3 of 24 layers, width 768 and random
+weights (so flat distributions, the hard case), in a padded batch against alone (bfloat16, float32)
+or against float32 (float16); a bound is some 4 to 30 times that, for models that are deeper. A
+value changed by less than its bound is not found.
 """
 
 from __future__ import annotations
@@ -40,15 +45,16 @@ class Bounds:
 
 
 COMPUTED: Mapping[str, Bounds] = {
-    # 24 bits; sums of some thousand terms in another order are seen equal within 1e-5.
+    # 24 bits. Measured: KL 9e-12, states 1e-6.
     "float32": Bounds(
         kl_max=1e-5, rel_l2=1e-4, drawn_moved=0.01, tie_nats=1e-3, logprob=1e-3, redraws=False
     ),
-    # 11 bits: 5e-4 a rounding, some of them a layer.
+    # 11 bits, 5e-4 a rounding. Measured: KL 3e-5, states 2e-3, log-probabilities 0.02.
     "float16": Bounds(
-        kl_max=5e-3, rel_l2=2e-2, drawn_moved=0.05, tie_nats=0.05, logprob=0.02, redraws=True
+        kl_max=1e-3, rel_l2=1e-2, drawn_moved=0.05, tie_nats=0.05, logprob=0.02, redraws=True
     ),
-    # 8 bits: 4e-3 a rounding, so logits of 10 to 30 differ by 0.05 to 0.2.
+    # 8 bits, 4e-3 a rounding. Measured: KL 5e-3, states 2e-2, log-probabilities 0.11; one position
+    # of 35 had another most probable token.
     "bfloat16": Bounds(
         kl_max=5e-2, rel_l2=8e-2, drawn_moved=0.2, tie_nats=0.3, logprob=0.1, redraws=True
     ),

@@ -25,7 +25,13 @@ import pipeline.replay.run
 from cache_schema import open_tape
 from cache_schema.codecs.files import checksum
 from cache_schema.codecs.sealed_json import seal
-from cache_schema.errors import MissingSignalError, ProvenanceError, TapeError, UsageError
+from cache_schema.errors import (
+    MissingSignalError,
+    ModelError,
+    ProvenanceError,
+    TapeError,
+    UsageError,
+)
 from cache_schema.maker import GroupInfo
 from cache_schema.recipes import as_toml
 from pipeline.extract import run_step
@@ -172,16 +178,26 @@ def test_some_samples_by_seed(whole: Path) -> None:
     assert len(seen) > 1
 
 
-def test_the_command(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """As a user types it, the teacher elsewhere by now; another teacher is refused by name."""
-    encoder = whole.parent / "wav2vec2"
-    moved = Path(shutil.copytree(encoder, tmp_path / "moved"))
-    flags = ["verify", whole, "--replay", "2", "--source", "mood", "--seed", "1"]
-    done = run_pipeline(*flags, "--acoustic-teacher", moved, "--json")
+@pytest.mark.parametrize("tape_dir", ["bfloat16"], indirect=True)
+def test_the_command_under_vllm(tape_dir: Path, text_teacher: Path) -> None:
+    """As a user types it: the real engine, in bfloat16, the teacher elsewhere by now."""
+    flags = ["--replay", "2", "--source", "textual", "--text-teacher", text_teacher, "--json"]
+    done = run_pipeline("verify", tape_dir, *flags)
     assert done.returncode == 0, done.stderr
     values = json.loads(done.stdout)
-    one = values["replay"]["sources"][0]
-    assert (one["teacher"], len(one["samples"]), one["of"]) == (str(moved), 2, 4)
+    (one,) = values["replay"]["sources"]
+    assert (one["engine"], one["dtype"], one["of"]) == ("vllm", "bfloat16", 9)
+    assert (one["teacher"], len(one["samples"])) == (str(text_teacher), 2)
+    found = signals_of(values)
+    assert found["trace"]["rows"] == 2
+    # seen equal, bit by bit; a hundredth of what rounding may do is far from another model's
+    assert found["topk"]["measures"]["KL"]["worst"] < 5e-4
+
+
+def test_another_teacher_is_refused(
+    whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By its own process, which says why."""
     other = save_encoder(tmp_path / "other", "hubert", "ForSequenceClassification")
     with pytest.raises(ReplayError, match="--acoustic-teacher"):
         verified(whole, "mood", acoustic=[f"mood={other}"])
@@ -189,6 +205,12 @@ def test_the_command(whole: Path, tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert "'mood' was recorded differently" in told
     assert "model_digest" in told
     assert "Traceback" not in told
+
+
+@pytest.mark.usefixtures("_here")
+def test_a_teacher_that_is_gone(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="gone"):
+        verified(whole, "mood", acoustic=[str(tmp_path / "gone")])
 
 
 @pytest.mark.usefixtures("_here")
