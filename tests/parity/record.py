@@ -32,7 +32,8 @@ TOP_K, LENS_TOP_K, DRAWS = 8, 6, 5
 LAYERS = {"qwen3": (0, 2, 4), "llama": (0, 1, 3), "gemma3": (0, 1, 3), "gpt2": (0, 1, 2)}
 LENS = {"qwen3": (1, 4), "llama": (0, 3), "gemma3": (2, 3), "gpt2": (1, 2)}
 SEEDS = [11, 12, 13, 14, 15]
-SAMPLING = Sampling(num_traces=2, max_new_tokens=20, temperature=1.0)
+SAMPLING = Sampling(num_traces=2, max_new_tokens=20, temperature=1.5)
+"""Not 1: what is recorded is at temperature 1, however a token was drawn."""
 
 
 def wanted_of(family: str) -> Wanted:
