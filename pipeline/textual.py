@@ -84,9 +84,11 @@ def load_teacher(recipe: TextualRecipe, seed: int) -> TextTeacher:
         from pipeline.teachers.vllm_text import VllmTextTeacher
 
         return VllmTextTeacher(recipe, seed)
-    from pipeline.teachers.hf_text import HfTextTeacher
+    if recipe.engine == "transformers":
+        from pipeline.teachers.hf_text import HfTextTeacher
 
-    return HfTextTeacher(recipe)
+        return HfTextTeacher(recipe)
+    raise AssertionError(f"no code starts engine {recipe.engine!r}")
 
 
 def record_all(
