@@ -27,7 +27,7 @@ setup: ## makes .venv with everything in it, and repairs what the packages leave
 	# Three tries where a connection fails (status 2 in the end); anything else fails at once (status 1).
 	install() {
 	  for pause_s in 5 30 0; do
-	    if $(BIN)/python -m pip install --disable-pip-version-check $$quiet "$$@" 2> .venv/pip.log; then
+	    if $(BIN)/python -m pip install --disable-pip-version-check --no-compile $$quiet "$$@" 2> .venv/pip.log; then
 	      return 0
 	    fi
 	    cat .venv/pip.log >&2

