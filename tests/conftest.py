@@ -22,6 +22,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("tapes" if shared else str(item.path)))
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name recordings and other bytes by their argument: a WAVE file says when it was written,
+    so an id made of its bytes would differ from one worker to the next."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_remote_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Files of remote tapes are kept in a folder of this run, not in the user's."""
