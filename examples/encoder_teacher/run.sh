@@ -13,8 +13,8 @@ cache=${1:?a tape, as examples/encoder_teacher/run.sh CACHE RUN}
 run=${2:?a folder for the run}
 python=${PYTHON:-python}
 
-"$python" -m pipeline extract-teachers --dataset "${DATASET:?the data set the tape was made from}" --out "$cache" \
-  --only acoustic --acoustic-teacher "${ENCODER:-microsoft/wavlm-large}" --set acoustic.name=wavlm \
+"$python" -m pipeline extract-teachers --out "$cache" --only acoustic \
+  --acoustic-teacher "${ENCODER:-microsoft/wavlm-large}" --set acoustic.name=wavlm \
   --acoustic-layers "${LAYERS:-12,24}"
 "$python" -m train student --recipe "${TRAIN_RECIPE:-$here/train.toml}" --cache "$cache" \
   --student "${STUDENT:-Qwen/Qwen2.5-Omni-7B}" --out "$run"

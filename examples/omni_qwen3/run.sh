@@ -3,8 +3,9 @@
 #
 #   examples/omni_qwen3/run.sh clips.jsonl ./omni [flags of pipeline extract-teachers]
 #
-# Stage one needs one GPU of 40 GB; stage two runs on all GPUs of the node (GPUS=N for fewer). Both
-# are continued by the same command. The rows have audio, question, choices and answer; a caption
+# Stage one runs on one GPU, a teacher at a time (about 16 GB of bfloat16 weights each, and what vLLM
+# is given beside them); stage two on all GPUs of the node (GPUS=N for fewer). Both are continued by
+# the same command. Tried in CI with tiny models of the same classes, not with the hub's weights. The rows have audio, question, choices and answer; a caption
 # column, where there is one, is taken instead of the model's: --set textualize.listen={}
 set -euo pipefail
 here=$(dirname "${BASH_SOURCE[0]}")

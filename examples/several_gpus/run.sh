@@ -5,6 +5,8 @@
 #   SHARDING=full examples/several_gpus/run.sh ...       # a part of each weight, gradient and moment a GPU (FSDP2)
 #   NODES=2 NODE=0 HEAD=first-host:29500 examples/several_gpus/run.sh ...       # on every node, NODE counts from 0
 #
+# CI runs it with two processes on one machine; several nodes were not tried.
+#
 # What follows are flags of `train student`. A run that ended early goes on with --resume, on any number of GPUs.
 set -euo pipefail
 gpus=${GPUS:-$(nvidia-smi --list-gpus | wc -l)}

@@ -149,10 +149,9 @@ def test_an_encoder_joins_a_tape_and_teaches(given: Path, student: Path, tmp_pat
         tmp_path / "train.toml",
         ('layers = "14:12,28:24"', 'layers = "1:1,2:2"'),
     )
-    dataset = Path(f"{given}.rows.jsonl")
     run(
         "encoder_teacher/run.sh", given, tmp_path / "run",
-        DATASET=dataset, ENCODER=encoder, LAYERS="1,2", STUDENT=student, TRAIN_RECIPE=recipe,
+        ENCODER=encoder, LAYERS="1,2", STUDENT=student, TRAIN_RECIPE=recipe,
     )  # fmt: skip
     assert "wavlm/hidden" in open_tape(given).signals
     assert all(

@@ -182,7 +182,10 @@ def test_letters_by_hand(text: str, mmsu: int | None, air: int | None) -> None:
     for judge, expected in ((judge_mmsu, mmsu), (judge_air_bench, air)):
         verdict = judge(asked, said(text))
         assert (verdict.value if verdict.counted else None) == expected
-        assert not judge(asked, said(text, finish="error")).counted
+    unmade = judge_mmsu(asked, said(text, finish="error"))  # record.get("response", "")
+    assert unmade.counted
+    assert unmade.value == 0
+    assert not judge_air_bench(asked, said(text, finish="error")).counted
 
 
 def second_letters(choices: dict[str, str], right: str, text: str, air: bool) -> bool | None:

@@ -35,10 +35,11 @@ def _letters_of(item: Item) -> str:
 def judge_mmsu(item: Item, response: Response) -> Verdict:
     """Judge as MMSU's script does: nothing said is wrong, no letter found is not counted.
 
+    A response never made is a record without one, which the script reads as nothing said.
     The texts behind the letters are compared, so a choice given twice is right by either letter.
     """
     right = _letters_of(item)
-    letter = None if response.finish == "error" else letter_of(said(response))
+    letter = "" if response.finish == "error" else letter_of(said(response))
     if letter is None or not item.answer:
         return not_counted(item, right[:1])
     is_right = bool(letter) and letter in right
@@ -71,7 +72,7 @@ MMSU_OFFICIAL = Rule(
         "github.com/dingdongwang/MMSU, mmsu_evaluation.py at 217d1d3f5ad5 (2026-02-12). The first "
         "publication (dingdongwang/MMSU_Bench at f0ef334bb101, 2025-06-08) judges an empty "
         "response by the letter of the record before it, so its figures depend on the order; the "
-        "later one counts it as wrong, and so does this." + _MISLEADING
+        "later one counts it, and a record without a response, as wrong, and so does this." + _MISLEADING
     ),
 )
 
