@@ -1,8 +1,8 @@
 """``kill -9`` at any point of stage one: the same command continues, nothing is lost or doubled.
 
 The real steps run in forked children that are killed 50 times, most of them at a counted touch
-of the tape's files (which reaches every kind of write), the others after a random time. Then the command
-itself, with vLLM, is killed as a process group.
+of the tape's files (which reaches every kind of write), the others after a random time. Then the
+command itself, with vLLM, is killed as a process group.
 """
 
 from __future__ import annotations

@@ -72,7 +72,8 @@ MMSU_OFFICIAL = Rule(
         "github.com/dingdongwang/MMSU, mmsu_evaluation.py at 217d1d3f5ad5 (2026-02-12). The first "
         "publication (dingdongwang/MMSU_Bench at f0ef334bb101, 2025-06-08) judges an empty "
         "response by the letter of the record before it, so its figures depend on the order; the "
-        "later one counts it, and a record without a response, as wrong, and so does this." + _MISLEADING
+        "later one counts it, and a record without a response, as wrong, and so does this."
+        + _MISLEADING
     ),
 )
 
