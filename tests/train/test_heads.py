@@ -28,16 +28,12 @@ from train.terms import Term, check_signals, resolve_terms
 from train.terms_recipe import TermsRecipe
 
 NAMES = ("r0", "r2", "r3", "r5")
-
-
 SECTIONS: dict[str, dict[str, Any]] = {
     "acoustic_utterance": {"weight": 1.0, "source": "mood", "temperature": 2.0},
     "acoustic_utterance-voice": {"weight": 0.5, "source": "voice", "pooling": "statistics"},
     "acoustic_frames": {"weight": 0.3, "source": "events", "temperature": 3.0},
     "acoustic_embedding": {"weight": 0.7, "source": "voice", "distance": "cosine_mse"},
 }
-
-
 # float32 sums of some dozens, in another order
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-6}
 
