@@ -18,6 +18,8 @@ from cache_schema.writer import TapeWriter
 
 LABELS = ["Speech", "Musik „laut“", "dog, bark"]
 MOODS = ["calm", "angry"]
+TIMES = np.array([[0, 0.1], [0.1, 0.2]], np.float32)
+"""Of two frames."""
 EMBEDDED = 5
 QUARANTINED = ("s9", 9, "audio", "no sound in it")
 ALL = ("samples", "descriptions", "textual", "acoustic", "wavlm")

@@ -1,4 +1,4 @@
-"""Logits of classifiers and pooled embeddings: written, read, refused, merged, compared."""
+"""Logits of classifiers and pooled embeddings: written, read, merged, compared, verified."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from classes_tape import (
     LABELS,
     MAKERS,
     MOODS,
+    TIMES,
     embedding_of,
     frames_of,
     logits_of,
@@ -38,10 +39,6 @@ from cache_schema.shard import Storage
 from cache_schema.types import Embedding, FrameLogits, UtteranceLogits
 from cache_schema.validate import validate
 from cache_schema.writer import TapeWriter
-
-SIGNALS = MAKERS["acoustic"].signals
-TIMES = np.array([[0, 0.1], [0.1, 0.2]], np.float32)
-
 
 POOLINGS = (("acoustic", EMBEDDED, "classifier input"), ("wavlm", 2, "x-vector"))
 FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -117,66 +114,6 @@ def test_any_finite_values_come_back_bit_for_bit(data: st.DataObject) -> None:
     if num_frames:
         assert read["utterance_logits"].logits.tobytes() == logits[0].tobytes()
         assert read["embedding"].values.tobytes() == vector.tobytes()
-
-
-def frames_with(**values: Any) -> dict[str, Any]:
-    """A row of two frames, some of its columns replaced."""
-    return {**frame_logits_row("s", np.zeros((2, 3)), TIMES), **values}
-
-
-@pytest.mark.parametrize(
-    ("table", "row", "message"),
-    [
-        ("utterance_logits", utterance_logits_row("s", np.zeros(3)), "3 logits, its group names 2"),
-        ("utterance_logits", utterance_logits_row("s", np.zeros(0)), "0 logits, its group names 2"),
-        ("utterance_logits", utterance_logits_row("s", np.array([0, np.nan])), "not finite"),
-        ("utterance_logits", utterance_logits_row("s", np.array([0, np.inf])), "not finite"),
-        ("utterance_logits", utterance_logits_row("s", np.array([0, 1e39])), "not finite"),
-        (
-            "utterance_logits",
-            {**utterance_logits_row("s", np.zeros(2)), "trace_index": 0},
-            "trace index 0: it is of the recording",
-        ),
-        ("frame_logits", frames_with(logits=np.zeros(5)), "5 logits, expected 2 frames of the 3"),
-        ("frame_logits", frames_with(logits=np.zeros(9)), "9 logits, expected 2 frames of the 3"),
-        ("frame_logits", frames_with(logits=np.full(6, -np.inf)), "not finite"),
-        ("frame_logits", frames_with(trace_index=3), "trace index 3"),
-        ("frame_logits", frames_with(times_s=[0, 1, 2]), "expected a start and an end"),
-        ("frame_logits", frames_with(times_s=[]), "6 logits, expected 0 frames"),
-        ("frame_logits", frames_with(times_s=[0, 1, 1, np.nan]), "negative or not finite"),
-        ("frame_logits", frames_with(times_s=[0, 1, 1, np.inf]), "negative or not finite"),
-        ("frame_logits", frames_with(times_s=[-1, 1, 1, 2]), "negative or not finite"),
-        ("frame_logits", frames_with(times_s=[0, 2, 1, 1.5]), "do not ascend"),
-        ("frame_logits", frames_with(times_s=[1, 2, 0, 2]), "do not ascend"),
-        ("frame_logits", frames_with(times_s=[1, 0, 1, 2]), "do not ascend"),
-        ("embedding", embedding_row("s", np.zeros(4)), "width 4, its group says 5"),
-        ("embedding", embedding_row("s", np.full(5, np.nan)), "not finite"),
-        ("embedding", {**embedding_row("s", np.zeros(5)), "trace_index": 0}, "trace index 0"),
-    ],
-    ids=map(str, itertools.count()),
-)
-def test_a_row_that_breaks_the_format_is_refused(
-    tmp_path: Path, table: str, row: dict[str, Any], message: str
-) -> None:
-    with TapeWriter(tmp_path / "tape", MAKERS["acoustic"]) as writer:
-        with pytest.raises(RowError, match=message):
-            writer.add({table: [row]})
-        writer.add({"embedding": [embedding_row("s", np.zeros(EMBEDDED))]})
-    floats = row.keys() - {"sample_id", "trace_index"}
-    stored = {**row, **{name: np.asarray(row[name], np.float32) for name in floats}}
-    with pytest.raises(TapeError, match=message):
-        decode(table, stored, SIGNALS, "row 0")
-
-
-def test_a_signal_its_group_does_not_name_is_refused() -> None:
-    with pytest.raises(RowError, match="its group records no signal 'embedding'"):
-        prepare({"embedding": [embedding_row("s", np.zeros(2))]}, [], Storage(), {"hidden": {}})
-
-
-def test_more_logits_than_a_reader_takes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cache_schema.rows_classes.MAX_FRAME_LOGITS", 5)
-    with pytest.raises(RowError, match="6 logits of one recording, at most 5"):
-        prepare({"frame_logits": [frames_with()]}, [], Storage(), SIGNALS)
 
 
 CLASSES = {"labels": ["a", "b"], "multi_label": True}
