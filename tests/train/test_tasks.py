@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_tape
 from forks import Forks
 from safetensors.torch import load_file
+from task_runs import FLAGS, STAGES, TWO_TASKS, launch, values
 from tiny_tape import MakeTape, build_tape
 from train_runs import (
     Launch,
@@ -22,37 +22,6 @@ from train_runs import (
 )
 
 from audio_models.load import AudioLM
-from cache_schema.errors import UsageError
-from train.recipe import load_train_recipe
-
-FLAGS = ("--lr", "1e-3", "--batch-tokens", "400", "--set", "loop.micro_tokens=150",
-         "--set", "checkpoints.every=3")  # fmt: skip
-
-TWO_TASKS = """
-[terms.ce]
-weight = 0.5
-[terms.text_kl]
-weight = 1.0
-[terms.acoustic_hidden]
-weight = 0.3
-
-[tasks.speech]
-terms = ["ce", "text_kl"]
-[tasks.sound]
-terms = ["acoustic_hidden"]
-"""
-
-STAGES = (
-    TWO_TASKS
-    + """
-[stages.hearing]
-steps = 4
-tasks = ["sound"]
-freeze = ["language_model"]
-[stages.all]
-epochs = 1
-"""
-)
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +33,6 @@ def tapes(tmp_path_factory: pytest.TempPathFactory, student: AudioLM) -> dict[st
         "speech": build_tape(folder / "speech", student, num_samples=8, described=described),
         "sound": build_tape(folder / "sound", student, textual=False),
     }
-
-
-def launch(
-    tapes: dict[str, Path], student: Path, out: Path, recipe: str, *more: str, **faults: Any
-) -> Launch:
-    file = out.with_suffix(".toml")
-    file.write_text(recipe)
-    caches = ("--cache", f"sound={tapes['sound']}", "--recipe", str(file))
-    return Launch(tape=tapes["speech"], student=student, out=out, more=(*caches, *FLAGS, *more),
-                  **faults)  # fmt: skip
-
-
-def values(line: dict[str, Any], name: str) -> tuple[float, int]:
-    return line["terms"][name]["value"], line["terms"][name]["count"]
 
 
 def test_a_term_is_computed_on_the_rows_of_its_tasks_alone(
@@ -213,60 +168,6 @@ def test_the_student_reads_descriptions_in_place_of_audio(
     moved = {name for name in before if not after[name].equal(before[name])}
     assert moved
     assert not any(name.startswith("audio_tower") for name in moved)
-
-
-REFUSED = [
-    ('[tasks.a]\nterms = ["txt_kl"]\n', "tasks.a.terms: 'txt_kl' is not there"),
-    ('[tasks.a]\nreads = "text"\n', "reads 'text': one of"),
-    ("[tasks.a]\nweight = 2.0\n[tasks.b]\n", "has no effect with mix.by = 'size'"),
-    ('[mix]\nby = "alternate"\n', "needs two tasks or more"),
-    ('[mix]\nby = "size"\ntemperature = 2.0\n', "has no effect with by = 'size'"),
-    ("[stages.one]\nsteps = 3\nepochs = 2\n", "steps 3, epochs 2: one above 0, the other 0"),
-    ("[stages.one]\n", "one above 0, the other 0"),
-    ('[stages.one]\nsteps = 3\ntasks = ["a"]\n', "stages.one.tasks: 'a' is not there"),
-    (
-        '[tasks.a]\nterms = ["ce"]\n[tasks.b]\n[stages.one]\nsteps = 3\nterms = ["text_kl"]\n',
-        "none of its terms is computed on task 'a'",
-    ),
-    ('[stages.one]\nsteps = 3\nterms = ["ce"]\n', "terms.text_kl: no stage computes it"),
-    (
-        '[tasks.a]\n[tasks.b]\n[stages.one]\nsteps = 3\ntasks = ["a"]\n',
-        "tasks.b: no stage trains on it",
-    ),
-    (
-        '[terms.text_tv]\nweight = 0.0\n[tasks.a]\nterms = ["text_tv"]\n',
-        "tasks.a: none of its terms has a weight above 0",
-    ),
-    (
-        '[terms.text_tv]\nweight = 0.0\n[stages.one]\nsteps = 3\nterms = ["text_tv"]\n',
-        "stages.one: none of its terms is computed",
-    ),
-]
-
-
-@pytest.mark.parametrize(("section", "said"), REFUSED)
-def test_recipes_of_nothing_are_refused(section: str, said: str, tmp_path: Path) -> None:
-    file = tmp_path / "recipe.toml"
-    file.write_text("[terms.ce]\nweight = 1.0\n[terms.text_kl]\nweight = 1.0\n" + section)
-    with pytest.raises(UsageError, match=said.replace("(", r"\(")):
-        load_train_recipe(str(file), [])
-
-
-def test_a_recipe_without_terms_says_so(tmp_path: Path) -> None:
-    file = tmp_path / "recipe.toml"
-    file.write_text("[loop]\nseed = 1\n")
-    with pytest.raises(UsageError, match=r"no \[terms\]: say what is computed"):
-        load_train_recipe(str(file), [])
-    with pytest.raises(UsageError, match="seed 4294967296: expected 0 to 4294967295"):
-        load_train_recipe("sft", [f"loop.seed={2**32}"])
-
-
-def test_a_term_of_weight_0_may_still_be_named(tmp_path: Path) -> None:
-    """It is left out by ``--set terms.NAME.weight=0``, whatever tasks and stages name it."""
-    file = tmp_path / "recipe.toml"
-    file.write_text(TWO_TASKS + '[stages.one]\nsteps = 3\nterms = ["text_kl", "acoustic_hidden"]\n')
-    recipe = load_train_recipe(str(file), ["terms.ce.weight=0"])
-    assert list(recipe.terms.active(recipe.tasks["speech"].terms)) == ["text_kl"]
 
 
 def refusal(tape: Path, student: Path, out: Path, recipe: str, *more: str) -> str:
