@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import terms_tape
 import tiny_audio_lm
 import torch
-from terms_tape import LAYERS, TEXT_LAYERS
+from objective_batches import NAMES, TOLERANCE, compare, gradients, load, objective, terms_of
+from online_terms import ONLINE, online
+from terms_tape import TEXT_LAYERS
 from torch import Tensor
 
 from audio_models.decoder import decoder_of
-from audio_models.forward import forward_with_states
 from audio_models.load import AudioLM, load_audio_lm
 from cache_schema import Tape, open_tape
-from train.batch import Share, TrainBatch, load_batches
-from train.data import Example
+from train.batch import TrainBatch
 from train.losses import eager
-from train.needs import resolve_needs
-from train.objective import Objective
-from train.ring import HostBuffer, Readers
 from train.targets import TopKTargets
-from train.terms import StatesAt, Term, check_signals, resolve_terms
-from train.terms_recipe import TERMS, TermsRecipe
+from train.terms import StatesAt, Term
+from train.terms_recipe import TERMS
 
 VOCABULARY = 270
-NAMES = ("s0", "s3", "s5")
 PAIRED = "1:1,2:2"
 MORE = {
     "text_lens": {"layers": "1:2,2:4", "divergence": "jsd"},
@@ -40,14 +34,6 @@ MORE = {
     "acoustic_kl": {"temperature": 2.0},
     "text_jsd": {"beta": 0.3},
 }
-# float32 sums in another order, of logits of size 10
-TOLERANCE = {"rtol": 2e-4, "atol": 1e-6}
-
-
-def terms_of(tape: Tape, **sections: dict[str, object]) -> tuple[Term, ...]:
-    recipe = TermsRecipe.from_values(sections, "recipe.terms")
-    check_signals(recipe, tape)
-    return resolve_terms(recipe, tape, 2)
 
 
 @pytest.fixture(scope="module")
@@ -73,129 +59,6 @@ def every_term(tape: Tape) -> tuple[Term, ...]:
     names = [name for name, spec in TERMS.items() if spec.at in ("token", "audio")]
     sections = {name: {"weight": 1.0, **MORE.get(name, {})} for name in names}
     return terms_of(tape, **sections, **{"acoustic_kl-second": {"weight": 1.0, "source": "second"}})
-
-
-def load(
-    lm: AudioLM, tape: Tape, terms: tuple[Term, ...], shares: Sequence[Sequence[str]]
-) -> list[TrainBatch]:
-    rows = [Example(sample_id=name, trace_index=0, num_tokens=1) for name in NAMES]
-    needs = resolve_needs(lm, tape, terms, rows)
-    buffer = HostBuffer()
-    with Readers() as readers:
-        rows = [[(name, 0) for name in share] for share in shares]
-        found = [Share(tape=tape, needs=needs, rows=each) for each in rows]
-        batches = load_batches(lm, found, buffer, readers)
-        buffer.wait()
-    return batches
-
-
-def objective(lm: AudioLM, terms: tuple[Term, ...], chunk: int = 16) -> Objective:
-    torch.manual_seed(0)
-    return Objective(lm.model, terms, lm.width, chunk)
-
-
-def gradients(module: Objective, value: Tensor) -> dict[str, Tensor]:
-    module.zero_grad()
-    value.backward(retain_graph=True)
-    return {n: p.grad.clone() for n, p in module.named_parameters() if p.grad is not None}
-
-
-def compare(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    assert one.keys() >= other.keys()
-    largest = max(float(each.abs().max()) for each in other.values())
-    for name, each in one.items():
-        # a parameter of other terms alone may come with zeros
-        reference = other.get(name, torch.zeros_like(each))
-        # of small gradients the digits of the large ones they are sums of
-        torch.testing.assert_close(each, reference, rtol=1e-3, atol=1e-5 * max(largest, 1e-3))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Online:
-    """Student and teacher in memory: what an online distillation of the same rows has."""
-
-    logits: Tensor
-    teacher_logits: Tensor
-    student: dict[StatesAt, dict[int, Tensor]]
-    teacher: dict[StatesAt, dict[int, Tensor]]
-    rows: list[int]
-    audio_rows: list[int]
-
-
-def forward(lm: AudioLM, batch: TrainBatch) -> tuple[Tensor, dict[StatesAt, dict[int, Tensor]]]:
-    audio = batch.audio
-    out = forward_with_states(lm.model, audio.inputs, LAYERS, audio.predict_positions)
-    found: dict[StatesAt, dict[int, Tensor]] = {}
-    for at, positions in (("audio", audio.audio_positions), ("token", audio.predict_positions)):
-        found[StatesAt("acoustic", at)] = {
-            layer: torch.cat([row[where] for row, where in zip(states, positions, strict=True)])
-            for layer, states in out.states.items()
-        }
-    return out.logits_NV, found
-
-
-def online(lm: AudioLM, teacher: AudioLM, batch: TrainBatch) -> Online:
-    with torch.no_grad():
-        teacher_logits, teacher_states = forward(teacher, batch)
-    logits, states = forward(lm, batch)
-    return Online(
-        logits=logits,
-        teacher_logits=teacher_logits,
-        student=states,
-        teacher=teacher_states,
-        rows=[len(each) for each in batch.audio.predict_positions],
-        audio_rows=[len(each) for each in batch.audio.audio_positions],
-    )
-
-
-def lens(lm: AudioLM, states_ND: Tensor) -> Tensor:
-    weight = lm.model.get_output_embeddings().weight
-    return eager.lens_of_linear_readout(states_ND, decoder_of(lm.model).norm, weight)
-
-
-def cka_sum(seen: Online) -> Tensor:
-    place = StatesAt("acoustic", at="audio")
-    total = torch.zeros(())
-    for layer in LAYERS:
-        rows = (each[place][layer].split(seen.audio_rows) for each in (seen.student, seen.teacher))
-        for one, other in zip(*rows, strict=True):
-            total = total + len(one) * (1 - eager.feature_cka(one, other))
-    return total / len(LAYERS)
-
-
-def mse_sum(seen: Online) -> Tensor:
-    place = StatesAt("acoustic", at="token")
-    pairs = [(seen.student[place][n], seen.teacher[place][n]) for n in LAYERS]
-    return torch.stack([eager.relative_mse_of_each(*pair).sum() for pair in pairs]).mean()
-
-
-def lens_sum(lm: AudioLM, teacher: AudioLM, seen: Online) -> Tensor:
-    place = StatesAt("acoustic", at="token")
-    values = []
-    for layer in LAYERS:
-        with torch.no_grad():
-            said = lens(teacher, seen.teacher[place][layer])
-        values.append(eager.dense_jensen_shannon(said, lens(lm, seen.student[place][layer]), 1.0))
-    return torch.stack(values).mean(0).sum()
-
-
-ONLINE: dict[str, Callable[[AudioLM, AudioLM, TrainBatch, Online], Tensor]] = {
-    "ce": lambda lm, t, batch, seen: eager.dense_cross_entropy(seen.logits, batch.target_ids).sum(),
-    "acoustic_kl": lambda lm, t, batch, seen: (
-        4 * eager.dense_forward_kl(seen.teacher_logits, seen.logits, 2.0).sum()
-    ),
-    **{
-        f"acoustic_{name}": functools.partial(
-            lambda dense, lm, t, batch, seen: dense(seen.teacher_logits, seen.logits, 1.0).sum(),
-            dense,
-        )
-        for name, dense in eager.DENSE.items()
-        if name != "kl"
-    },
-    "acoustic_lens": lambda lm, t, batch, seen: lens_sum(lm, t, seen),
-    "acoustic_hidden": lambda lm, t, batch, seen: cka_sum(seen),
-    "acoustic_response": lambda lm, t, batch, seen: mse_sum(seen),
-}
 
 
 @pytest.mark.parametrize("name", list(ONLINE))
