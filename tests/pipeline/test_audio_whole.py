@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from test_audio_files import encoded, sound, streamed_wav, without_first_frame
+from encoded_audio import encoded, sound, streamed_wav, without_first_frame
 from torchaudio.functional import resample as resample_by_torchaudio
 from typer.testing import CliRunner
 
