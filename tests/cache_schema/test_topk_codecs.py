@@ -1,118 +1,22 @@
-"""Compact top-k and sampled blobs: ids exact, log-probs within bounds, damage always named."""
+"""Compact top-k blobs: ids exact, log-probs within bounds, damage always named."""
 
 from __future__ import annotations
 
 import math
 import struct
 import tracemalloc
-from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from blob_oracles import DAMAGE, EDGE_IDS, MAX_ID, damage, plain_topk, rewrite, section
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache_schema.codecs import sampled, topk_compact
+from cache_schema.codecs import topk_compact
 from cache_schema.errors import TapeError
 
-MAX_ID = (1 << 20) - 1
-EDGE_IDS = [0, 255, 256, 65535, 65536, 131071, 131072, 131073, 151935, 262143, 262144, MAX_ID]
-
 TopK = tuple[np.ndarray, np.ndarray, np.ndarray]
-Sampled = tuple[np.ndarray, np.ndarray, np.ndarray, int]
-
-
-# ---- oracles: the layouts of the two modules read aloud, a value at a time
-
-
-def read_section(blob: bytes, at: int, size: int) -> tuple[bytes, int]:
-    (stored,) = struct.unpack_from("<I", blob, at)
-    data = blob[at + 4 : at + 4 + stored]
-    if stored < size:
-        data = pa.decompress(data, decompressed_size=size, codec="zstd", asbytes=True)
-    assert len(data) == size
-    return data, at + 4 + stored
-
-
-def plain_topk(blob: bytes) -> tuple[list[list[int]], list[list[float]], list[float]]:
-    """Decode a compact top-k blob slowly; returns ids, log-probs and tails, row by row."""
-    version, num_hot, k, num_tokens, root_steps, linear_step = struct.unpack_from("<BBHIHH", blob)
-    assert version == 1
-    n = num_tokens * k
-    symbols, at = read_section(blob, 12, n)
-    packed, at = read_section(blob, at, (n + 1) // 2)
-    nibbles = [packed[i // 2] >> 4 if i % 2 == 0 else packed[i // 2] & 15 for i in range(n)]
-    num_cold, num_big = sum(s >= 240 for s in symbols), nibbles.count(15)
-    cold_low, at = read_section(blob, at, num_cold)
-    cold_mid, at = read_section(blob, at, num_cold)
-    low, at = read_section(blob, at, num_hot + num_big + num_tokens)
-    high, at = read_section(blob, at, 2 * num_hot + num_big + num_tokens)
-    assert at == len(blob)
-
-    top, high = high[:num_hot], high[num_hot:]
-    words = [a + 256 * b for a, b in zip(low, high, strict=True)]
-    hot = [word + 65536 * t for word, t in zip(words, top, strict=False)]
-    big = iter(words[num_hot : num_hot + num_big])
-    tail_levels = words[num_hot + num_big :]
-    cold = iter([a + 256 * b for a, b in zip(cold_low, cold_mid, strict=True)])
-
-    turn = max(0, root_steps - 8192 // linear_step)
-
-    def logprob(level: int) -> float:
-        if level == 4095:
-            return -math.inf
-        value = 2 * math.log(1 - min(level, turn) / root_steps)
-        return value - max(0, level - turn) * linear_step / 4096
-
-    ids, logprobs, tails = [], [], []
-    for t in range(num_tokens):
-        ids_K, logprobs_K, level = [], [], 0
-        for i in range(t * k, (t + 1) * k):
-            ids_K.append(hot[symbols[i]] if symbols[i] < 240 else (symbols[i] - 240) * 65536)
-            ids_K[-1] += next(cold) if symbols[i] >= 240 else 0
-            level += nibbles[i] + (next(big) if nibbles[i] == 15 else 0)
-            logprobs_K.append(logprob(level))
-        tail = math.exp(logprob(tail_levels[t]))
-        total = math.fsum(map(math.exp, logprobs_K)) + tail
-        ids.append(ids_K)
-        logprobs.append([value - math.log(total) for value in logprobs_K])
-        tails.append(tail / total)
-    return ids, logprobs, tails
-
-
-def plain_sampled(blob: bytes) -> list[dict[int, int]]:
-    """Decode a sampled blob slowly; returns id -> count for each token."""
-    version, zero, num_draws, num_tokens = struct.unpack_from("<BBHI", blob)
-    assert (version, zero) == (1, 0)
-    low, at = read_section(blob, 8, num_tokens)
-    high, at = read_section(blob, at, num_tokens)
-    unique = [a + 256 * b for a, b in zip(low, high, strict=True)]
-    symbols, at = read_section(blob, at, sum(unique))
-    id_low, at = read_section(blob, at, sum(unique))
-    id_mid, at = read_section(blob, at, sum(unique))
-    num_big = sum(symbol & 15 == 15 for symbol in symbols)
-    big_low, at = read_section(blob, at, num_big)
-    big_high, at = read_section(blob, at, num_big)
-    assert at == len(blob)
-    big = iter([15 + a + 256 * b for a, b in zip(big_low, big_high, strict=True)])
-    rows, entry = [], 0
-    for number in unique:
-        row, page, rest = {}, 0, None
-        for i in range(entry, entry + number):
-            page += symbols[i] >> 4
-            token_id = page * 65536 + id_mid[i] * 256 + id_low[i]
-            code = symbols[i] & 15
-            row[token_id] = next(big) if code == 15 else code
-            rest = token_id if code == 0 else rest
-        assert rest is not None
-        row[rest] = num_draws - sum(row.values())
-        rows.append(row)
-        entry += number
-    return rows
-
-
-# ---- values
 
 
 def make_topk(seed: int, num_tokens: int, k: int, vocabulary: int, sharpness: float) -> TopK:
@@ -260,10 +164,6 @@ def test_topk_refuses_what_is_no_distribution(changed: dict[int, object], words:
         topk_compact.encode(*values)
 
 
-def rewrite(blob: bytes, at: int, new: bytes) -> bytes:
-    return blob[:at] + new + blob[at + len(new) :]
-
-
 def test_topk_names_damage() -> None:
     source = make_topk(3, 40, 16, 5000, 2.0)
     blob = topk_compact.encode(*source)
@@ -287,10 +187,6 @@ def test_topk_names_damage() -> None:
     for num_tokens, k in [(39, 16), (40, 15), (16, 40), (1 << 31, 16)]:
         with pytest.raises(TapeError, match="damaged shard"):
             topk_compact.decode(blob, num_tokens, k)
-
-
-def section(data: bytes) -> bytes:
-    return struct.pack("<I", len(data)) + data
 
 
 def topk_blob(symbols: bytes, nibbles: bytes, words: list[int], num_hot: int = 0) -> bytes:
@@ -333,16 +229,6 @@ def test_a_bomb_is_not_unpacked() -> None:
         assert pa.total_allocated_bytes() == before
 
 
-DAMAGE = st.lists(st.tuples(st.integers(0, 1 << 20), st.integers(1, 255)), max_size=3)
-
-
-def damage(blob: bytes, flips: list[tuple[int, int]], cut: int | None) -> bytes:
-    changed = bytearray(blob)
-    for at, mask in flips:
-        changed[at % len(blob)] ^= mask
-    return bytes(changed if cut is None else changed[: cut % len(blob)])
-
-
 TOPK_BLOBS = [
     topk_compact.encode(*make_topk(seed, 12, 9, vocabulary, 4.0))
     for seed, vocabulary in enumerate([60, 4000, 1 << 20])
@@ -380,139 +266,3 @@ def test_topk_of_any_bytes(junk: bytes, num_tokens: int, k: int) -> None:
             topk_compact.decode(blob, num_tokens, k)
         except TapeError:
             continue
-
-
-# ---- sampled
-
-
-def make_sampled(seed: int, num_tokens: int, num_draws: int, vocabulary: int) -> Sampled:
-    rng = np.random.default_rng(seed)
-    ids, counts, offsets = [], [], [0]
-    for _ in range(num_tokens):
-        weights = np.arange(1, 60) ** -float(rng.uniform(0, 4))
-        drawn = rng.choice(59, size=num_draws, p=weights / weights.sum())
-        unique, count = np.unique(drawn, return_counts=True)
-        ids.append(rng.choice(vocabulary, size=unique.size, replace=False))
-        counts.append(count)
-        offsets.append(offsets[-1] + unique.size)
-    empty = [np.empty(0, dtype=np.int64)]
-    return (
-        np.concatenate(ids + empty),
-        np.concatenate(counts + empty),
-        np.array(offsets),
-        num_draws,
-    )
-
-
-def check_sampled(source: Sampled) -> None:
-    ids, counts, offsets, num_draws = source
-    num_tokens = len(offsets) - 1
-    blob = sampled.encode(ids, counts, offsets, num_draws)
-    got_ids, got_counts, got_offsets = sampled.decode(blob, num_tokens, num_draws)
-    assert (got_ids.dtype, got_counts.dtype, got_offsets.dtype) == (np.int32, np.int32, np.int64)
-    np.testing.assert_array_equal(got_offsets, offsets)
-    slow = plain_sampled(blob)
-    for t, (begin, end) in enumerate(pairwise(offsets)):
-        wanted = dict(zip(ids[begin:end].tolist(), counts[begin:end].tolist(), strict=True))
-        got = dict(zip(got_ids[begin:end].tolist(), got_counts[begin:end].tolist(), strict=True))
-        assert got == wanted == slow[t]
-        assert list(got) == sorted(got)
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    num_tokens=st.integers(0, 30),
-    num_draws=st.sampled_from([1, 2, 50, 255, 256, 3000]),
-    vocabulary=st.sampled_from([59, 65_537, 151_936, 1 << 20]),
-)
-def test_sampled_round_trip(seed: int, num_tokens: int, num_draws: int, vocabulary: int) -> None:
-    check_sampled(make_sampled(seed, num_tokens, num_draws, vocabulary))
-
-
-def test_sampled_ids_at_the_edges_are_exact() -> None:
-    counts = np.arange(len(EDGE_IDS)) * 900 + 1
-    check_sampled(
-        (np.array(EDGE_IDS[::-1]), counts, np.array([0, len(EDGE_IDS)]), int(counts.sum()))
-    )
-
-
-GOOD_SAMPLED = ([3, 1, 2], [2, 1, 3], [0, 2, 3], 3)
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({0: [3, 1]}, "shapes"),
-        ({2: []}, "shapes"),
-        ({2: [0, 3, 3]}, "offsets"),
-        ({2: [0, 2]}, "offsets"),
-        ({2: [1, 2, 3]}, "offsets"),
-        ({0: [3, 1, MAX_ID + 1]}, "token ids"),
-        ({0: [3, -1, 2]}, "token ids"),
-        ({0: [1, 1, 2]}, "repeats"),
-        ({1: [3, 0, 3]}, "counts"),
-        ({1: [1, 1, 3]}, "counts"),
-        ({3: 0}, "draws"),
-        ({3: 65536}, "draws"),
-    ],
-)
-def test_sampled_refuses_what_is_no_sample(changed: dict[int, object], words: str) -> None:
-    check_sampled(tuple(np.array(v) if isinstance(v, list) else v for v in GOOD_SAMPLED))
-    values = [changed.get(i, value) for i, value in enumerate(GOOD_SAMPLED)]
-    with pytest.raises(TapeError, match=words):
-        sampled.encode(*values)
-
-
-def sampled_blob(unique: int, symbols: list[int], ids: list[int]) -> bytes:
-    """Return a blob of one token, 20 draws, without big counts."""
-    planes = [[unique], [0], symbols, [i & 255 for i in ids], [i >> 8 for i in ids], [], []]
-    return struct.pack("<BBHI", 1, 0, 20, 1) + b"".join(section(bytes(p)) for p in planes)
-
-
-def test_sampled_names_damage() -> None:
-    good = sampled_blob(2, [0x00, 0x13], [5, 4])
-    ids, counts, _ = sampled.decode(good, 1, 20)
-    assert (ids.tolist(), counts.tolist()) == ([5, 65540], [17, 3])
-    for words, blob in {
-        "no header": b"",
-        "version 2": rewrite(good, 0, b"\x02"),
-        "version 1": rewrite(good, 1, b"\x02"),
-        "damaged shard": rewrite(good, 2, b"\x15"),
-        "unique ids; damaged": sampled_blob(0, [], []),
-        "more than 20 unique": sampled_blob(21, [0] * 21, [0] * 21),
-        "id is above": sampled_blob(2, [0xF0, 0x13], [5, 4]),
-        "do not ascend": sampled_blob(2, [0x00, 0x03], [5, 5]),
-        "not one remaining": sampled_blob(2, [0x00, 0x10], [5, 4]),
-        "remaining count": sampled_blob(2, [0x02, 0x12], [5, 4]),
-        "add up to more": sampled_blob(3, [0x00, 0x1E, 0x16], [5, 4, 3]),
-        "cut off": good[:-4],
-        "expected; damaged": good + b"\0",
-    }.items():
-        with pytest.raises(TapeError, match=words):
-            sampled.decode(blob, 1, 20)
-
-
-SAMPLED_BLOBS = [
-    sampled.encode(*make_sampled(seed, 20, 50, vocabulary))
-    for seed, vocabulary in enumerate([60, 4000, 1 << 20])
-] + [sampled.encode(*make_sampled(5, 150, 50, 60))]
-
-
-@settings(deadline=None, max_examples=400)
-@given(which=st.integers(0, 3), flips=DAMAGE, cut=st.none() | st.integers(0, 1 << 20))
-def test_sampled_damage_never_escapes(
-    which: int, flips: list[tuple[int, int]], cut: int | None
-) -> None:
-    num_tokens = 150 if which == 3 else 20
-    try:
-        ids, counts, offsets = sampled.decode(
-            damage(SAMPLED_BLOBS[which], flips, cut), num_tokens, 50
-        )
-    except TapeError:
-        return
-    assert ids.shape == counts.shape == (offsets[-1],)
-    assert ids.min() >= 0
-    assert ids.max() <= MAX_ID
-    assert counts.min() >= 1
-    assert (np.add.reduceat(counts, offsets[:-1]) == 50).all()
