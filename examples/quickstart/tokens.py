@@ -27,7 +27,7 @@ NUM_MEL_BINS = 40
 HOP_SAMPLES = 320
 FFT_SAMPLES = 512
 LONGEST_CLIP_S = 5
-_MERGED_VOCABULARY = 480
+MERGED_VOCABULARY = 480
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -42,7 +42,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
+def make_tokenizer(
+    texts: Iterable[str], merged_vocabulary: int = MERGED_VOCABULARY
+) -> PreTrainedTokenizerFast:
     """Train the tokenizer on some texts."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -50,7 +52,7 @@ def make_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     tokenizer.train_from_iterator(
         texts,
         trainers.BpeTrainer(
-            vocab_size=_MERGED_VOCABULARY,
+            vocab_size=merged_vocabulary,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         ),

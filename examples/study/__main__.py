@@ -34,6 +34,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", default="0", help="comma-separated (0)")
     parser.add_argument("--size", choices=("small", "tiny"), default="small")
     parser.add_argument("--threads", type=int, default=2, help="of arithmetic (2)")
+    parser.add_argument("--sides", action="store_true", help="also the questions beside the table")
     parser.add_argument("--fresh", action="store_true", help="start over")
     return parser.parse_args(arguments)
 
@@ -57,7 +58,15 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"study: --seeds {given.seeds!r}: expected numbers such as 0,1,2", file=sys.stderr)
         return 2
     try:
-        run(given.world, given.fsdd, given.out, seeds, given.size, given.fresh)
+        run(
+            given.world,
+            given.fsdd,
+            given.out,
+            seeds,
+            given.size,
+            fresh=given.fresh,
+            with_sides=given.sides,
+        )
     except subprocess.CalledProcessError as error:
         print(
             f"study: {' '.join(error.cmd[1:5])} ... ended with {error.returncode}; it has said "

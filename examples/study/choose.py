@@ -63,7 +63,9 @@ def try_all(folder: Path, names: list[str], rates: list[float]) -> list[dict[str
         model, place = folder / BASE, folder / "choice" / f"{name}-{rate:g}"
         if name != BASE:
             tried = dataclasses.replace(size, learning_rate=rate)
-            words = stage_two.train_words(folder, identity["seed"], tried, wanted[name], place)
+            words = stage_two.train_words(
+                folder / "tape", folder / BASE, identity["seed"], tried, wanted[name], place
+            )
             seed.command(*words)
             model = place / "student"
         out = place.with_name(f"{place.name}-eval")

@@ -52,9 +52,12 @@ def _prompt(
 
 
 def make_tokenizer(
-    speech: Speech, compositions: Sequence[Composition], rng: np.random.Generator
+    speech: Speech,
+    compositions: Sequence[Composition],
+    rng: np.random.Generator,
+    merged_vocabulary: int = tokens.MERGED_VOCABULARY,
 ) -> PreTrainedTokenizerFast:
-    """Train the tokenizer that all models share, on what they read and write."""
+    """Train a tokenizer on what the models read and write."""
     kinds = [*REASONING, *HEARING]
     train_set, speakers = speech.sets["train"], speech.speakers
     texts = ["user\nassistant\n"]
@@ -67,7 +70,7 @@ def make_tokenizer(
         drawn = [_draw_heard(compositions, speech, rng)[0] for _ in range(100)]
         for heard in drawn:
             texts += _turn(kind, heard, speakers, rng)
-    return tokens.make_tokenizer(texts)
+    return tokens.make_tokenizer(texts, merged_vocabulary)
 
 
 def make_teacher(

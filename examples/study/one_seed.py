@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,31 +12,35 @@ from typing import Any
 import numpy as np
 from transformers import AutoTokenizer
 
-from cache_schema import open_tape
-from examples.quickstart import teacher
 from examples.quickstart.steps import say, source_digest
 from examples.quickstart.world import Voices
 from examples.study import models, rows, seed
 from examples.study.hearing_questions import HEARING
 from examples.study.marks import Marks
-from examples.study.measuring import counts
 from examples.study.questions import REASONING
 from examples.study.seed import Seed
+from examples.study.sides import SIDES, run_side
 from examples.study.sizes import Size
 from examples.study.speech import Speech
+from examples.study.stage_one import make_tape, train_teacher
 from examples.study.stage_two import measure_base, members, run_variant
 from examples.study.variants import BASE, variants
 
 COSTS = {"world": 1, "teacher": 14, "base": 22, "tape": 10, "before": 2}
-VARIANT_COST = 7
+VARIANT_COST, SIDE_COST = 7, 9
 """Shares of the time, measured."""
 
 CURVE_SHARE = 0.4
 """Share of the test's rows of seen voices that is asked at every checkpoint."""
 
 
-def run_seed(one: Seed, fresh: bool) -> dict[str, Any]:
+def run_seed(one: Seed, fresh: bool, with_sides: bool) -> dict[str, Any]:
     """Run all steps of a seed; returns its record, which is also in ``results.json``.
+
+    Args:
+        one: the seed.
+        fresh: start over.
+        with_sides: also answer the questions beside the table.
 
     Raises:
         FolderError: the folder holds something else.
@@ -46,7 +48,12 @@ def run_seed(one: Seed, fresh: bool) -> dict[str, Any]:
     """
     wanted = variants(one.size)
     names = [variant.name for variant in wanted]
-    costs = {**COSTS, **dict.fromkeys(names, VARIANT_COST)}
+    sides = SIDES if with_sides else ()
+    costs = {
+        **COSTS,
+        **dict.fromkeys(names, VARIANT_COST),
+        **dict.fromkeys((f"side-{side.name}" for side in sides), SIDE_COST),
+    }
     identity = {
         "seed": one.seed,
         "speech": one.speech.name,
@@ -67,6 +74,9 @@ def run_seed(one: Seed, fresh: bool) -> dict[str, Any]:
     for variant in wanted:
         action = partial(run_variant, one, variant)
         found[variant.name] = marks.run(variant.name, f"stage two: {variant.title}", action)
+    for side in sides:
+        name, action = f"side-{side.name}", partial(run_side, one, side)
+        found[name] = marks.run(name, f"beside the table: {side.title}", action)
     record = {
         "identity": identity,
         "sources": source_digest(Path(__file__).parent),
@@ -151,24 +161,8 @@ def _write(
 
 
 def make_teacher(one: Seed) -> dict[str, Any]:
-    """Train the textual teacher; say how well it reasons over the test's true transcripts."""
-    tokenizer = AutoTokenizer.from_pretrained(one / "tokenizer")
-    compositions = rows.split_compositions(one.seed)["train"]
-    model = models.make_teacher(one.speech, compositions, tokenizer, one.size, one.seed, say)
-    model.save_pretrained(one / "teacher")
-    tokenizer.save_pretrained(one / "teacher")
-    asked = [
-        row
-        for row in rows.read_rows(one / "world" / "test.jsonl")
-        if row.ability == "reasoning" and row.voices == "seen"
-    ]
-    right = models.teacher_answers(one / "teacher", asked)
-    by_kind = counts(
-        {row.row_id: int(value) for row, value in zip(asked, right, strict=True)},
-        {row.row_id: row.kind for row in asked},
-    )
-    say(f"it reads {len(asked)} held-out rows and answers {sum(right)} of them right")
-    return {"right": sum(right), "asked": len(asked), "kinds": by_kind}
+    """Train the textual teacher, with the tokenizer of the student."""
+    return train_teacher(one, AutoTokenizer.from_pretrained(one / "tokenizer"), one / "teacher")
 
 
 def make_base(one: Seed) -> dict[str, Any]:
@@ -177,42 +171,3 @@ def make_base(one: Seed) -> dict[str, Any]:
     compositions = rows.split_compositions(one.seed)["train"]
     models.make_base(one.speech, compositions, tokenizer, one.size, one.seed, one / BASE, say)
     return {}
-
-
-def make_tape(one: Seed) -> dict[str, Any]:
-    """Record both teachers; returns the tape's fingerprint and its bytes by signal."""
-    size = one.size
-    settings = [f"textual.prompt={teacher.PROMPT}", "textual.lens=all", "textual.top_p=1.0"]
-    seed.command(
-        "pipeline",
-        "extract-teachers",
-        *("--dataset", one / "world" / "train.jsonl", "--out", one / "tape"),
-        *("--text-teacher", one / "teacher", "--acoustic-teacher", one / BASE),
-        *("--text-layers", "all", "--acoustic-layers", "all", "--engine", size.engine),
-        *("--max-new-tokens", size.max_new_tokens, "--temperature", 1, "--seed", one.seed),
-        *(word for setting in settings for word in ("--set", setting)),
-    )
-    tape = open_tape(str(one / "tape"))
-    told = subprocess.run(
-        [sys.executable, "-m", "pipeline", "inspect", str(one / "tape"), "--json"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    facts = json.loads(told.stdout)
-    traces = [trace for name in tape.sample_ids for trace in tape[name].traces]
-    signals = {
-        f"{group}/{signal}": values["bytes"]
-        for group, about in facts["groups"].items()
-        for signal, values in about["signals"].items()
-    }
-    return {
-        "fingerprint": facts["fingerprint"],
-        "samples": facts["samples"],
-        "bytes": facts["bytes"],
-        "audio_hours": facts["audio_hours"],
-        "signal_bytes": signals,
-        "traces": len(traces),
-        "traces_right": sum(bool(trace.correct) for trace in traces),
-        "trace_tokens": sum(len(trace.token_ids) for trace in traces),
-    }

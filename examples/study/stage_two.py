@@ -27,26 +27,13 @@ def measure_base(one: Seed) -> dict[str, Any]:
 
 def run_variant(one: Seed, variant: Variant) -> dict[str, Any]:
     """Train a variant with the command, evaluate it and its checkpoints."""
+    found = train_and_measure(one, variant, one / "tape")
     run = one / f"run-{variant.name}"
-    words = train_words(one.folder, one.seed, one.size, variant, run)
-    seed.command(*words)
-    size = one.size
-    found = verdicts_of(
-        run / "student", one / "heldout-test", one / f"eval-{variant.name}", size.max_new_tokens
-    )
     folder = one / f"curve-{variant.name}"
-    curve = curve_of(run, one / BASE, one / "heldout-curve", folder, size.max_new_tokens)
-    steps = read_metrics(run / "metrics.jsonl")
-    tokens = np.cumsum([line["tokens"] for line in steps]).tolist()
+    curve = curve_of(run, one / BASE, one / "heldout-curve", folder, one.size.max_new_tokens)
+    tokens = np.cumsum([line["tokens"] for line in read_metrics(run / "metrics.jsonl")]).tolist()
     return {
-        **_scores(one, found),
-        "command": shlex.join(map(str, words)),
-        "steps": len(steps),
-        "tokens": tokens[-1],
-        "step_s": statistics.median(line["step_s"] for line in steps),
-        "first_terms": {name: term["value"] for name, term in steps[0]["terms"].items()},
-        "last_terms": {name: term["value"] for name, term in steps[-1]["terms"].items()},
-        "signals": list(variant.signals),
+        **found,
         "curve": {
             str(tokens[step - 1]): _scores(one, verdicts)["groups"]
             for step, verdicts in curve.items()
@@ -54,8 +41,31 @@ def run_variant(one: Seed, variant: Variant) -> dict[str, Any]:
     }
 
 
-def train_words(folder: Path, seed: int, size: Size, variant: Variant, run: Path) -> list[object]:
-    """Return the command that trains a variant in the folder of a seed."""
+def train_and_measure(one: Seed, variant: Variant, tape: Path) -> dict[str, Any]:
+    """Train a variant from a tape with the command; let it answer the test."""
+    run = one / f"run-{variant.name}"
+    words = train_words(tape, one / BASE, one.seed, one.size, variant, run)
+    seed.command(*words)
+    found = verdicts_of(
+        run / "student", one / "heldout-test", one / f"eval-{variant.name}", one.size.max_new_tokens
+    )
+    steps = read_metrics(run / "metrics.jsonl")
+    return {
+        **_scores(one, found),
+        "command": shlex.join(map(str, words)),
+        "steps": len(steps),
+        "tokens": sum(line["tokens"] for line in steps),
+        "step_s": statistics.median(line["step_s"] for line in steps),
+        "first_terms": {name: term["value"] for name, term in steps[0]["terms"].items()},
+        "last_terms": {name: term["value"] for name, term in steps[-1]["terms"].items()},
+        "signals": list(variant.signals),
+    }
+
+
+def train_words(
+    tape: Path, base: Path, seed: int, size: Size, variant: Variant, run: Path
+) -> list[object]:
+    """Return the command that trains a variant from a tape."""
     settings = [
         *variant.settings,
         f"data.wrong_traces={str(size.wrong_traces).lower()}",
@@ -69,7 +79,7 @@ def train_words(folder: Path, seed: int, size: Size, variant: Variant, run: Path
         "logging.every=50",
     ]
     return [
-        *("train", "student", "--cache", folder / "tape", "--student", folder / BASE),
+        *("train", "student", "--cache", tape, "--student", base),
         *("--out", run, "--recipe", variant.recipe, "--seed", seed),
         *(word for setting in settings for word in ("--set", setting)),
     ]

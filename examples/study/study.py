@@ -15,7 +15,14 @@ from examples.study.summary import write_summary
 
 
 def run(
-    world: str, fsdd: Path | None, out: Path, seeds: list[int], size_name: str, fresh: bool
+    world: str,
+    fsdd: Path | None,
+    out: Path,
+    seeds: list[int],
+    size_name: str,
+    *,
+    fresh: bool,
+    with_sides: bool,
 ) -> None:
     """Run every seed; write ``table.md``, ``study.json`` and two plots.
 
@@ -33,7 +40,7 @@ def run(
         one = Seed(
             seed=seed, folder=out / f"seed-{seed}", speech=found, size_name=size_name, size=size
         )
-        records.append(run_seed(one, fresh))
+        records.append(run_seed(one, fresh, with_sides))
     summary, text = write_summary(out, records, size)
     plots.plane(summary, out / "plane.png")
     plots.curves(records, summary, out / "curves.png")

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from examples.study.sides import SIDES, Side
 from examples.study.sizes import Size
 from examples.study.variants import BASE, variants
 
@@ -25,6 +26,9 @@ MEASURES = {
     "hearing, unseen": "hearing, new voices",
 }
 """Group of test rows -> its name in the table."""
+
+AXES = ("reasoning, seen", "hearing, seen")
+"""Groups that every question beside the table is measured by."""
 
 HEARING_KINDS = ("speaker, seen", "noise, seen", "digits, seen")
 BASELINE = "sft"
@@ -144,10 +148,14 @@ def summarize(records: Sequence[Mapping[str, Any]], size: Size) -> dict[str, Any
                 "command": found[0]["command"],
             }
         rows[name] = row
+    every = [
+        record for record in records if all(f"side-{s.name}" in record["found"] for s in SIDES)
+    ]
     teachers = [record["found"]["teacher"] for record in records]
     shares = [one["right"] / one["asked"] for one in teachers]
     return {
         "variants": rows,
+        "sides": [_side(every, side) for side in SIDES] if every else [],
         "teacher": asdict(
             over_seeds(shares)
             if len(shares) > 1
@@ -163,6 +171,24 @@ def summarize(records: Sequence[Mapping[str, Any]], size: Size) -> dict[str, Any
             }
             for record in records
         ],
+    }
+
+
+def _side(records: Sequence[Mapping[str, Any]], side: Side) -> dict[str, Any]:
+    """Return the figures of a question beside the table, and of the row it is compared with."""
+    name = f"side-{side.name}"
+    tapes = [record["found"][name]["tape"] for record in records]
+    return {
+        "title": side.title,
+        "like": side.like,
+        "shares": {group: _json(share_of(records, name, group)) for group in AXES},
+        "over": {group: _json(difference_of(records, name, side.like, group)) for group in AXES},
+        "tape_bytes": sum(
+            tapes[0]["signal_bytes"][each] for each in ("textual/trace", *side.signals)
+        ),
+        "traces": sum(tape["traces"] for tape in tapes),
+        "same_traces": sum(tape["same_traces"] for tape in tapes),
+        "command": records[0]["found"][name]["command"],
     }
 
 
@@ -199,7 +225,29 @@ def table(summary: Mapping[str, Any]) -> str:
     for row in rows.values():
         cells = [_cell(row["over_sft"][group], signed=True) for group in shown]
         lines.append(f"| {row['title']} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_side_lines(summary)])
+
+
+def _side_lines(summary: Mapping[str, Any]) -> list[str]:
+    if not summary["sides"]:
+        return []
+    lines = ["", "Beside the table, over the row each is compared with:", ""]
+    lines += [
+        "| | reasoning | hearing | compared with | reasoning over it | hearing over it | "
+        "tape, bytes | same traces |",
+        "|---" * 8 + "|",
+    ]
+    for side in summary["sides"]:
+        cells = [
+            side["title"],
+            *(_cell(side["shares"][group]) for group in AXES),
+            summary["variants"][side["like"]]["title"],
+            *(_cell(side["over"][group], signed=True) for group in AXES),
+            f"{side['tape_bytes']:,}",
+            f"{side['same_traces']} of {side['traces']}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _cell(figure: Mapping[str, Any] | None, signed: bool = False) -> str:
