@@ -148,9 +148,7 @@ def summarize(records: Sequence[Mapping[str, Any]], size: Size) -> dict[str, Any
                 "command": found[0]["command"],
             }
         rows[name] = row
-    every = [
-        record for record in records if all(f"side-{s.name}" in record["found"] for s in SIDES)
-    ]
+    every = [one for one in records if all(f"side-{side.name}" in one["found"] for side in SIDES)]
     teachers = [record["found"]["teacher"] for record in records]
     shares = [one["right"] / one["asked"] for one in teachers]
     return {
@@ -231,12 +229,10 @@ def table(summary: Mapping[str, Any]) -> str:
 def _side_lines(summary: Mapping[str, Any]) -> list[str]:
     if not summary["sides"]:
         return []
-    lines = ["", "Beside the table, over the row each is compared with:", ""]
-    lines += [
-        "| | reasoning | hearing | compared with | reasoning over it | hearing over it | "
-        "tape, bytes | same traces |",
-        "|---" * 8 + "|",
-    ]
+    titles = ("reasoning", "hearing", "compared with", "reasoning over it", "hearing over it")
+    titles += ("tape, bytes", "same traces")
+    lines = ["", "Beside the table:", "", f"| | {' | '.join(titles)} |"]
+    lines.append("|---" * (len(titles) + 1) + "|")
     for side in summary["sides"]:
         cells = [
             side["title"],
