@@ -14,6 +14,7 @@ import soundfile
 import tiny_audio_encoders as tiny
 import torch
 import transformers
+from heard_classes import heard, planned, reference, save
 from test_rows_of_several import tone
 from typer.testing import CliRunner, Result
 
@@ -22,31 +23,9 @@ from cache_schema.errors import AudioError, ModelError, UsageError
 from cache_schema.types import FloatArray, Heard, Segment
 from pipeline.cli import app
 from pipeline.listen import record
-from pipeline.listen.classify import settle, spans
-from pipeline.listen.plan import Listening, load, plan
+from pipeline.listen.classify import spans
+from pipeline.listen.plan import load
 from pipeline.textualize_recipe import ListenRecipe
-
-
-def planned(model: Path, **settings: Any) -> Listening:
-    return plan("heard", ListenRecipe(model=str(model), device="cpu", **settings))
-
-
-def heard(model: Path, audios: list[FloatArray], **settings: Any) -> list[Heard]:
-    return [hearing.heard for hearing in load(planned(model, **settings)).hear(audios)]
-
-
-def save(
-    path: Path, family: str, ending: str, biases: list[float] | None = None, **settings: Any
-) -> Path:
-    """Save a classifier; with ``biases`` its head gives these logits, whatever it hears."""
-    tiny.save_encoder(path, family, ending, **settings)
-    if biases is not None:
-        model = getattr(transformers, tiny.FAMILIES[family][0] + ending).from_pretrained(path)
-        with torch.no_grad():
-            model.classifier.weight.zero_()
-            model.classifier.bias.copy_(torch.tensor(biases))
-        model.save_pretrained(path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -65,54 +44,6 @@ def turns(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model.classifier.bias -= logits.median(dim=0).values
     model.save_pretrained(folder)
     return folder
-
-
-@torch.inference_mode()
-def reference(model: Path, kind: str, audio: FloatArray) -> np.ndarray:
-    """Return the logits that transformers gives for one recording."""
-    network = getattr(transformers, kind).from_pretrained(model).eval()
-    extractor = transformers.AutoFeatureExtractor.from_pretrained(model)
-    inputs = extractor(audio, sampling_rate=16_000, return_tensors="pt")
-    logits: np.ndarray = network(**inputs).logits[0].numpy()
-    return logits
-
-
-@pytest.mark.parametrize("family", ["wav2vec2", "wavlm-large", "whisper"])
-def test_the_most_probable_class(family: str, tmp_path: Path) -> None:
-    name = "ForAudioClassification" if family == "whisper" else "ForSequenceClassification"
-    model = save(tmp_path, family, name)
-    audios = tiny.recordings(0.7, 2.0, 1.3, 0.7)
-    kind = tiny.FAMILIES[family][0] + name
-    best = [int(reference(model, kind, audio).argmax()) for audio in audios]
-    one = planned(model)
-    assert one.kind == "classify"
-    found = heard(model, audios)
-    assert found == [Heard(text=tiny.LABELS[number]) for number in best]
-    assert heard(model, audios[::-1]) == found[::-1]
-    assert [heard(model, [audio])[0] for audio in audios] == found
-
-
-def test_an_x_vector_classifier(tmp_path: Path) -> None:
-    model = save(tmp_path, "wavlm", "ForXVector")
-    audios = tiny.recordings(1.0, 2.0)
-    found = heard(model, audios)
-    assert {one.text for one in found} <= set(tiny.LABELS)
-    assert heard(model, audios[::-1]) == found[::-1]
-
-
-def test_classes_that_do_not_exclude_each_other(tmp_path: Path) -> None:
-    """Every one that is probable enough, most probable first; sigmoid(1) = 0.73."""
-    several = {"problem_type": "multi_label_classification"}
-    model = save(tmp_path, "wav2vec2", "ForSequenceClassification", [1.0, -1.0, 2.0], **several)
-    audios = tiny.recordings(0.5)
-    for settings, text in (
-        ({}, "sad; angry"),
-        ({"threshold": 0.8}, "sad"),
-        ({"threshold": 0.1}, "sad; angry; glad"),
-        ({"threshold": 0.95}, ""),
-        ({"ignore": ("sad",)}, "angry"),
-    ):
-        assert heard(model, audios, **settings) == [Heard(text=text)]
 
 
 def test_a_class_that_is_not_told(emotion: Path) -> None:
@@ -250,47 +181,6 @@ def test_what_does_not_go_with_a_classifier(
     ):  # fmt: skip
         with pytest.raises(UsageError, match=r"textualize\.listen: "):
             ListenRecipe(model=str(turns), **wrong)
-
-
-def relabelled(path: Path, labels: list[str], **settings: Any) -> Path:
-    """Save a classifier of recordings of which only the configuration is read."""
-    tiny.save_encoder(path, "wav2vec2", "ForSequenceClassification")
-    config = json.loads((path / "config.json").read_text())
-    config["id2label"] = dict(enumerate(labels))
-    config["label2id"] = {label: number for number, label in enumerate(labels)}
-    (path / "config.json").write_text(json.dumps({**config, **settings}))
-    return path
-
-
-@pytest.mark.parametrize("labels", [["a", "b", "a"], ["a", "\ud83d", "b"], ["a", " ", "b"]])
-def test_classes_that_cannot_be_told_apart(labels: list[str], tmp_path: Path) -> None:
-    model = relabelled(tmp_path, labels)
-    with pytest.raises(ModelError, match=r"different names in its config\.json \(id2label\)"):
-        settle("heard", ListenRecipe(model=str(model)))
-
-
-def test_names_with_commas_and_line_ends(tmp_path: Path) -> None:
-    several = {"problem_type": "multi_label_classification"}
-    save(tmp_path, "wav2vec2", "ForSequenceClassification", [1.0, -1.0, 2.0], **several)
-    config = json.loads((tmp_path / "config.json").read_text())
-    names = ["Male speech, man\n speaking", "Dog", "Music"]
-    config["id2label"] = dict(enumerate(names))
-    config["label2id"] = {label: number for number, label in enumerate(names)}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    assert heard(tmp_path, tiny.recordings(0.5)) == [Heard(text="Music; Male speech, man speaking")]
-
-
-def test_many_classes_of_which_nobody_says_whether_they_exclude_each_other(tmp_path: Path) -> None:
-    model = relabelled(tmp_path, [f"sound {number}" for number in range(101)])
-    with pytest.raises(UsageError, match=r"--set textualize\.listen\.heard\.multi_label=true"):
-        settle("heard", ListenRecipe(model=str(model)))
-    for asked in (True, False):
-        settled = settle("heard", ListenRecipe(model=str(model), multi_label=asked))
-        assert settled["multi_label"] is asked
-    config = json.loads((model / "config.json").read_text())
-    config["problem_type"] = "multi_label_classification"
-    (model / "config.json").write_text(json.dumps(config))
-    assert settle("heard", ListenRecipe(model=str(model)))["multi_label"] is True
 
 
 def test_what_a_text_depends_on_is_told(turns: Path, tmp_path: Path) -> None:
