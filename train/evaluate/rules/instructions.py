@@ -22,9 +22,13 @@ _SENTENCE_END = re.compile(r"[.!?\u2026]+[\"')\]]*(?=\s|$)")
 
 
 def constraint_text(task: str, settings: Mapping[str, Any], question: str) -> str:
-    """Return a constraint as an item's answer holds it: JSON, keys in order."""
+    """Return a constraint as an item's answer holds it: JSON, keys in order.
+
+    A setting that is called as one of ours (``task``, ``question``) does not replace it; one that
+    is ``None`` was not told.
+    """
     kept = {key: value for key, value in settings.items() if value is not None}
-    return json.dumps({"task": task, "question": question, **kept}, sort_keys=True)
+    return json.dumps({**kept, "task": task, "question": question}, sort_keys=True)
 
 
 def constraint_of(answer: str) -> Constraint:

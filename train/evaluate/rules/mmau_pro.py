@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from train.evaluate.rules.choices import judge_strict
 from train.evaluate.rules.common import answered, judged, not_counted, said
-from train.evaluate.rules.instructions import NEEDS_NLTK, constraint_of, fulfils
+from train.evaluate.rules.instructions import CHECKS, NEEDS_NLTK, constraint_of, fulfils
 from train.evaluate.types import Item, Response, Rule, Verdict
 
 OPEN, INSTRUCTIONS = "open", "instruction following"
@@ -45,7 +45,8 @@ def judge_strictly(item: Item, response: Response) -> Verdict:
 def _instruction(item: Item, text: str, knows_sentences: bool) -> Verdict:
     constraint = constraint_of(item.answer)
     task = str(constraint.get("task", ""))
-    if not constraint or (task.startswith(NEEDS_NLTK) and not knows_sentences):
+    needs_nltk = task in CHECKS and task.startswith(NEEDS_NLTK)
+    if not constraint or (needs_nltk and not knows_sentences):
         return not_counted(item, task)
     # Published: an empty response fulfils 'No Commas' and everything that says 'at most'.
     right = fulfils(text, constraint) and not (knows_sentences and not text)
@@ -66,7 +67,9 @@ OFFICIAL = Rule(
         "sentences (NLTK's punkt) are not counted. Compare with published figures only where "
         "nothing is left out: what is counted was said in the asked form, which flatters. Where "
         "the script misleads: any text is nearest to some choice, so there is no wrong form; an "
-        "empty response fulfils several instructions; the README's `model_ouput` is `model_output`."
+        "empty response fulfils several instructions; the README's `model_ouput` is "
+        "`model_output`; it reads the whole output, where a space at the end fails 'End Checker': "
+        "judged here is the parsed answer, without white space around it."
     ),
 )
 
