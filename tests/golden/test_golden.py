@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from golden.write_tapes import values_of
+from golden.tape_values import values_of
 from sound_tape import uncounted
 
 from cache_schema import open_tape
