@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="of a seed, such as runs/study/seed-0")
     parser.add_argument("--variants", default="sft,joint", help="comma-separated (sft,joint)")
     parser.add_argument("--rates", default="1e-4,3e-4,1e-3", help="learning rates to try")
+    parser.add_argument("--set", action="append", default=[], help="key=value of the recipe (none)")
     parser.add_argument("--threads", type=int, default=2, help="of arithmetic (2)")
     given = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
@@ -30,16 +31,28 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"choose: {given.folder} has no tape of a study yet", file=sys.stderr)
         return 1
     rates = [float(rate) for rate in given.rates.split(",")]
-    found = try_all(given.folder, given.variants.split(","), rates)
+    found = try_all(given.folder, given.variants.split(","), rates, tuple(given.set))
     for line in found:
         groups = line["groups"]
         shares = {name: f"{100 * right / asked:.1f}" for name, (right, asked) in groups.items()}
-        print(f"{line['variant']:<8} lr {line['rate']:g}  {shares}")
+        print(f"{line['variant']:<8} lr {line['rate']:g}  {' '.join(line['set'])}  {shares}")
     return 0
 
 
-def try_all(folder: Path, names: list[str], rates: list[float]) -> list[dict[str, Any]]:
-    """Train and measure; what was tried before is not tried again. Returns every trial."""
+def try_all(
+    folder: Path, names: list[str], rates: list[float], settings: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """Train and measure; what was tried before is not tried again.
+
+    Args:
+        folder: of a seed.
+        names: of variants.
+        rates: learning rates, each tried with each variant.
+        settings: ``key=value`` of the recipe, beside the variant's own.
+
+    Returns:
+        every trial of the folder.
+    """
     from examples.study import rows, seed, stage_two
     from examples.study.measuring import counts, verdicts_of
     from examples.study.sizes import SIZES, Size
@@ -58,20 +71,24 @@ def try_all(folder: Path, names: list[str], rates: list[float]) -> list[dict[str
     wanted = {one.name: one for one in variants(size)}
     todo: list[tuple[str, float]] = [(BASE, 0.0), *((n, rate) for n in names for rate in rates)]
     for name, rate in todo:
-        if any((trial["variant"], trial["rate"]) == (name, rate) for trial in trials):
+        tried = {"variant": name, "rate": rate, "set": [] if name == BASE else list(settings)}
+        if any(tried.items() <= trial.items() for trial in trials):
             continue
-        model, place = folder / BASE, folder / "choice" / f"{name}-{rate:g}"
+        model, place = folder / BASE, folder / "choice" / "-".join([name, f"{rate:g}", *settings])
         if name != BASE:
-            tried = dataclasses.replace(size, learning_rate=rate)
-            words = stage_two.train_words(
-                folder / "tape", folder / BASE, identity["seed"], tried, wanted[name], place
+            variant = wanted[name]
+            variant = dataclasses.replace(variant, settings=(*variant.settings, *settings))
+            tuned = dataclasses.replace(size, learning_rate=rate)
+            seed.command(
+                *stage_two.train_words(
+                    folder / "tape", model, identity["seed"], tuned, variant, place
+                )
             )
-            seed.command(*words)
             model = place / "student"
         out = place.with_name(f"{place.name}-eval")
         verdicts = verdicts_of(model, folder / "heldout-dev", out, size.max_new_tokens)
         groups, kinds = counts(verdicts, by_ability), counts(verdicts, by_kind)
-        trials.append({"variant": name, "rate": rate, "groups": groups, "kinds": kinds})
+        trials.append({**tried, "groups": groups, "kinds": kinds})
         file.write_text(json.dumps(trials, indent=1) + "\n")
     return trials
 

@@ -26,6 +26,7 @@ class Size:
         epochs: passes over the tape.
         batch_tokens: of one step.
         learning_rate: of the student, the same for every variant.
+        acoustic_weight: of the acoustic states where it is not the recipe's 0.05.
         layer_step: n of "1 layer in n".
         checkpoint_every: steps from one evaluation to the next, on the way.
         max_new_tokens: longest answer.
@@ -50,6 +51,7 @@ class Size:
     epochs: int
     batch_tokens: int
     learning_rate: float
+    acoustic_weight: float
     layer_step: int
     checkpoint_every: int
     max_new_tokens: int
@@ -75,6 +77,7 @@ SIZES = {
         epochs=4,
         batch_tokens=1600,
         learning_rate=3e-4,
+        acoustic_weight=5.0,
         layer_step=2,
         checkpoint_every=50,
         max_new_tokens=96,
@@ -98,6 +101,7 @@ SIZES = {
         epochs=1,
         batch_tokens=600,
         learning_rate=1e-3,
+        acoustic_weight=5.0,
         layer_step=2,
         checkpoint_every=2,
         max_new_tokens=8,

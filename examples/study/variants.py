@@ -32,7 +32,10 @@ TOPK, TEXT, LENS, AUDIO = "textual/topk", "textual/hidden", "textual/lens", "aco
 
 def variants(size: Size) -> tuple[Variant, ...]:
     """Return the variants in the order of the table."""
+    # the paper's widths differ, so a projector is learned; here they are equal by chance
+    projector = "terms.text_hidden.projector=linear"
     every = f"terms.text_hidden.layers=every:{size.layer_step}"
+    stronger = f"terms.acoustic_hidden.weight={size.acoustic_weight:g}"
     without_text = ("terms.text_jsd.weight=0", "terms.text_hidden.weight=0")
     return (
         Variant(name="sft", title="SFT", recipe="sft"),
@@ -41,10 +44,16 @@ def variants(size: Size) -> tuple[Variant, ...]:
             name="skip",
             title=f"text KD, 1 layer in {size.layer_step}",
             recipe="skip",
-            settings=(every,),
+            settings=(every, projector),
             signals=(TOPK, TEXT),
         ),
-        Variant(name="all", title="text KD, all layers", recipe="all", signals=(TOPK, TEXT)),
+        Variant(
+            name="all",
+            title="text KD, all layers",
+            recipe="all",
+            settings=(projector,),
+            signals=(TOPK, TEXT),
+        ),
         Variant(
             name="lens", title="text KD, all layers, lens", recipe="lens", signals=(TOPK, LENS)
         ),
@@ -52,13 +61,21 @@ def variants(size: Size) -> tuple[Variant, ...]:
             name="joint",
             title="text KD, all layers + acoustic",
             recipe="joint",
+            settings=(projector,),
+            signals=(TOPK, TEXT, AUDIO),
+        ),
+        Variant(
+            name="joint_stronger",
+            title=f"... acoustic weight {size.acoustic_weight:g}",
+            recipe="joint",
+            settings=(projector, stronger),
             signals=(TOPK, TEXT, AUDIO),
         ),
         Variant(
             name="sft_acoustic",
             title="SFT + acoustic, no text KD",
             recipe="joint",
-            settings=without_text,
+            settings=(*without_text, stronger),
             signals=(AUDIO,),
         ),
         Variant(
