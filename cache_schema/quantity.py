@@ -20,7 +20,7 @@ _DIGITS = re.compile(
 _MINUS = re.compile(r"(?:minus|negative)\s+(?=[\w.$\u20ac\u00a3\u00a5])", re.IGNORECASE)
 _HYPHEN = re.compile(r"(?<=[A-Za-z])-(?=[A-Za-z])")
 _BEFORE = " \t\r\n\"'`*("
-_BEHIND = _BEFORE + ",;:!?)"
+_BEHIND = _BEFORE + ",;:!?)."
 _ONES = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
     "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen",
@@ -98,7 +98,7 @@ def same_number(given: Number, wanted: Number) -> bool:
 
 
 def _from_digits(text: str) -> Number | None:
-    match = _DIGITS.fullmatch(text) or _DIGITS.fullmatch(text.rstrip("."))
+    match = _DIGITS.fullmatch(text)
     if match is None or not (match["whole"] or (match["part"] or "").strip(".")):
         return None
     mantissa = (match["whole"] or "0").replace(",", "") + (match["part"] or "").rstrip(".")
@@ -108,7 +108,7 @@ def _from_digits(text: str) -> Number | None:
         if below == 0 or (value / below).denominator != below:
             return None
         value /= below
-    rest = (match["rest"] or "").rstrip(".").split()
+    rest = (match["rest"] or "").split()
     is_count = bool(match["whole"]) and not (match["part"] or match["power"] or match["below"])
     found = _measured(value, rest, is_count=is_count)
     if found is None or (match["currency"] and found.unit):
@@ -118,7 +118,7 @@ def _from_digits(text: str) -> Number | None:
 
 
 def _from_words(text: str) -> Number | None:
-    written = _HYPHEN.sub(" ", text.rstrip(".")).split()
+    written = _HYPHEN.sub(" ", text).split()
     words = [word.casefold() for word in written]
     if words[:1] == ["half"] or (words[:1] == ["a"] and words[1:2] in _BEHIND_A):
         return _measured(Fraction(1), written[words[0] == "a" :], is_count=True)

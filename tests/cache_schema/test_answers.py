@@ -74,6 +74,11 @@ def test_choices_given_in_other_ways() -> None:
     [
         ("7.0", "7", True),
         ("7.", "7", True),
+        ("**7**.", "7", True),
+        ("`7`.", "7", True),
+        ('"seven."', "7", True),
+        ("(7).", "7", True),
+        ("1e1.", "10", True),
         ("+7", "7", True),
         ("seven", "7", True),
         ("7", "Seven", True),
