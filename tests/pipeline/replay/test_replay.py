@@ -15,115 +15,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from replays import PAGE, edit_notes, other_word, recipe_of, record, signals_of, textual, verified
 from sound_tape import edit_line, edit_table, uncounted
 from tiny_audio_encoders import save_encoder
-from tiny_encoders import save_encoder as save_text_encoder
 from tiny_stage_one import run_pipeline
 from transformers import AutoModelForCausalLM
 
-import pipeline.replay.run
 from cache_schema import open_tape
 from cache_schema.codecs.files import checksum
-from cache_schema.codecs.sealed_json import seal
-from cache_schema.errors import (
-    MissingSignalError,
-    ModelError,
-    ProvenanceError,
-    TapeError,
-    UsageError,
-)
-from cache_schema.maker import GroupInfo
+from cache_schema.errors import MissingSignalError, ModelError, ProvenanceError, UsageError
 from cache_schema.recipes import as_toml
-from cache_schema.types import TopK
-from pipeline.extract import run_step
-from pipeline.recipe import (
-    AcousticRecipe,
-    DatasetRecipe,
-    ExtractRecipe,
-    TapeRecipe,
-    TextualRecipe,
-)
-from pipeline.replay import bounds
-from pipeline.replay.bounds import COMPUTED
+from pipeline.recipe import AcousticRecipe, DatasetRecipe, ExtractRecipe, TapeRecipe, TextualRecipe
 from pipeline.replay.choose import choose
-from pipeline.replay.cli import replayed
 from pipeline.replay.found import BEYOND, EQUAL, WITHIN
-from pipeline.replay.measure import Distributions, kl_of
 from pipeline.replay.run import ReplayError
 from pipeline.share.attach import attach
 from pipeline.share.owned import open_owned
 from pipeline.tape_pages import verify_page
-
-ALL = 99
-"""More samples than any tape here has."""
-
-PAGE = {"files": 1, "bytes": 1, "deep": False, "notes": []}
-
-
-def recipe_of(dataset: Path, out: Path, **sections: Any) -> ExtractRecipe:
-    return ExtractRecipe(
-        dataset=DatasetRecipe(path=str(dataset), limit=4),
-        tape=sections.pop("tape", TapeRecipe(out=str(out), shard_samples=3)),
-        **sections,
-    )
-
-
-def textual(teacher: Path, **settings: Any) -> TextualRecipe:
-    values: dict[str, Any] = {
-        "engine": "transformers", "top_k": 6, "layers": "1,3", "lens": "2", "lens_top_k": 4,
-        "draws": 20, "prompt": "plain.v1", "max_new_tokens": 8,
-    }  # fmt: skip
-    return TextualRecipe(teacher=str(teacher), **{**values, **settings})
-
-
-def record(recipe: ExtractRecipe, *steps: str) -> Path:
-    for step in steps:
-        run_step(step, recipe)
-    return Path(recipe.tape.out)
-
-
-@pytest.fixture
-def _here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the step in this process."""
-
-    def run(info: GroupInfo, recipe: ExtractRecipe) -> None:
-        run_step(info.kind, recipe)
-
-    monkeypatch.setattr(pipeline.replay.run, "_run", run)
-
-
-def verified(
-    tape: Path,
-    *sources: str,
-    count: int = ALL,
-    seed: int = 0,
-    text: Path | None = None,
-    acoustic: list[str] | None = None,
-    recipe: Path | None = None,
-    overrides: tuple[str, ...] = (),
-) -> dict[str, Any]:
-    values = {"tape": str(tape), "sound": True, "num_problems": 0, "kinds": {}, "problems": []}
-    teacher = None if text is None else str(text)
-    return replayed(values, count, seed, teacher, acoustic or [], recipe, [*overrides], [*sources])
-
-
-def edit_notes(tape: Path, group: str, change: Callable[[dict[str, Any]], Any]) -> None:
-    file = tape / f"groups/{group}.json"
-    values = json.loads(file.read_text())
-    del values["xxh3_64"]
-    change(values["notes"])
-    file.write_bytes(seal(values, indent=2))
-
-
-def signals_of(values: dict[str, Any], source: str = "textual") -> dict[str, Any]:
-    one = next(one for one in values["replay"]["sources"] if one["source"] == source)
-    return {signal["signal"]: signal for signal in one["signals"]}
-
-
-@pytest.fixture(scope="module")
-def described(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("described") / "tape"
-    return record(recipe_of(dataset, out), "ingest", "textualize")
 
 
 @pytest.fixture(scope="module")
@@ -241,10 +149,6 @@ def told_right(rows: list[dict[str, Any]]) -> None:
     rows[0]["correct"] = True
 
 
-def other_word(rows: list[dict[str, Any]]) -> None:
-    rows[0]["token_ids"] = [*rows[0]["token_ids"][:2], 101, *rows[0]["token_ids"][3:]]
-
-
 def gladder(rows: list[dict[str, Any]]) -> None:
     rows[0]["logits"] = [rows[0]["logits"][0], rows[0]["logits"][1] * 1.01, rows[0]["logits"][2]]
 
@@ -300,111 +204,6 @@ def test_a_changed_state_is_found(whole: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_here")
-def test_greedy_traces_of_a_lossy_tape(
-    dataset: Path, described: Path, text_teacher: Path, tmp_path: Path
-) -> None:
-    """What storing lost was measured and is allowed for; another greedy token is not."""
-    out = tmp_path / "tape"
-    shutil.copytree(described, out)
-    lossy = TapeRecipe(out=str(out), profile="lossy2x")
-    record(recipe_of(dataset, out, textual=textual(text_teacher), tape=lossy), "textual")
-    values = verified(out)
-    assert values["sound"], values["problems"]
-    hidden = signals_of(values)["hidden"]["measures"]
-    recorded = hidden["lossy2x recorded of layer 1"]["worst"]
-    assert 0 < recorded < 0.02
-    assert 0 < hidden["relative error of layer 1"]["worst"] <= 4 * recorded
-    assert signals_of(values)["topk"]["equal"] == 4, "compact, the same values give the same bytes"
-    edit_table(out, "shards/textual/000/w0of1-000000", "trace", other_word)
-    problem = verified(out)["problems"][0]["message"]
-    assert "turns off at token 2" in problem
-
-
-@pytest.mark.usefixtures("_here")
-def test_a_greedy_trace_may_turn_off_at_a_tie(
-    dataset: Path, described: Path, text_teacher: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    """The second most probable token in the place of the first: no tie under float32's bounds.
-
-    With bounds so wide that it is one, it is told, and signals are compared up to there.
-    """
-    out = tmp_path / "tape"
-    shutil.copytree(described, out)
-    record(recipe_of(dataset, out, textual=textual(text_teacher)), "textual")
-    topk = open_tape(out)["row-0"]["textual/topk"]
-    assert isinstance(topk, TopK)
-    second = int(topk.token_ids[3, 1])
-
-    def turned(rows: list[dict[str, Any]]) -> None:
-        rows[0]["token_ids"] = [*rows[0]["token_ids"][:3], second, *rows[0]["token_ids"][4:]]
-
-    edit_table(out, "shards/textual/000/w0of1-000000", "trace", turned)
-    problem = verified(out)["problems"][0]["message"]
-    assert "turns off at token 3" in problem
-    assert "a tie is at most 0.001" in problem
-    wide = replace(COMPUTED["float32"], tie_nats=50.0)
-    monkeypatch.setattr(bounds, "COMPUTED", {"float32": wide})
-    values = verified(out)
-    assert values["sound"], values["problems"]
-    found = signals_of(values)
-    assert found["trace"]["near_ties"]["count"] == 1
-    assert (found["trace"]["equal"], found["trace"]["verdict"]) == (3, WITHIN)
-    assert found["topk"]["rows"] == found["hidden"]["rows"] == 4
-    assert "near tie: row-0: trace 0 (free) turns off at token 3" in verify_page({**values, **PAGE})
-
-
-@pytest.mark.usefixtures("_here")
-def test_traces_that_were_not_kept(
-    dataset: Path, described: Path, text_teacher: Path, acoustic_teacher: Path, tmp_path: Path
-) -> None:
-    """A random teacher is never right: its traces stand in ``rejected``, and nothing is read."""
-    out = tmp_path / "tape"
-    shutil.copytree(described, out)
-    writes = textual(
-        text_teacher, traces=2, temperature=1.0, sample_top_k=8, select="first-correct"
-    )
-    hears = AcousticRecipe(teacher=str(acoustic_teacher), layers="1", top_k=5)
-    record(recipe_of(dataset, out, textual=writes), "textual")
-    record(recipe_of(dataset, out, acoustic=hears), "acoustic")
-    values = verified(out)
-    assert values["sound"], values["problems"]
-    assert signals_of(values)["trace"]["rows"] == 8
-    assert signals_of(values, "acoustic")["hidden"]["rows"] == 4
-
-    def reworded(rows: list[dict[str, Any]]) -> None:
-        rows[0]["text"] += "!"
-
-    edit_table(out, "shards/textual/000/w0of1-000000", "rejected", reworded)
-    assert "not kept: text differ" in verified(out, "textual")["problems"][0]["message"]
-
-
-def test_divergence_over_the_kept_tokens() -> None:
-    """All of a small vocabulary: the true KL. Ids that the replay did not keep count as far off."""
-    rng = np.random.default_rng(0)
-    p, q = rng.dirichlet(np.ones(5), size=(2, 700))
-
-    def kept(shares: np.ndarray, k: int) -> Distributions:
-        order = np.argsort(-shares, axis=1)[:, :k]
-        most = np.take_along_axis(shares, order, axis=1)
-        tail = (1 - most.sum(axis=1)).clip(min=0)
-        return Distributions(order, np.log(most).astype(np.float32), tail.astype(np.float32))
-
-    true = (p * np.log(p / q)).sum(axis=1)
-    np.testing.assert_allclose(kl_of(kept(p, 5), kept(q, 5)), true, rtol=1e-4, atol=1e-5)
-    assert (kl_of(kept(p, 3), kept(q, 3)) <= true + 1e-5).all(), "fewer buckets, less divergence"
-    assert kl_of(kept(p, 3), kept(p, 3)).max() == pytest.approx(0, abs=1e-9)
-    ids = np.arange(10).reshape(2, 1, 5)
-    one, two = (
-        Distributions(
-            part, np.full((1, 5), np.log(0.198), np.float32), np.full(1, 0.01, np.float32)
-        )
-        for part in ids
-    )
-    assert kl_of(one, two)[0] > 2, "other tokens altogether"
-
-
-@pytest.mark.usefixtures("_here")
 def test_without_a_note_the_recipe_is_asked_for(
     whole: Path, text_teacher: Path, tmp_path: Path
 ) -> None:
@@ -445,36 +244,6 @@ def test_wrong_flags(whole: Path, tmp_path: Path) -> None:
             verified(whole, **flags)
     with pytest.raises(UsageError, match="did you mean 'textual'"):
         verified(whole, "textul")
-
-
-def test_a_tape_without_sources(described: Path) -> None:
-    with pytest.raises(TapeError, match="nothing to replay"):
-        verified(described)
-
-
-@pytest.mark.usefixtures("_here")
-def test_a_text_encoder_and_answers(
-    dataset: Path, described: Path, acoustic_teacher: Path, tmp_path: Path
-) -> None:
-    """A teacher that was read on answers is replayed on an answer, though few samples have one."""
-    out = tmp_path / "tape"
-    shutil.copytree(described, out)
-    bert = save_text_encoder(tmp_path / "bert", "bert")
-    reads = TextualRecipe(teacher=str(bert), engine="encoder", layers="1,2")
-    hears = AcousticRecipe(teacher=str(acoustic_teacher), layers="none", top_k=5)
-    record(recipe_of(dataset, out, textual=reads), "textual")
-    edit_table(out, "shards/samples/000/w0of1-000000", "samples", unanswered)
-    record(recipe_of(dataset, out, acoustic=replace(hears, name="a", layers="1")), "acoustic")
-    for seed in range(3):
-        values = verified(out, count=1, seed=seed)
-        assert values["sound"], values["problems"]
-        assert signals_of(values, "a")["topk"]["rows"] == 1
-    assert set(signals_of(values)) == {"hidden"}
-
-
-def unanswered(rows: list[dict[str, Any]]) -> None:
-    for row in rows[1:]:
-        row["answer"] = ""
 
 
 @pytest.mark.usefixtures("_here")
