@@ -8,11 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from classes_tape import (
-    EMBEDDED,
-    MAKERS,
-    TIMES,
-)
+from classes_tape import EMBEDDED, MAKERS, TIMES
 
 from cache_schema.errors import TapeError
 from cache_schema.prepare import RowError, prepare
