@@ -12,7 +12,15 @@ from random import Random
 import classes_tape
 import full_tape
 import pytest
-from attacks import forge_classes, forge_more
+from attacks import (
+    forge_classes,
+    forge_index,  # noqa: F401 - this one and the next four put their attacks into ATTACKS
+    forge_layers,  # noqa: F401
+    forge_lines,  # noqa: F401
+    forge_more,
+    forge_names,  # noqa: F401
+    forge_tables,  # noqa: F401
+)
 from attacks.forge import ATTACKS, ONLY_PROFILE, Forge
 from attacks.forge_classes import CLASSES
 from attacks.forge_more import FULL
