@@ -75,6 +75,13 @@ def usable(trace: Trace, ids: IntArray | None, recipe: DataRecipe, audio_token_i
     return ""
 
 
+_TAKEN_BY = {
+    "wrong answer": "--set data.wrong_traces=true",
+    "truncated trace": "--set data.truncated_traces=true",
+}
+"""Reason a row is left out -> the setting that takes it."""
+
+
 def scan(
     tape: Tape,
     lm: AudioLM,
@@ -124,7 +131,11 @@ def scan(
                 )
     if not examples:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
-        raise TapeError(f"{tape.location}: no row to train on ({reasons or 'the tape is empty'})")
+        hints = [f"; {how} takes them too" for reason, how in _TAKEN_BY.items() if left_out[reason]]
+        raise TapeError(
+            f"{tape.location}: no row to train on ({reasons or 'the tape is empty'})"
+            + "".join(hints)
+        )
     return examples, left_out
 
 

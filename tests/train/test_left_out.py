@@ -77,7 +77,10 @@ def test_an_origin_that_is_none(
 def test_no_usable_row_is_refused(make_tape: MakeTape, student_dir: Path, tmp_path: Path) -> None:
     changes = {f"s{index}": {"correct": False} for index in range(3)}
     tape = make_tape(changes=changes, num_samples=3)
-    refuse(train(tape, student_dir, tmp_path / "run"), "no row to train on (3 wrong answer)")
+    refuse(
+        train(tape, student_dir, tmp_path / "run"),
+        "no row to train on (3 wrong answer); --set data.wrong_traces=true",
+    )
     assert not (tmp_path / "run").exists()
     more = ("--set", "data.wrong_traces=true")
     assert train(tape, student_dir, tmp_path / "run", *more).exit_code == 0
