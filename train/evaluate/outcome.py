@@ -8,10 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cache_schema.codecs.files import write_atomic
+from train.evaluate.benchmarks.own import OWN
 from train.evaluate.directory import EvaluationDir
 from train.evaluate.scores import judge_all, rates_of, score_all
 from train.evaluate.scores_file import Evaluation, read_scores, write_scores
 from train.evaluate.types import Benchmark, Item, Response, Score
+
+_NO_ANSWERS = (
+    "the data has no right answers; where their column has another name, make a tape of it "
+    "(pipeline ingest --set dataset.columns.answer=NAME) and give that as --data"
+)
 
 
 def judge(
@@ -42,7 +48,10 @@ def table(scores_file: Path) -> str:
     """Return the figures over all items, a line each, and how the responses ended."""
     evaluation = read_scores(scores_file)
     rates = evaluation.rates
-    lines = [_line(score) for score in evaluation.scores if not score.group]
+    overall = [score for score in evaluation.scores if not score.group]
+    lines = [_line(score) for score in overall]
+    if evaluation.benchmark == OWN.name and all(math.isnan(score.value) for score in overall):
+        lines.append(_NO_ANSWERS)
     ends = f"{rates.items} items: {rates.errors} without a response, {rates.truncated} cut at the "
     ends += f"limit of tokens, {rates.no_answer} without an answer"
     return "\n".join([f"{evaluation.benchmark} ({evaluation.ability})", *lines, ends])

@@ -47,6 +47,24 @@ def responses(out: Path) -> bytes:
     return (out / "responses.jsonl").read_bytes()
 
 
+def test_questions_without_answers_say_where_these_may_be(
+    student_dir: Path, dataset: Path, tmp_path: Path
+) -> None:
+    rows = [
+        {("right" if key == "answer" else key): value for key, value in row.items()}
+        for row in evaluations.lines_of(dataset)
+    ]
+    file = dataset.with_name("unanswered.jsonl")
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = evaluations.evaluate_here(
+        "--model", student_dir, "--data", file, "--out", tmp_path / "out", "--limit", "1",
+        *NEW_TOKENS,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "no item counts" in done.output
+    assert "dataset.columns.answer=NAME" in done.output
+
+
 def test_a_dataset_from_its_files_to_its_report(
     student_dir: Path, dataset: Path, evaluated: Path, tmp_path: Path
 ) -> None:
