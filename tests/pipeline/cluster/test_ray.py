@@ -77,7 +77,7 @@ def actors(pid: int) -> list[psutil.Process]:
 def kill_driver_at_work(command: list[str], root: Path) -> None:
     """Start the command; as soon as rows are on the tape kill its process alone: actors end too."""
     running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until_s = time.monotonic() + 100
+    until_s = time.monotonic() + 240
     while not list((root / "manifest").glob("*.jsonl")):
         assert time.monotonic() < until_s
         assert running.poll() is None
@@ -91,7 +91,7 @@ def kill_driver_at_work(command: list[str], root: Path) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_driver_and_an_actor_are_killed(
     dataset: Path, text_teacher: Path, tmp_path: Path
 ) -> None:
@@ -104,7 +104,7 @@ def test_the_driver_and_an_actor_are_killed(
     with log.open("wb") as told:
         running = subprocess.Popen(command, stdout=told, stderr=told)
         killed = 0
-        until_s = time.monotonic() + 200
+        until_s = time.monotonic() + 300
         while running.poll() is None:
             assert time.monotonic() < until_s, log.read_text()
             shards = list((root / "shards" / "textual").glob("[0-9]*/*/shard.json"))
