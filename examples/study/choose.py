@@ -53,16 +53,12 @@ def try_all(
     Returns:
         every trial of the folder.
     """
-    from examples.study import rows, seed, stage_two
+    from examples.study import rows, seed, sizes, stage_two
     from examples.study.measuring import counts, verdicts_of
-    from examples.study.sizes import SIZES, Size
     from examples.study.variants import BASE, variants
 
     identity = json.loads((folder / "study.json").read_text())
-    fields = {field.name for field in dataclasses.fields(Size)}
-    size = dataclasses.replace(
-        SIZES[identity["size"]], **{key: identity[key] for key in fields & identity.keys()}
-    )
+    size = sizes.of_seed(folder)
     file = folder / "choice.json"
     trials: list[dict[str, Any]] = json.loads(file.read_text()) if file.is_file() else []
     asked = rows.read_rows(folder / "world" / "dev.jsonl")

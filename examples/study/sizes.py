@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,3 +112,10 @@ SIZES = {
         wrong_traces=True,
     ),
 }
+
+
+def of_seed(folder: Path) -> Size:
+    """Return the size that a seed's folder was made with."""
+    identity = json.loads((folder / "study.json").read_text())
+    given = {field.name for field in dataclasses.fields(Size)} & identity.keys()
+    return dataclasses.replace(SIZES[identity["size"]], **{key: identity[key] for key in given})
