@@ -32,7 +32,7 @@ class Plan:
         acoustic_teacher: the same.
         rows: of the world's training rows, the first so many.
         steps: of training.
-        prompt: that ships with the pipeline, or a file.
+        prompt: that ships with the pipeline, or a file; those that ship are for larger teachers.
         max_new_tokens: of the textual teacher.
     """
 
@@ -40,7 +40,7 @@ class Plan:
     acoustic_teacher: str = "openai/whisper-base"
     rows: int = 120
     steps: int = 40
-    prompt: str = "cota.v1"
+    prompt: str = str(Path(__file__).with_name("small_teacher.toml"))
     max_new_tokens: int = 256
 
 
