@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -14,12 +15,29 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep a file's tests with one worker, and with another's those that share its tapes."""
-    for item in items:
-        shared = "tape_dir" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("tapes" if shared else str(item.path)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep a file's tests with one worker, in the order of files: fixtures are made once.
+
+    Files that use the extracted tapes (``tape_dir``) are as one. (The groups of ``--dist
+    loadgroup`` are lost on the way to the scheduler: xdist 3.8 writes them into ids that pytest
+    9.2 no longer reads.)
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            return "tapes" if file in shared else file
+
+    stage_one = config.rootpath / "tests" / "pipeline"
+    shared = {
+        path.relative_to(config.rootpath).as_posix()
+        for path in stage_one.rglob("test_*.py")
+        if "tape_dir" in path.read_text(encoding="utf-8")
+    }
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

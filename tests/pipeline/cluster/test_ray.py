@@ -28,8 +28,6 @@ from pipeline.cli import app
 from pipeline.cluster.on_ray import Outcome, StepActor
 from pipeline.recipe import DatasetRecipe, ExtractRecipe, TapeRecipe
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 
 def uncounted(title: str, total: int) -> nullcontext[Callable[[int], None]]:
     return nullcontext(lambda _: None)
