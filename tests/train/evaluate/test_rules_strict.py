@@ -159,7 +159,7 @@ def test_every_benchmark_has_both_rules_and_a_missing_answer_is_wrong_in_strict(
             rule.judge(asked, Response(sample_id="a", text="", num_tokens=0, finish="error"))
             for rule in benchmark.rules
         )
-        assert not official.counted, name
+        assert official.counted == (name == "mmsu"), name  # whose script reads it as nothing said
         assert strict.counted, name
         assert strict.value == (1 if name == "asr" else 0), name  # all words are missing
         assert all(rule.source for rule in benchmark.rules)
