@@ -38,12 +38,13 @@ _Z_975 = 1.960
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A share or a difference of shares, and its 95 % interval; over how many seeds."""
+    """A share or a difference of shares, its 95 % interval, and every seed's value if several."""
 
     value: float
     low: float
     high: float
     seeds: int
+    each: tuple[float, ...] = ()
 
 
 def wilson(right: int, asked: int) -> Figure:
@@ -61,7 +62,7 @@ def over_seeds(values: Sequence[float]) -> Figure:
     mean = statistics.mean(values)
     quantile = _T_975[count - 2] if count - 2 < len(_T_975) else _Z_975
     half = quantile * statistics.stdev(values) / math.sqrt(count)
-    return Figure(value=mean, low=mean - half, high=mean + half, seeds=count)
+    return Figure(value=mean, low=mean - half, high=mean + half, seeds=count, each=tuple(values))
 
 
 def share_of(records: Sequence[Mapping[str, Any]], name: str, group: str) -> Figure | None:
@@ -250,7 +251,9 @@ def _cell(figure: Mapping[str, Any] | None, signed: bool = False) -> str:
     if figure is None:
         return ""
     value, half = 100 * figure["value"], 50 * (figure["high"] - figure["low"])
-    return f"{value:+.1f} ± {half:.1f}" if signed else f"{value:.1f} ± {half:.1f}"
+    cell = f"{value:+.1f} ± {half:.1f}" if signed else f"{value:.1f} ± {half:.1f}"
+    each = ", ".join(f"{100 * one:{'+' if signed else ''}.0f}" for one in figure["each"])
+    return f"{cell} ({each})" if each else cell
 
 
 def write_summary(
