@@ -79,3 +79,8 @@ def test_the_summary_names_what_was_missed(benchmarks: dict[str, ModuleType]) ->
         "MISSED a: slow 0.5 x (>= 1)",
         "FAILED b: the bars it stopped before are not counted",
     ]
+
+
+def test_a_verdict_goes_into_a_file(benchmarks: dict[str, ModuleType]) -> None:
+    figure = benchmarks["figures"].Figure(name="of numpy", value=np.float64(2), unit="x", bar=1.0)
+    assert figure.met is True, "JSON does not know numpy's"

@@ -35,7 +35,8 @@ class Figure:
         """Whether the bar is met; ``None`` if there is none."""
         if self.bar is None:
             return None
-        return self.value >= self.bar if self.at_least else self.value <= self.bar
+        # a value of numpy would give a bool of its own, which JSON does not know
+        return bool(self.value >= self.bar if self.at_least else self.value <= self.bar)
 
 
 def interleaved(jobs: dict[str, Callable[[], object]], rounds: int = 7) -> dict[str, list[float]]:
