@@ -162,12 +162,13 @@ def write_traces(
     tokenizer: PreTrainedTokenizerFast,
     prompts: Sequence[str],
     batch_size: int = 50,
+    max_new_tokens: int = MAX_TRACE_TOKENS,
 ) -> list[str]:
     """Return the greedy trace behind every prompt."""
     traces = []
     for start in range(0, len(prompts), batch_size):
         encoded = tokenizer(prompts[start : start + batch_size], return_tensors="pt", padding=True)
-        output_BT = model.generate(**encoded, max_new_tokens=MAX_TRACE_TOKENS, do_sample=False)
+        output_BT = model.generate(**encoded, max_new_tokens=max_new_tokens, do_sample=False)
         traces += tokenizer.batch_decode(
             output_BT[:, encoded.input_ids.shape[1] :], skip_special_tokens=True
         )

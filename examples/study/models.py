@@ -133,12 +133,12 @@ def _read_hearing(
     return found
 
 
-def teacher_answers(folder: Path, rows: Sequence[Row]) -> list[bool]:
+def teacher_answers(folder: Path, rows: Sequence[Row], longest: int) -> list[bool]:
     """Return whether a saved teacher answers each row right, greedily, from the true transcript."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = Qwen3ForCausalLM.from_pretrained(folder)
     prompts = [prompt_of(row, tokenizer) for row in rows]
-    traces = teacher.write_traces(model, tokenizer, prompts)
+    traces = teacher.write_traces(model, tokenizer, prompts, max_new_tokens=longest)
     return [
         bool(is_correct(parse_answer(trace), row.answer, row.choices))
         for trace, row in zip(traces, rows, strict=True)

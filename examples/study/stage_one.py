@@ -30,7 +30,7 @@ def train_teacher(one: Seed, tokenizer: PreTrainedTokenizerFast, folder: Path) -
         for row in rows.read_rows(one / "world" / "test.jsonl")
         if row.ability == "reasoning" and row.voices == "seen"
     ]
-    right = models.teacher_answers(folder, asked)
+    right = models.teacher_answers(folder, asked, one.size.max_new_tokens)
     by_kind = counts(
         {row.row_id: int(value) for row, value in zip(asked, right, strict=True)},
         {row.row_id: row.kind for row in asked},

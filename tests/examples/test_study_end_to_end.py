@@ -7,6 +7,7 @@ import pytest
 from examples.study import one_seed, seed
 from examples.study.__main__ import main
 from examples.study.choose import main as choose
+from examples.study.sides import SIDES
 from examples.study.variants import variants
 from pipeline.cli import app as pipeline_app
 from train.cli import app as train_app
@@ -34,18 +35,24 @@ def commands(monkeypatch):
 
 
 def test_the_study(digit_folder, tmp_path, commands, monkeypatch, capsys):
-    chosen = ("sft", "joint")
+    chosen = ("sft", "top", "joint")
     monkeypatch.setattr(
         one_seed,
         "variants",
         lambda size: tuple(one for one in variants(size) if one.name in chosen),
     )
     monkeypatch.setattr("examples.study.summary.variants", one_seed.variants)
+    monkeypatch.setattr("examples.study.sides.variants", variants)
+    beside = tuple(side for side in SIDES if side.name in ("drawn", "lossy2x"))
+    for module in ("one_seed", "summary"):
+        monkeypatch.setattr(f"examples.study.{module}.SIDES", beside)
     words = ["--fsdd", str(digit_folder), "--out", str(tmp_path / "study"), "--size", "tiny"]
-    assert main([*words, "--threads", "1"]) == 0
-    assert commands.count("train student") == 2
+    assert main([*words, "--threads", "1", "--sides"]) == 0
+    assert commands.count("train student") == len(chosen) + len(beside)
     summary = json.loads((tmp_path / "study" / "study.json").read_text())
     assert set(summary["variants"]) == {"base", *chosen}
+    assert [side["like"] for side in summary["sides"]] == ["top", "joint"]
+    assert [side["same_traces"] for side in summary["sides"]] == [12, 12]
     joint = summary["variants"]["joint"]
     for group, rows in {
         "reasoning, seen": 6,

@@ -84,6 +84,7 @@ def kill_driver_at_work(command: list[str], root: Path) -> None:
     assert started
     running.kill()
     running.wait()
+    until_s = time.monotonic() + 100
     while any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in started):
         assert time.monotonic() < until_s
         time.sleep(0.05)
@@ -102,7 +103,7 @@ def test_the_driver_and_an_actor_are_killed(
     with log.open("wb") as told:
         running = subprocess.Popen(command, stdout=told, stderr=told)
         killed = 0
-        until_s = time.monotonic() + 300
+        until_s = time.monotonic() + 200
         while running.poll() is None:
             assert time.monotonic() < until_s, log.read_text()
             shards = list((root / "shards" / "textual").glob("[0-9]*/*/shard.json"))
