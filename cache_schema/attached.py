@@ -20,7 +20,7 @@ from cache_schema.codecs.columns import Columns
 from cache_schema.codecs.files import CHECKSUM
 from cache_schema.errors import TapeError
 from cache_schema.files import TapeFiles
-from cache_schema.row_checks import Row
+from cache_schema.rows.checks import Row
 from cache_schema.signals import SCHEMAS
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ from cache_schema.codecs.files import CHECKSUM
 from cache_schema.committed import Shard
 from cache_schema.errors import TapeError
 from cache_schema.files import TapeFiles
-from cache_schema.index import (
+from cache_schema.index.arrays import (
     QUARANTINE_LINE,
     SHARD_LINE,
     Index,
     covered_hash,
     from_file,
 )
-from cache_schema.indexing import Found, found_in
+from cache_schema.index.build import Found, found_in
 from cache_schema.maker import (
     GroupInfo,
     check_format,

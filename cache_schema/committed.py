@@ -18,7 +18,7 @@ from cache_schema.hidden import HiddenPlace
 from cache_schema.manifest import (
     ShardRecord,
 )
-from cache_schema.rows import Row, place_of
+from cache_schema.rows.values import Row, place_of
 from cache_schema.signals import SCHEMAS, schemas_of
 
 

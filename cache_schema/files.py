@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 from cache_schema.codecs.sealed_json import MAX_BYTES
 from cache_schema.errors import TapeError
-from cache_schema.file_cache import FileCache
-from cache_schema.remote import Remote, difference, is_url
+from cache_schema.remote.cache import FileCache
+from cache_schema.remote.files import Remote, difference, is_url
 
 T = TypeVar("T")
 
@@ -34,9 +34,9 @@ class TapeFiles:
 
     Args:
         location: local path or fsspec URL. Files of a remote tape are copied into a folder of
-            bounded size that processes and runs share (``cache_schema.file_cache``) when first
-            read; what fails is tried again (``cache_schema.remote``). A pickled object is opened
-            again where it arrives.
+            bounded size that processes and runs share (``cache_schema.remote.cache``) when first
+            read; what fails is tried again (``cache_schema.remote.files``). A pickled object is
+            opened again where it arrives.
 
     Raises:
         UsageError: the URL is of no known kind, or what reads it is not installed.

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from cache_schema import layout
-from cache_schema.apart import apart
 from cache_schema.codecs.sealed_json import seal, unseal
+from cache_schema.compare.apart import apart
 from cache_schema.errors import ProvenanceError, TapeError
 from cache_schema.facts import check_facts
 from cache_schema.fingerprint import fingerprint
@@ -25,7 +25,7 @@ _FIXED = {kind: kind for kind in ("samples", "descriptions", TEXT_SOURCE, AUDIO_
 
 
 PART_NOTE = "part"
-"""The note that says what of a group was left out: see ``cache_schema.part``."""
+"""The note that says what of a group was left out: see ``cache_schema.parts.part``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from cache_schema.codecs import bfloat16
 from cache_schema.codecs.sealed_json import refuse_constant
 from cache_schema.errors import TapeError
-from cache_schema.index import MAX_TRACES
-from cache_schema.rows import DECODERS, Row, audio_of, compact_row, decode, place_of
+from cache_schema.index.arrays import MAX_TRACES
+from cache_schema.rows.values import DECODERS, Row, audio_of, compact_row, decode, place_of
 from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW, CLASS_SIGNALS, SCHEMAS
 

@@ -12,7 +12,7 @@ from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.committed import Shard
 from cache_schema.errors import MissingSignalError, TapeError, nearest
 from cache_schema.hidden import HiddenPlace
-from cache_schema.rows import audio_of, decode
+from cache_schema.rows.values import audio_of, decode
 from cache_schema.signals import AUDIO_ROW, HEARD, SIGNAL_TABLES
 from cache_schema.types import (
     AUDIO_SOURCE,

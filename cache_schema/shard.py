@@ -19,7 +19,7 @@ from cache_schema.errors import TapeError
 from cache_schema.manifest import (
     States,
 )
-from cache_schema.rows import Row
+from cache_schema.rows.values import Row
 from cache_schema.signals import SCHEMAS, totals_of
 
 _GROUP_NODE = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}\n'

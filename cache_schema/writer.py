@@ -29,15 +29,15 @@ from cache_schema.codecs.files import (
     write_exclusive,
     write_hashed,
 )
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import OutputError
-from cache_schema.index import Index
-from cache_schema.indexing import is_tidy, update_index
+from cache_schema.index.arrays import Index
+from cache_schema.index.build import is_tidy, update_index
 from cache_schema.maker import GroupInfo, dataset_json
 from cache_schema.manifest import Quarantined, ShardRecord, append_line, line_of
 from cache_schema.prepare import check_storage, prepare, storage_of
 from cache_schema.reader import open_tape
-from cache_schema.rows import Row
+from cache_schema.rows.values import Row
 from cache_schema.shard import OpenShard, Storage
 from cache_schema.signals import GROUP_TABLES
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cache_schema.console import say
-from cache_schema.progress import Counter
+from cache_schema.commands.console import say
+from cache_schema.commands.progress import Counter
 from pipeline.cluster.work import job_of, parts
 from pipeline.hearing.batches import Capacity
 from pipeline.hearing.plan import Plan, plan

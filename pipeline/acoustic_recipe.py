@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 
 from cache_schema.codecs.sampled import MAX_DRAWS
+from cache_schema.commands.recipes import one_of
 from cache_schema.errors import UsageError
-from cache_schema.recipes import one_of
 from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
 
 PARTS = ("auto", "audio_tower")

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from cache_schema.console import REPORTED, report_error
-from cache_schema.recipes import load_recipe, toml_value
+from cache_schema.commands.console import REPORTED, report_error
+from cache_schema.commands.recipes import load_recipe, toml_value
 from pipeline.recipe import ExtractRecipe
 from pipeline.share.cli import SHARE_COMMANDS
-from pipeline.tape_cli import TAPE_COMMANDS, Debug
+from pipeline.tapes.cli import TAPE_COMMANDS, Debug
 
 app = typer.Typer(
     help="Stage one: record what teachers say about a dataset, once, on a tape.",

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cache_schema import Tape, TapeRow
-from cache_schema.console import say
+from cache_schema.commands.console import say
+from cache_schema.commands.progress import Counter
 from cache_schema.errors import TapeError, UsageError
 from cache_schema.layers import parse_layers
 from cache_schema.maker import (
     GroupInfo,
 )
 from cache_schema.prepare import RowError
-from cache_schema.progress import Counter
-from cache_schema.rows import hidden_row
+from cache_schema.rows.values import hidden_row
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import TEXT_SOURCE, IntArray
 from cache_schema.writer import TapeWriter

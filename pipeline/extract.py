@@ -15,11 +15,11 @@ from importlib import import_module
 from pathlib import Path
 
 from cache_schema import layout
-from cache_schema.child import end_with_parent
-from cache_schema.console import say
+from cache_schema.commands.child import end_with_parent
+from cache_schema.commands.console import say
+from cache_schema.commands.recipes import as_toml
 from cache_schema.errors import TeachertapeError, UsageError, nearest
 from cache_schema.layers import parse_layers
-from cache_schema.recipes import as_toml
 from cache_schema.writer import complete_index
 from pipeline.cluster.work import tidy
 from pipeline.recipe import ExtractRecipe

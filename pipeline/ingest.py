@@ -13,25 +13,25 @@ from numpy.typing import NDArray
 
 from cache_schema import Tape, open_tape
 from cache_schema.codecs.pcm import audio_sha256
-from cache_schema.console import say
+from cache_schema.commands.console import say
+from cache_schema.commands.progress import Counter
 from cache_schema.errors import AudioError, TeachertapeError
 from cache_schema.maker import (
     GroupInfo,
     refuse_other_maker,
 )
 from cache_schema.prepare import RowError
-from cache_schema.progress import Counter
-from cache_schema.rows import sample_rows
+from cache_schema.rows.values import sample_rows
 from cache_schema.takeover import check_output
 from cache_schema.types import Sample
 from cache_schema.writer import TapeWriter
-from pipeline.audio import NoAudioError
+from pipeline.audio.recordings import NoAudioError
 from pipeline.cluster.work import Job, Part, parts
+from pipeline.dataset.recordings_of_row import SeveralRecordingsError, joining
+from pipeline.dataset.row_ids import SeenIds
+from pipeline.dataset.rows import open_rows
+from pipeline.dataset.samples import CellError, Rows
 from pipeline.recipe import ExtractRecipe
-from pipeline.recordings_of_row import SeveralRecordingsError, joining
-from pipeline.row_ids import SeenIds
-from pipeline.rows import open_rows
-from pipeline.samples import CellError, Rows
 from pipeline.step import Failures, notes, writer_for
 
 Outcome = Sample | AudioError | CellError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from cache_schema.console import printable
+from cache_schema.commands.console import printable
 
 
 def page_of(lines: Iterable[str]) -> str:

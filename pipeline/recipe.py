@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from cache_schema.codecs.bfloat16 import STORED_DTYPES
 from cache_schema.codecs.topk_compact import MAX_K
+from cache_schema.commands.recipes import one_of
 from cache_schema.errors import UsageError
-from cache_schema.recipes import one_of
 from cache_schema.signals import STATES_PROFILES, TOPK_CODECS
 from pipeline.acoustic_recipe import AcousticRecipe
 from pipeline.cluster.recipe import AUTO, ClusterRecipe

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cache_schema import Tape, TapeRow
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import TapeError
 from cache_schema.types import TEXT_SOURCE, IntArray, Trace
 from pipeline.recipe import ExtractRecipe

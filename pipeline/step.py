@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema import Tape, TapeRow, open_tape
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import ModelError, QuarantineError, TapeError
 from cache_schema.maker import (
     GroupInfo,
     refuse_other_maker,
 )
-from cache_schema.pulled import own_name
+from cache_schema.parts.pulled import own_name
 from cache_schema.shard import Storage
 from cache_schema.types import TEXT_SOURCE
 from cache_schema.writer import TapeWriter

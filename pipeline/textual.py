@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Sequence
 
 from cache_schema import Tape, TapeRow
-from cache_schema.console import say
+from cache_schema.commands.console import say
+from cache_schema.commands.progress import Counter
 from cache_schema.errors import ModelError, QuarantineError, TapeError
 from cache_schema.prepare import RowError
-from cache_schema.progress import Counter
 from cache_schema.types import TEXT_SOURCE
 from cache_schema.writer import TapeWriter
 from pipeline.cluster.work import job_of, parts

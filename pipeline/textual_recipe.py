@@ -7,11 +7,11 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from cache_schema.answers.questions import JUDGES
 from cache_schema.codecs.sampled import MAX_DRAWS
+from cache_schema.commands.recipes import one_of
 from cache_schema.errors import UsageError
-from cache_schema.index import MAX_TRACES
-from cache_schema.questions import JUDGES
-from cache_schema.recipes import one_of
+from cache_schema.index.arrays import MAX_TRACES
 
 ENGINES = ("vllm", "transformers", "encoder")
 SELECTIONS = ("all", "first-correct", "best-logprob", "majority")

@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cache_schema import Tape, TapeRow, layout
-from cache_schema.console import say
+from cache_schema.commands.console import say
+from cache_schema.commands.progress import Counter
 from cache_schema.errors import DatasetError
 from cache_schema.maker import (
     GroupInfo,
     refuse_other_maker,
 )
 from cache_schema.prepare import RowError
-from cache_schema.progress import Counter
 from cache_schema.signals import HEARD
 from cache_schema.types import Heard
 from cache_schema.writer import TapeWriter
 from pipeline.cluster.work import Part, job_of, parts
-from pipeline.describe_template import as_text, columns_of, fill, silent_fields
-from pipeline.describe_timed import silent_entries
+from pipeline.describe.template import as_text, columns_of, fill, silent_fields
+from pipeline.describe.timed import silent_entries
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import Pending, notes, open_for, pending, writer_for
 from pipeline.textualize_recipe import TextualizeRecipe

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from cache_schema.commands.recipes import one_of
 from cache_schema.errors import UsageError
-from cache_schema.recipes import one_of
-from pipeline.describe_template import parse_template
+from pipeline.describe.template import parse_template
 
 KINDS = ("auto", "asr", "caption", "classify")
 TASKS = ("transcribe", "translate")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.prepare import RowError
-from cache_schema.rows import Row, hidden_row, lens_row, sampled_row, topk_row
+from cache_schema.rows.values import Row, hidden_row, lens_row, sampled_row, topk_row
 from cache_schema.types import IntArray, Lens, Sampled, TopK
 from pipeline.teachers.base import TokenSignals
 

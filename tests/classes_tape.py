@@ -11,8 +11,8 @@ import sound_tape
 from sound_tape import HIDDEN, LAYERS, WIDTH, K, targets_of, topk_of
 
 from cache_schema.maker import GroupInfo
-from cache_schema.rows import hidden_row, topk_row
-from cache_schema.rows_classes import embedding_row, frame_logits_row, utterance_logits_row
+from cache_schema.rows.classes import embedding_row, frame_logits_row, utterance_logits_row
+from cache_schema.rows.values import hidden_row, topk_row
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.writer import TapeWriter
 

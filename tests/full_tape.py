@@ -11,7 +11,7 @@ import sound_tape
 from sound_tape import WIDTH, K, targets_of, topk_of
 
 from cache_schema.maker import GroupInfo
-from cache_schema.rows import (
+from cache_schema.rows.values import (
     heard_row,
     hidden_row,
     lens_row,

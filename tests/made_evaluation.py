@@ -13,7 +13,7 @@ import numpy as np
 
 from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.maker import GroupInfo
-from cache_schema.rows import sample_rows
+from cache_schema.rows.values import sample_rows
 from cache_schema.types import Sample
 from cache_schema.writer import TapeWriter
 from train.evaluate.benchmarks import BENCHMARKS, item_of

@@ -19,7 +19,7 @@ from cache_schema.codecs.sealed_json import seal
 from cache_schema.maker import (
     GroupInfo,
 )
-from cache_schema.rows import hidden_row, sample_rows, topk_row, trace_row
+from cache_schema.rows.values import hidden_row, sample_rows, topk_row, trace_row
 from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW, SCHEMAS
 from cache_schema.types import Sample, TopK, Trace

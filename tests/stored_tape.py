@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from cache_schema.maker import GroupInfo
-from cache_schema.rows import hidden_row, sample_rows, sampled_row, topk_row
+from cache_schema.rows.values import hidden_row, sample_rows, sampled_row, topk_row
 from cache_schema.shard import Storage
 from cache_schema.types import Sample, Sampled, TopK
 from cache_schema.writer import TapeWriter

@@ -19,8 +19,8 @@ from cache_schema.fingerprint import fingerprint
 from pipeline.step import seed_of
 from train.data import Example
 from train.heldout import is_held_out
-from train.mixing import epoch_rows
-from train.plan import plan_epoch
+from train.steps.mixing import epoch_rows
+from train.steps.order import plan_epoch
 from train.tasks_recipe import MixRecipe
 
 NAMES = [f"sample-{number}" for number in range(40)]

@@ -18,7 +18,7 @@ from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.maker import (
     GroupInfo,
 )
-from cache_schema.rows import hidden_row, sample_rows, sampled_row, topk_row, trace_row
+from cache_schema.rows.values import hidden_row, sample_rows, sampled_row, topk_row, trace_row
 from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW, STATES_PROFILES
 from cache_schema.types import Hidden, Sample, Sampled, TopK, Trace

@@ -22,8 +22,8 @@ from train.recipe import TrainRecipe
 from train.rundir import RunDir
 from train.settings import OptimRecipe
 from train.sharding import Shards, shard
-from train.stages import Stage
-from train.terms import Term
+from train.steps.stages import Stage
+from train.terms.resolve import Term
 
 _REPLICATED = (
     DistributedType.NO,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cache_schema.console import REPORTED, report_error
+from cache_schema.commands.console import REPORTED, report_error
 from train.evaluate.command import EXAMPLE as EVALUATE_EXAMPLE
 from train.evaluate.command import evaluate
 from train.evaluate.compare_command import EXAMPLE as COMPARE_EXAMPLE

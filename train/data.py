@@ -14,7 +14,7 @@ from cache_schema.errors import TapeError
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import SAMPLE_RATE_HZ, IntArray, Trace
 from train.alignment.translation import Translation
-from train.reading import prompt_text
+from train.batch.reading import prompt_text
 from train.settings import DataRecipe
 
 AUDIO_TOKENS_PER_S = 25.0

@@ -11,7 +11,7 @@ from cache_schema.errors import UsageError
 from train.objective import Objective
 from train.parts import Run
 from train.settings import StudentRecipe
-from train.stages import Stage
+from train.steps.stages import Stage
 from train.student import part_of
 
 _ADAPTED = "base_model.model."

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from audio_models.memory import free_memory, is_out_of_memory
-from cache_schema.console import say
-from train.batch import TrainBatch
+from cache_schema.commands.console import say
+from train.batch.build import TrainBatch
 from train.checkpoint import restore_rng, rng_state
-from train.loads import StepLoad
 from train.parts import Run
 from train.sharding import Shards, square_sum
-from train.stages import Stage
+from train.steps.loads import StepLoad
+from train.steps.stages import Stage
 
 Norms = list[float | None]
 """Of every term; ``None`` where it was not measured."""

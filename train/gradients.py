@@ -21,10 +21,10 @@ from audio_models.memory import free_memory, is_out_of_memory
 from cache_schema.errors import UsageError
 from train.checkpoint import restore_rng, rng_state
 from train.gradient_norms import Norms, measured_norms, sharded_norms
-from train.loads import Feed, MicroSize, StepLoad
 from train.memory import agree_on_size, stuck_shortage
 from train.parts import Run
 from train.sharding import Shards
+from train.steps.loads import Feed, MicroSize, StepLoad
 
 BUCKET_BYTES = 64 * 2**20
 """Gradients that travel together."""

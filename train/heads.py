@@ -38,12 +38,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cache_schema.commands.recipes import build
 from cache_schema.errors import ModelError, UsageError
-from cache_schema.recipes import build
 from train.losses.precision import wide
 from train.pooling import AttentiveStatistics, row_means
-from train.term_settings import EmbeddingTerm, UtteranceTerm
-from train.terms import Term
+from train.terms.resolve import Term
+from train.terms.settings import EmbeddingTerm, UtteranceTerm
 
 FOLDER = "heads"
 """Beside the student; holds the two files below."""

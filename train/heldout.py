@@ -17,11 +17,11 @@ from torch import Tensor
 from audio_models.memory import free_memory, is_out_of_memory
 from cache_schema.errors import UsageError
 from train.data import Example
-from train.loads import MicroSize, loads
 from train.memory import agree_on_size, stuck_shortage
 from train.parts import Run
-from train.plan import cut_to_budget
-from train.stages import PlannedStep
+from train.steps.loads import MicroSize, loads
+from train.steps.order import cut_to_budget
+from train.steps.stages import PlannedStep
 
 _HASH_BYTES = 8
 _HASHES = 2.0 ** (8 * _HASH_BYTES)

@@ -14,12 +14,12 @@ import torch
 
 from audio_models.generate import Decoding
 from cache_schema import TapeRow
+from cache_schema.answers.questions import is_correct
 from cache_schema.errors import UsageError
-from cache_schema.questions import is_correct
 from train.evaluate.generate import Generator
 from train.evaluate.types import Item
 from train.parts import Run
-from train.stages import Stage
+from train.steps.stages import Stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,20 +19,20 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from cache_schema.errors import TeachertapeError
+from train.batch.states import damaged_states
 from train.checkpoint import rng_state, save_checkpoint, whole_state
-from train.counts import OF_TOKENS
 from train.freezing import train_parts
 from train.gradient_norms import norms_due
 from train.gradients import StepSums, clip_gradients, step_gradients
 from train.heldout import HeldOut, evaluate
 from train.heldout_answers import answer_held_out
-from train.loads import Feed
 from train.memory import named_shortage
 from train.metrics import HeldOutMetrics, Reporter, StepMetrics, TermValue
 from train.parts import Progress, Run
 from train.schedule import set_learning_rate
-from train.stages import PlannedStep
-from train.states import damaged_states
+from train.steps.loads import Feed
+from train.steps.stages import PlannedStep
+from train.terms.counts import OF_TOKENS
 
 
 class NonFiniteLossError(TeachertapeError):

@@ -14,9 +14,9 @@ import torch
 from accelerate import Accelerator
 
 from audio_models.memory import is_out_of_memory
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import TeachertapeError
-from train.loads import MicroSize
+from train.steps.loads import MicroSize
 
 
 class StudentMemoryError(TeachertapeError):

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cache_schema.codecs.files import write_atomic
-from cache_schema.console import say
+from cache_schema.commands.console import say
 
 HELD_OUT = "held_out"
 """Kind of the lines on held-out rows; the steps' lines have no kind."""

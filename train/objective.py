@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from audio_models.forward import flatten_positions
-from train.batch import TrainBatch
-from train.counts import count_of, unknown_of
+from train.batch.build import TrainBatch
+from train.batch.targets import TopKTargets
 from train.heads import AudioHead, head_of
 from train.losses import vocabulary
 from train.losses.asked import Asked, Seen
@@ -32,10 +32,10 @@ from train.losses.sampled import sampled_cross_entropy
 from train.losses.states import ANY_WIDTH, DISTANCES
 from train.pooling import row_means
 from train.readout import lens_inputs, output_head
-from train.targets import TopKTargets
-from train.term_settings import DivergenceTerm, JensenShannonTerm, LensTerm, StatesTerm
-from train.terms import Term, sources_read, states_read
-from train.tower_terms import TowerPass, tower_sum
+from train.terms.counts import count_of, unknown_of
+from train.terms.resolve import Term, sources_read, states_read
+from train.terms.settings import DivergenceTerm, JensenShannonTerm, LensTerm, StatesTerm
+from train.terms.tower import TowerPass, tower_sum
 
 TARGET = ""
 """What the token itself is called among those whose logits are asked for; sources have names."""

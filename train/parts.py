@@ -15,7 +15,7 @@ from train.objective import Objective
 from train.recipe import TrainRecipe
 from train.rundir import RunDir
 from train.sharding import Shards
-from train.stages import PlannedStep, Stage, steps_from
+from train.steps.stages import PlannedStep, Stage, steps_from
 
 
 @dataclass(frozen=True, kw_only=True)

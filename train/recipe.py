@@ -1,6 +1,6 @@
 """The training recipe: what is rarely changed, as sections of a TOML file.
 
-Shipped recipes lie in ``train/recipes``; ``joint`` is the default. A term (``train.terms_recipe``)
+Shipped recipes lie in ``train/recipes``; ``joint`` is the default. A term (``train.terms.recipe``)
 that is absent, or whose weight is 0, is not computed.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cache_schema.commands.recipes import load_recipe
 from cache_schema.errors import UsageError, nearest
-from cache_schema.recipes import load_recipe
 from train.settings import (
     CheckpointRecipe,
     DataRecipe,
@@ -22,7 +22,7 @@ from train.settings import (
     StudentRecipe,
 )
 from train.tasks_recipe import MixRecipe, StageRecipe, TaskRecipe, check_parts
-from train.terms_recipe import TermsRecipe
+from train.terms.recipe import TermsRecipe
 
 SHIPPED = Path(__file__).parent / "recipes"
 

@@ -9,8 +9,8 @@ from cache_schema import Tape
 from cache_schema.codecs.files import write_atomic
 from train.metrics import read_held_out, read_metrics
 from train.parts import Progress, Run
-from train.planning import LeftOut, describe
-from train.terms import Term
+from train.steps.planning import LeftOut, describe
+from train.terms.resolve import Term
 
 Line = dict[str, Any]
 """One line of ``metrics.jsonl``."""

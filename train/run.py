@@ -17,23 +17,23 @@ from audio_models.digest import model_digest
 from audio_models.load import AudioLM, read_dtype, read_num_layers
 from audio_models.tower import tower_shape
 from cache_schema import Tape
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from train.assemble import build_run, make_accelerator, processes_on_cpu
 from train.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint, load_weights
 from train.heldout_answers import check_answers
 from train.loop import train_steps
 from train.metrics import Reporter, cut_metrics
-from train.microsize import choose_micro_tokens
 from train.parts import Progress, Run
-from train.planning import LeftOut, Planner, about_rows, describe
 from train.recipe import TrainRecipe
 from train.report import write_report
 from train.rundir import RunDir, check_run_dir, mark_finished, open_run, refuse_other_start
 from train.sharding import make_whole
-from train.stages import Stage
+from train.steps.microsize import choose_micro_tokens
+from train.steps.planning import LeftOut, Planner, about_rows, describe
+from train.steps.stages import Stage
 from train.student import load_student, save_student
 from train.tapes import check_tapes, locate, open_tapes, resolve_all
-from train.terms import Term
+from train.terms.resolve import Term
 from train.trackers import require_trackers, tracking
 
 

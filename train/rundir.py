@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.codecs.files import write_atomic
+from cache_schema.commands.recipes import as_toml, build
 from cache_schema.errors import OutputError, ProvenanceError, UsageError
 from cache_schema.fingerprint import fingerprint
-from cache_schema.recipes import as_toml, build
 from train.recipe import TrainRecipe
 
 RUN_FORMAT = "teachertape-run"

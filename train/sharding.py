@@ -6,8 +6,8 @@ and decoder), once a pass, because losses read through it inside ``Objective.for
 the backward pass. Gradients are summed over processes, in float32, after every pass: to put that
 off to the last one would take whole gradients in every process.
 
-Gathering is collective: every process runs the same number of passes (``train.loads``), and one
-that stops in the middle of one stops all of them.
+Gathering is collective: every process runs the same number of passes (``train.steps.loads``), and
+one that stops in the middle of one stops all of them.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from cache_schema.errors import MissingSignalError, UsageError, nearest
 from train.data import require_audio
 from train.recipe import TrainRecipe
 from train.tasks_recipe import TaskRecipe
-from train.terms import Term, check_signals, resolve_terms
+from train.terms.resolve import Term, check_signals, resolve_terms
 
 ONLY = TaskRecipe()
 """The task of a recipe that names none."""

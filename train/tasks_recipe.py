@@ -63,7 +63,7 @@ class TaskRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class MixRecipe:
-    """How the rows of tasks are mixed; see ``train.mixing``.
+    """How the rows of tasks are mixed; see ``train.steps.mixing``.
 
     Attributes:
         by: ``size`` (every row once an epoch), ``temperature`` (shares of ``rows^(1/T)``),

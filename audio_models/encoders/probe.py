@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from audio_models.encoders.encoder import AudioEncoder
 from audio_models.frames import FrameOutputs
 from audio_models.moved import moved
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cache_schema.questions import is_correct, parse_answer
+from cache_schema.answers.questions import is_correct, parse_answer
 from examples.quickstart.questions import HEARING, QUESTIONS, REASONING_KINDS
 from examples.quickstart.world import Row
 from train.evaluate.responses import ResponseLog

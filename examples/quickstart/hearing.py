@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import Qwen2_5OmniThinkerForConditionalGeneration, Qwen2AudioProcessor
 
 from audio_models.families import whisper_pooled_tokens
-from cache_schema.questions import question_text
+from cache_schema.answers.questions import question_text
 from examples.quickstart.questions import HEARING_QUESTION, NUMBER_WORDS, four_numbers, transcript
 from examples.quickstart.recordings import SAMPLE_RATE_HZ
 from examples.quickstart.tokens import AUDIO, HOP_SAMPLES, TURN_END

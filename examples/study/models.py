@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from cache_schema.questions import is_correct, parse_answer, question_text
+from cache_schema.answers.questions import is_correct, parse_answer, question_text
 from examples.quickstart import hearing, teacher, tokens
 from examples.quickstart.audio_lm import make_audio_lm
 from examples.quickstart.training import shuffled, train

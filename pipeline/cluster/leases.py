@@ -38,7 +38,7 @@ from typing import Any
 
 from cache_schema import layout, takeover
 from cache_schema.codecs.files import NO_HARD_LINKS, make_dirs
-from cache_schema.console import printable
+from cache_schema.commands.console import printable
 from cache_schema.errors import OutputError, UsageError
 from pipeline.cluster.lease import Lease, Silence, done_file
 

@@ -24,15 +24,15 @@ from types import ModuleType
 from typing import Any
 
 from cache_schema import open_tape
-from cache_schema.console import say
+from cache_schema.commands.console import say
+from cache_schema.commands.progress import Counter
+from cache_schema.commands.recipes import as_toml, load_recipe
 from cache_schema.errors import TapeError, TeachertapeError, UsageError
-from cache_schema.progress import Counter
-from cache_schema.recipes import as_toml, load_recipe
 from pipeline.cluster.marks import marked
 from pipeline.cluster.recipe import AUTO
+from pipeline.dataset.rows import open_rows
 from pipeline.extract import StepFailedError, check, run_step, wanted_steps
 from pipeline.recipe import ExtractRecipe
-from pipeline.rows import open_rows
 from pipeline.step import group_of
 
 STORE_BYTES = 100 << 20

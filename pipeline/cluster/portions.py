@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema import Tape
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import TapeError
 from pipeline.cluster.lease import Lease
 from pipeline.cluster.leases import Leases, Top

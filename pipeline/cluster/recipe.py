@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cache_schema.commands.recipes import one_of
 from cache_schema.errors import UsageError
-from cache_schema.recipes import one_of
 
 AUTO = "auto"
 """The ``--worker`` that leases portions, in the place of I/N."""

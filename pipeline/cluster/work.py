@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Generic
 
 from cache_schema import Tape
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import ModelError, QuarantineError
 from cache_schema.writer import TapeWriter
 from pipeline.cluster.lease import Lease, LeaseLostError

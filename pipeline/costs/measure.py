@@ -27,14 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema import open_tape
-from cache_schema.console import REPORTED, report_error, say
+from cache_schema.commands.console import REPORTED, report_error, say
+from cache_schema.commands.progress import Counter
+from cache_schema.commands.recipes import as_toml, load_recipe
 from cache_schema.errors import QuarantineError, UsageError
-from cache_schema.progress import Counter
-from cache_schema.recipes import as_toml, load_recipe
 from pipeline.costs.watch import Watched, own_peak_bytes
+from pipeline.dataset.rows import open_rows
 from pipeline.extract import StepFailedError, run_step
 from pipeline.recipe import ExtractRecipe
-from pipeline.rows import open_rows
 from pipeline.step import group_of
 
 

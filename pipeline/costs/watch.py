@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 
-from cache_schema.child import end_with_parent
+from cache_schema.commands.child import end_with_parent
 
 LOOK_INTERVAL_S = 0.1
 STOP_TIMEOUT_S = 10.0

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import torch
 
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from pipeline.teachers.acoustic import Item
 
 T = TypeVar("T")

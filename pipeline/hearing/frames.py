@@ -10,7 +10,7 @@ from typing import Any
 from audio_models.encoders.load import encoder_shape, load_audio_encoder
 from audio_models.frames import FrameShape
 from audio_models.tower import load_audio_tower, tower_shape
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import ModelError, UsageError
 from cache_schema.layers import parse_layers
 from cache_schema.maker import GroupInfo

@@ -14,10 +14,10 @@ from typing import Any
 
 from audio_models.memory import free_memory, is_out_of_memory
 from cache_schema import TapeRow
+from cache_schema.answers.questions import question_text
+from cache_schema.commands.progress import Counter
 from cache_schema.errors import AudioError, ModelError, TokenizerMismatchError
 from cache_schema.prepare import RowError
-from cache_schema.progress import Counter
-from cache_schema.questions import question_text
 from cache_schema.types import SAMPLE_RATE_HZ, IntArray
 from cache_schema.writer import TapeWriter
 from pipeline.hearing.batches import Capacity, cut, memory_used

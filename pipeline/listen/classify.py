@@ -22,10 +22,10 @@ from torch import Tensor
 from audio_models.encoders.load import encoder_shape, load_audio_encoder
 from audio_models.frames import FrameOutputs
 from audio_models.waveforms import window_edges
-from cache_schema.console import printable
+from cache_schema.commands.console import printable
 from cache_schema.errors import AudioError, UsageError, nearest
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, Heard, Segment
-from pipeline.describe_timed import timed_lines
+from pipeline.describe.timed import timed_lines
 from pipeline.listen.base import Hearing
 from pipeline.listen.classes import check_labels, settle_multi_label
 from pipeline.textualize_recipe import ListenRecipe

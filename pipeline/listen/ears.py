@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from audio_models.memory import free_memory, is_out_of_memory
 from cache_schema import TapeRow
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import AudioError, ModelError
 from pipeline.listen.base import Hearing, Listener
 from pipeline.listen.recordings import Recordings

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from audio_models.memory import free_memory
 from cache_schema import Tape, TapeRow
-from cache_schema.console import say
+from cache_schema.commands.console import say
+from cache_schema.commands.progress import Counter
 from cache_schema.errors import DatasetError
 from cache_schema.prepare import RowError
-from cache_schema.progress import Counter
-from cache_schema.rows import heard_row
+from cache_schema.rows.values import heard_row
 from cache_schema.signals import HEARD
 from cache_schema.writer import TapeWriter
 from pipeline.cluster.work import Part, job_of, parts

@@ -10,10 +10,10 @@ from cache_schema.attached import is_whole
 from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.errors import AudioError, DatasetError
 from cache_schema.types import FloatArray
+from pipeline.dataset.recordings_of_row import joining
+from pipeline.dataset.rows import open_rows
+from pipeline.dataset.samples import Rows
 from pipeline.recipe import DatasetRecipe
-from pipeline.recordings_of_row import joining
-from pipeline.rows import open_rows
-from pipeline.samples import Rows
 
 
 class Recordings:

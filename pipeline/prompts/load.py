@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from cache_schema.answers.forms import FORMS
+from cache_schema.answers.questions import question_text
+from cache_schema.commands.recipes import build, one_of
 from cache_schema.errors import UsageError, nearest
-from cache_schema.forms import FORMS
-from cache_schema.questions import question_text
-from cache_schema.recipes import build, one_of
 
 Messages = list[dict[str, str]]
 
@@ -27,7 +27,7 @@ class PromptFile:
     """What a prompt's TOML file holds.
 
     Attributes:
-        form: what the trace should look like, one of ``cache_schema.forms.FORMS``.
+        form: what the trace should look like, one of ``cache_schema.answers.forms.FORMS``.
         user: the user turn, with the fields ``{description}`` and ``{question}`` (which has the
             line of choices, if there are any).
         rationale: the user turn that tells the answer too, ``{answer}`` (STaR, arXiv 2203.14465).

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema import open_tape
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from pipeline.replay.found import BEYOND
 from pipeline.replay.recipes import given_of
 from pipeline.replay.run import replay

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cache_schema import Tape
+from cache_schema.commands.recipes import load_recipe, toml_value
 from cache_schema.errors import UsageError, nearest
 from cache_schema.maker import GroupInfo, recorded
-from cache_schema.recipes import load_recipe, toml_value
 from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
 from pipeline.acoustic_recipe import AcousticRecipe
 from pipeline.recipe import DatasetRecipe, ExtractRecipe, FailureRecipe, TapeRecipe

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema import Tape, TapeRow, open_tape
-from cache_schema.child import end_with_parent
-from cache_schema.console import printable, say
+from cache_schema.commands.child import end_with_parent
+from cache_schema.commands.console import printable, say
+from cache_schema.commands.recipes import as_toml
 from cache_schema.errors import TapeError, TeachertapeError, UsageError
 from cache_schema.maker import GroupInfo
-from cache_schema.recipes import as_toml
 from cache_schema.types import TEXT_SOURCE
 from pipeline.recipe import ExtractRecipe
 from pipeline.replay.choose import choose

@@ -9,7 +9,7 @@ from pathlib import Path
 from cache_schema import Tape, TapeRow, layout
 from cache_schema.errors import TapeError
 from cache_schema.maker import GroupInfo, recorded
-from cache_schema.rows import rejected_row, sample_rows, trace_row
+from cache_schema.rows.values import rejected_row, sample_rows, trace_row
 from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE, Sample
 from cache_schema.writer import TapeWriter
 

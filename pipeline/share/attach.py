@@ -21,11 +21,11 @@ from cache_schema.codecs.arrow_file import to_table, write_table
 from cache_schema.codecs.files import CHECKSUM, NO_ROOM, make_dirs, sync_dir
 from cache_schema.codecs.pcm import audio_sha256, encode_audio
 from cache_schema.errors import AudioError, DatasetError, OutputError, UsageError
-from cache_schema.findings import Counting
-from cache_schema.remote import is_url
-from cache_schema.rows import Row
+from cache_schema.remote.files import is_url
+from cache_schema.rows.values import Row
 from cache_schema.signals import SCHEMAS
 from cache_schema.types import FloatArray, IntArray
+from cache_schema.validate.findings import Counting
 from pipeline.share.owned import Owned
 from pipeline.share.tasks import in_order
 from pipeline.share.wanted import NONE, Reference, Wanted, key_of

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cache_schema.recipes import load_recipe, toml_value
+from cache_schema.commands.recipes import load_recipe, toml_value
 from pipeline.pages import page_of
-from pipeline.tape_cli import AsJson, Debug, LocalTape, print_values, samples
+from pipeline.tapes.cli import AsJson, Debug, LocalTape, print_values, samples
 
 if TYPE_CHECKING:
     from pipeline.share.attach import Attached

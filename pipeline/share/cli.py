@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cache_schema.console import say
-from cache_schema.part import Selection, parse_layers
+from cache_schema.commands.console import say
+from cache_schema.parts.part import Selection, parse_layers
 from pipeline.share.attach_cli import attach_command
 from pipeline.share.push import JOBS
-from pipeline.tape_cli import Debug, megabytes
+from pipeline.tapes.cli import Debug, megabytes
 from pipeline.units import size_text
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from cache_schema.errors import OutputError, TransferError, UsageError
-from cache_schema.remote import Remote
+from cache_schema.remote.files import Remote
 from pipeline.share.card import NAME as CARD
 from pipeline.share.card import card
 from pipeline.share.contents import Contents

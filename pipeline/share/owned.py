@@ -9,10 +9,10 @@ from typing import Any
 
 from cache_schema.errors import UsageError
 from cache_schema.types import FloatArray
-from pipeline.audio import load_audio
+from pipeline.audio.recordings import load_audio
+from pipeline.dataset.rows import FOLDER_TABLES, open_rows
+from pipeline.dataset.samples import Rows
 from pipeline.recipe import DatasetRecipe
-from pipeline.rows import FOLDER_TABLES, open_rows
-from pipeline.samples import Rows
 
 SUFFIXES = frozenset(
     f".{form}"

@@ -13,13 +13,13 @@ from typing import Any
 
 from cache_schema import layout, takeover
 from cache_schema.codecs.files import make_dirs, sync_dir, sync_file, write_atomic
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import OutputError
-from cache_schema.findings import Counting
 from cache_schema.maker import part_note
 from cache_schema.manifest import ShardRecord, append_line, drop_cut_line
-from cache_schema.pulled import mark_pulled
+from cache_schema.parts.pulled import mark_pulled
 from cache_schema.seals import SEALS_DIR
+from cache_schema.validate.findings import Counting
 from cache_schema.writer import complete_index
 from pipeline.share.pull_plan import PullPlan, Wanted
 from pipeline.share.tasks import in_order

@@ -10,8 +10,8 @@ from cache_schema import takeover
 from cache_schema.errors import OutputError
 from cache_schema.maker import GroupInfo, PartNote, part_note
 from cache_schema.manifest import Quarantined, ShardRecord, line_of
-from cache_schema.part import Selection, part_of_group, part_of_record, parts_of, union
-from cache_schema.remote import difference
+from cache_schema.parts.part import Selection, part_of_group, part_of_record, parts_of, union
+from cache_schema.remote.files import difference
 from pipeline.share.contents import FIRST_GROUPS, Contents, Line, read_contents
 
 

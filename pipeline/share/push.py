@@ -14,12 +14,12 @@ from pathlib import Path
 
 from cache_schema import layout
 from cache_schema.codecs.files import CHECKSUM
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import OutputError
-from cache_schema.findings import Counting
-from cache_schema.index import covered_hash, from_file
+from cache_schema.index.arrays import covered_hash, from_file
 from cache_schema.manifest import ShardRecord
 from cache_schema.seals import SEALS_DIR
+from cache_schema.validate.findings import Counting
 from pipeline.share.contents import Line, read_contents
 from pipeline.share.push_lock import PushLock, push_lock
 from pipeline.share.push_plan import PushPlan, Sent, differs, local_file

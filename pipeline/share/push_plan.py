@@ -13,8 +13,8 @@ from cache_schema import layout
 from cache_schema.errors import OutputError, UsageError
 from cache_schema.maker import GroupInfo, group_from_json, part_note
 from cache_schema.manifest import ShardRecord, line_of, parse_line, whole_lines
-from cache_schema.part import part_of_record
-from cache_schema.remote import is_url
+from cache_schema.parts.part import part_of_record
+from cache_schema.remote.files import is_url
 from pipeline.share.contents import Contents, Line, read_contents
 from pipeline.share.store import Store
 

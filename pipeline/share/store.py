@@ -13,7 +13,7 @@ import xxhash
 
 from cache_schema.codecs.files import CHECKSUM
 from cache_schema.errors import TransferError, UsageError
-from cache_schema.remote import Remote, WrongBytesError
+from cache_schema.remote.files import Remote, WrongBytesError
 from pipeline.share.contents import Contents
 
 _RENAMING = ("file", "local", "ssh", "sftp", "smb", "ftp")

@@ -9,7 +9,6 @@ from typing import Any
 
 from cache_schema import layout
 from cache_schema.files import TapeFiles
-from cache_schema.findings import Counting, Findings, in_threads
 from cache_schema.fingerprint import fingerprint
 from cache_schema.maker import group_from_json
 from cache_schema.seals import (
@@ -22,6 +21,7 @@ from cache_schema.seals import (
     seal_file,
     sealed_files,
 )
+from cache_schema.validate.findings import Counting, Findings, in_threads
 from pipeline.signing.growth import Added, added_since, check_lines, check_repeats
 from pipeline.signing.keys import is_signed
 from pipeline.signing.make import hash_file

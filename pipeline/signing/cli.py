@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.errors import UsageError
-from cache_schema.findings import Counting
+from cache_schema.validate.findings import Counting
 from pipeline.units import size_text
 
 

@@ -14,10 +14,10 @@ from cache_schema import layout
 from cache_schema.committed import Shard
 from cache_schema.errors import TapeError
 from cache_schema.files import TapeFiles
-from cache_schema.findings import Findings
 from cache_schema.manifest import Quarantined, ShardRecord, parse_line, whole_lines
 from cache_schema.seals import is_manifest
 from cache_schema.signals import SCHEMAS
+from cache_schema.validate.findings import Findings
 
 
 @dataclass(kw_only=True)

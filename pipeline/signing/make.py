@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cache_schema import layout, open_tape, takeover
 from cache_schema.codecs.files import CHECKSUM
 from cache_schema.errors import TapeError, UsageError
-from cache_schema.findings import Counting, in_threads
 from cache_schema.manifest import Quarantined, ShardRecord, parse_line, whole_lines
 from cache_schema.seals import SEALS_DIR, Seal, SealedFile, SealWriter, is_manifest, seal_file
+from cache_schema.validate.findings import Counting, in_threads
 from pipeline.signing.keys import public_of, sign
 
 _BLOCK = 1 << 20

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from numpy.typing import NDArray
 
-from cache_schema.rows import Row
+from cache_schema.rows.values import Row
 from cache_schema.types import FloatArray, IntArray
 from pipeline.teachers.base import TokenSignals
 

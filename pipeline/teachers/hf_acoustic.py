@@ -23,8 +23,8 @@ from audio_models.inputs import AudioBatch, Request, build_inputs
 from audio_models.load import AudioLM
 from audio_models.padding import hears_padding
 from audio_models.valid_frames import sent
-from cache_schema.console import say
-from cache_schema.rows import hidden_row
+from cache_schema.commands.console import say
+from cache_schema.rows.values import hidden_row
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, IntArray
 from pipeline.teachers.acoustic import Item, Rows, Told

@@ -22,7 +22,7 @@ from transformers.utils import logging
 from audio_models.blocks import Blocks
 from audio_models.moved import moved
 from cache_schema.codecs import bfloat16
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import ModelError
 from cache_schema.types import IntArray
 from pipeline.teachers.describe import (

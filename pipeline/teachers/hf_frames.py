@@ -17,8 +17,8 @@ from torch import Tensor
 from audio_models.frames import FrameBatch, FrameModel, FrameOutputs
 from audio_models.waveforms import window_edges
 from cache_schema.errors import AudioError
-from cache_schema.rows import hidden_row
-from cache_schema.rows_classes import embedding_row, frame_logits_row, utterance_logits_row
+from cache_schema.rows.classes import embedding_row, frame_logits_row, utterance_logits_row
+from cache_schema.rows.values import hidden_row
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, IntArray
 from pipeline.teachers.acoustic import Item, Rows, Told

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import ModelError
 from cache_schema.types import FloatArray, IntArray
 from pipeline.teachers import vllm_options as options

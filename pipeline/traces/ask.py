@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cache_schema.forms import opens_thinking
+from cache_schema.answers.forms import opens_thinking
 from pipeline.teachers.base import Generated, TokenSignals
 from pipeline.traces.candidate import judged
 from pipeline.traces.draft import (

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from cache_schema.forms import parse_trace
-from cache_schema.questions import is_correct
+from cache_schema.answers.forms import parse_trace
+from cache_schema.answers.questions import is_correct
 from cache_schema.types import IntArray
 from pipeline.teachers.base import TokenSignals
 
@@ -22,8 +22,8 @@ class Question:
     """What a trace is judged by.
 
     Attributes:
-        form: what the trace should look like, one of ``cache_schema.forms.FORMS``.
-        judge: how an answer is compared, one of ``cache_schema.questions.JUDGES``.
+        form: what the trace should look like, one of ``cache_schema.answers.forms.FORMS``.
+        judge: how an answer is compared, one of ``cache_schema.answers.questions.JUDGES``.
         answer: the right answer, empty if unknown.
         choices: the permitted answers, empty for an open question.
     """

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cache_schema import TapeRow
-from cache_schema.rows import rejected_row, trace_row
+from cache_schema.rows.values import rejected_row, trace_row
 from cache_schema.types import Rejected, Trace
 from cache_schema.writer import TapeWriter
 from pipeline.teachers.base import TokenSignals, Wanted

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from cache_schema.questions import answer_key
+from cache_schema.answers.questions import answer_key
 from pipeline.traces.candidate import STOPPED, Candidate
 
 KEPT = ""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from cache_schema import TapeRow
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import ModelError
 from pipeline.teachers.base import EngineDiedError
 from pipeline.traces.draft import Task

@@ -28,7 +28,7 @@ from forks import Forks
 from whole_tape import PROFILES, fast_folder, make, read_all
 
 from cache_schema.errors import TeachertapeError
-from cache_schema.validate import validate
+from cache_schema.validate.tape import validate
 
 SECONDS = 1.0
 MEMORY = 64 << 20

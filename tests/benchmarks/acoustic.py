@@ -139,7 +139,7 @@ def jobs_of(recipe: Any) -> dict[str, Callable[[], None]]:
     from audio_models.forward import forward_with_states
     from audio_models.inputs import AudioBatch
     from cache_schema import open_tape
-    from cache_schema.progress import Counter
+    from cache_schema.commands.progress import Counter
     from pipeline.hearing.batches import Capacity, cut
     from pipeline.hearing.plan import plan
     from pipeline.hearing.recorder import Recorder

@@ -42,7 +42,7 @@ from cache_schema import Tape, open_tape
 from cache_schema.codecs import topk_compact
 from train.data import Example
 from train.losses import vocabulary
-from train.plan import plan_epoch
+from train.steps.order import plan_epoch
 
 SAMPLES = (100, 1_000, 10_000, 100_000)
 KEPT = (16, 32, 64, 128)

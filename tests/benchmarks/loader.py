@@ -1,8 +1,8 @@
 """States through the training loader against memcpy, and against a DataLoader over safetensors.
 
 Measured is the part of the loader that brings states: rows found, memory reserved in the ring,
-two threads reading, steps handed over by ``prefetch``, as ``train.loads`` does; steps are those
-of ``plan_epoch``, 8,192 tokens each with a prompt of 150. Left out are traces, top-k, audio
+two threads reading, steps handed over by ``prefetch``, as ``train.steps.loads`` does; steps are
+those of ``plan_epoch``, 8,192 tokens each with a prompt of 150. Left out are traces, top-k, audio
 and its features, whose cost depends on the student. The consumer takes steps and does nothing.
 
 memcpy is the limit: ``np.copyto`` of the same pieces by as many threads into as many buffers. The
@@ -40,11 +40,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cache_schema import Tape
+from train.batch.states import StatesPlan, plan_states, start_states
 from train.data import Example
-from train.loads import STEPS_AHEAD
-from train.plan import divide_step, plan_epoch
-from train.ring import READERS, HostBuffer, Readers, prefetch
-from train.states import StatesPlan, plan_states, start_states
+from train.steps.loads import STEPS_AHEAD
+from train.steps.order import divide_step, plan_epoch
+from train.steps.ring import READERS, HostBuffer, Readers, prefetch
 
 BATCH_TOKENS = 8192
 PROMPT_TOKENS = 150

@@ -19,7 +19,7 @@ from cache_schema import layout, open_tape
 from cache_schema.maker import (
     GroupInfo,
 )
-from cache_schema.rows import sample_rows
+from cache_schema.rows.values import sample_rows
 from cache_schema.types import Sample
 from cache_schema.writer import TapeWriter
 

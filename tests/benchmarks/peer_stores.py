@@ -35,7 +35,7 @@ from topk import Trace
 
 from cache_schema import layout, open_tape
 from cache_schema.maker import GroupInfo
-from cache_schema.rows import sample_rows, topk_row
+from cache_schema.rows.values import sample_rows, topk_row
 from cache_schema.types import Sample, TopK
 from cache_schema.writer import TapeWriter
 

@@ -34,7 +34,7 @@ from cache_schema.hidden import HiddenPlace
 from cache_schema.maker import (
     GroupInfo,
 )
-from cache_schema.rows import hidden_row, sample_rows, trace_row
+from cache_schema.rows.values import hidden_row, sample_rows, trace_row
 from cache_schema.types import Sample, Trace
 from cache_schema.writer import TapeWriter
 

@@ -92,8 +92,8 @@ def steps(folder: Path) -> dict[str, Callable[[], object]]:
     from cache_schema.maker import GroupInfo
     from cache_schema.writer import complete_index
     from pipeline import ingest, textualize
+    from pipeline.dataset.rows import open_rows
     from pipeline.recipe import DatasetRecipe, ExtractRecipe, TapeRecipe
-    from pipeline.rows import open_rows
     from pipeline.step import pending
 
     dataset = DatasetRecipe(path=str(folder / "rows.jsonl"), audio="reference")
@@ -143,8 +143,8 @@ def measure_traced(num_samples: int, folder: Path) -> dict[str, float]:
     import pyarrow as pa
 
     from cache_schema.codecs.arrow_file import write_table
-    from cache_schema.index import to_arrow
-    from cache_schema.indexing import Found
+    from cache_schema.index.arrays import to_arrow
+    from cache_schema.index.build import Found
 
     began_s = time.perf_counter()
     with Peak() as peak:

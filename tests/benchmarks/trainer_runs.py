@@ -17,25 +17,25 @@ import torch
 from acoustic import save_language_model
 
 from audio_models.inputs import Request, build_inputs
+from cache_schema.answers.questions import question_text
 from cache_schema.fingerprint import tokenizer_digest
 from cache_schema.maker import GroupInfo
-from cache_schema.questions import question_text
-from cache_schema.rows import hidden_row, sample_rows, topk_row, trace_row
-from cache_schema.rows_lens import lens_row
+from cache_schema.rows.lens import lens_row
+from cache_schema.rows.values import hidden_row, sample_rows, topk_row, trace_row
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import Lens, Sample, TopK, Trace
 from cache_schema.writer import SHARD_SAMPLES, TapeWriter
 from train.assemble import build_run, make_accelerator
 from train.gradients import step_gradients
-from train.loads import Feed
 from train.parts import Run
-from train.planning import Planner
 from train.recipe import TrainRecipe
 from train.rundir import RunDir
 from train.settings import LoopRecipe, StudentRecipe
+from train.steps.loads import Feed
+from train.steps.planning import Planner
 from train.student import load_student
 from train.tapes import check_tapes, open_tapes, resolve_all
-from train.terms_recipe import TermsRecipe
+from train.terms.recipe import TermsRecipe
 
 TOP_K = 64
 TOKENS = (60, 180)

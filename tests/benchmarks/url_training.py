@@ -32,7 +32,7 @@ from figures import Figure, ratio
 from trainer import spread
 from trainer_runs import CE, CUDA, Size, Stepper, World
 
-from cache_schema.file_cache import FOLDER_VARIABLE
+from cache_schema.remote.cache import FOLDER_VARIABLE
 
 LOOPBACK = "127.0.0.1"
 SHARD_SAMPLES = 8

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache_schema.errors import UsageError
-from cache_schema.quantity import Number, parse_number
-from cache_schema.questions import (
+from cache_schema.answers.quantity import Number, parse_number
+from cache_schema.answers.questions import (
     JUDGES,
     answer_key,
     choice_index,
     is_correct,
     normalize_answer,
 )
+from cache_schema.errors import UsageError
 
 COLOURS = ("red", "blue", "dark blue")
 

@@ -29,15 +29,15 @@ from hypothesis.extra import numpy as arrays
 from sound_tape import edit_table, uncounted
 
 from cache_schema import open_tape
-from cache_schema.compare import compare
+from cache_schema.compare.tapes import compare
 from cache_schema.errors import ProvenanceError, TapeError
-from cache_schema.merge import merge
+from cache_schema.merge.tapes import merge
 from cache_schema.prepare import RowError, prepare
-from cache_schema.rows import decode
-from cache_schema.rows_classes import embedding_row, frame_logits_row, utterance_logits_row
+from cache_schema.rows.classes import embedding_row, frame_logits_row, utterance_logits_row
+from cache_schema.rows.values import decode
 from cache_schema.shard import Storage
 from cache_schema.types import Embedding, FrameLogits, UtteranceLogits
-from cache_schema.validate import validate
+from cache_schema.validate.tape import validate
 from cache_schema.writer import TapeWriter
 
 POOLINGS = (("acoustic", EMBEDDED, "classifier input"), ("wavlm", 2, "x-vector"))

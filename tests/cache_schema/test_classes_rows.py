@@ -12,8 +12,8 @@ from classes_tape import EMBEDDED, MAKERS, TIMES
 
 from cache_schema.errors import TapeError
 from cache_schema.prepare import RowError, prepare
-from cache_schema.rows import decode
-from cache_schema.rows_classes import embedding_row, frame_logits_row, utterance_logits_row
+from cache_schema.rows.classes import embedding_row, frame_logits_row, utterance_logits_row
+from cache_schema.rows.values import decode
 from cache_schema.shard import Storage
 from cache_schema.writer import TapeWriter
 
@@ -75,6 +75,6 @@ def test_a_signal_its_group_does_not_name_is_refused() -> None:
 
 
 def test_more_logits_than_a_reader_takes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cache_schema.rows_classes.MAX_FRAME_LOGITS", 5)
+    monkeypatch.setattr("cache_schema.rows.classes.MAX_FRAME_LOGITS", 5)
     with pytest.raises(RowError, match="6 logits of one recording, at most 5"):
         prepare({"frame_logits": [frames_with()]}, [], Storage(), SIGNALS)

@@ -10,9 +10,9 @@ import pytest
 from sound_tape import MAKERS, edit_table, make, replace, uncounted
 
 from cache_schema import open_tape
-from cache_schema.apart import apart
-from cache_schema.compare import Difference, compare
-from cache_schema.compare_makers import Change
+from cache_schema.compare.apart import apart
+from cache_schema.compare.makers import Change
+from cache_schema.compare.tapes import Difference, compare
 from cache_schema.shard import Storage
 from cache_schema.writer import TapeWriter
 

@@ -18,8 +18,8 @@ import pytest
 from whole_tape import PROFILES, content, fast_folder, make
 
 from cache_schema.errors import TeachertapeError
-from cache_schema.findings import Findings
-from cache_schema.validate import validate
+from cache_schema.validate.findings import Findings
+from cache_schema.validate.tape import validate
 
 MASKS = (0x01, 0x80, 0xFF, 0x20)
 NEVER_READ = ("shard.json", "hidden.zarr/zarr.json")

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import xxhash
 
-from cache_schema import file_cache as module
 from cache_schema.errors import OutputError, UsageError
-from cache_schema.file_cache import FileCache
+from cache_schema.remote import cache as module
+from cache_schema.remote.cache import FileCache
 
 LIMIT = 20_000
 SIZE = 1_000

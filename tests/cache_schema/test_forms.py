@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cache_schema.answers.forms import FORMS, opens_thinking, parse_trace
 from cache_schema.errors import UsageError
-from cache_schema.forms import FORMS, opens_thinking, parse_trace
 
 WHOLE = (
     "<THINK><PLANNING>plan</PLANNING><CAPTION>heard</CAPTION><REASONING>steps</REASONING>"

@@ -18,11 +18,11 @@ from sound_tape import edit_line, edit_table, uncounted
 
 from cache_schema import open_tape
 from cache_schema.codecs.arrow_file import write_table
-from cache_schema.compare import compare
+from cache_schema.compare.tapes import compare
 from cache_schema.errors import MissingSignalError, TapeError
-from cache_schema.merge import merge
+from cache_schema.merge.tapes import merge
 from cache_schema.signals import LATER_COLUMNS, schemas_of
-from cache_schema.validate import validate
+from cache_schema.validate.tape import validate
 
 
 @pytest.fixture(scope="module", params=["hot", "compact"])

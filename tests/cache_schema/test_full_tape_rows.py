@@ -13,7 +13,7 @@ from full_tape import rejected_of, trace_of
 from cache_schema.errors import TapeError
 from cache_schema.maker import GroupInfo
 from cache_schema.prepare import RowError, prepare
-from cache_schema.rows import heard_row, hidden_row, rejected_row, trace_row
+from cache_schema.rows.values import heard_row, hidden_row, rejected_row, trace_row
 from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW, HIDDEN_KINDS
 from cache_schema.types import Heard, Segment

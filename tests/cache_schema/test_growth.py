@@ -17,7 +17,7 @@ from whole_tape import add, content, everything, fast_folder, fill, leftovers, m
 from cache_schema import open_tape
 from cache_schema.errors import TapeError
 from cache_schema.files import TapeFiles
-from cache_schema.indexing import is_tidy
+from cache_schema.index.build import is_tidy
 from cache_schema.takeover import check_output
 from cache_schema.writer import TapeWriter, complete_index
 

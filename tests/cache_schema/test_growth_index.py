@@ -16,10 +16,10 @@ from whole_tape import make
 
 from cache_schema import open_tape
 from cache_schema.errors import TapeError, nearest
-from cache_schema.indexing import update_index
-from cache_schema.rows import sample_rows
+from cache_schema.index.build import update_index
+from cache_schema.rows.values import sample_rows
 from cache_schema.types import Sample
-from cache_schema.validate import validate
+from cache_schema.validate.tape import validate
 from cache_schema.writer import TapeWriter, complete_index
 
 
@@ -94,7 +94,7 @@ def test_a_held_lock_of_the_index_delays_a_writer_only_so_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = make(tmp_path / "tape", groups=("samples",), indexes=range(2))
-    monkeypatch.setattr("cache_schema.indexing.LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr("cache_schema.index.build.LOCK_WAIT_S", 0.1)
     with (root / "index/lock").open("ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         add_sample(root, "w1", "late", 9)

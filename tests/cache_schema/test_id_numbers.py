@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cache_schema import id_numbers, index, layout, open_tape
-from cache_schema.id_numbers import IdNumbers
+from cache_schema import layout, open_tape
+from cache_schema.index import arrays, id_numbers
+from cache_schema.index.id_numbers import IdNumbers
 from cache_schema.maker import GroupInfo
-from cache_schema.rows import sample_rows
+from cache_schema.rows.values import sample_rows
 from cache_schema.types import Sample
 from cache_schema.writer import TapeWriter
 
@@ -24,8 +25,8 @@ def few_hashes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     """Hashes as they are, of five values, or all equal; little kept in the dictionary."""
     monkeypatch.setattr(id_numbers, "RECENT", 7)
     if request.param is not None:
-        real = index.hash_of
-        for module in (index, id_numbers):
+        real = arrays.hash_of
+        for module in (arrays, id_numbers):
             monkeypatch.setattr(module, "hash_of", lambda given: real(given) % request.param)
 
 

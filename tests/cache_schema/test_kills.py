@@ -31,7 +31,7 @@ DIED = 9
 PACKAGE = str(Path(cache_schema.__file__).parent)
 DECISIVE = {
     "writer.py": ("_commit", "open", "seal", "complete_index", "current"),
-    "indexing.py": ("update_index", "_replace_index"),
+    "build.py": ("update_index", "_replace_index"),
     "takeover.py": ("lock", "recover"),
     "manifest.py": ("append_line", "drop_cut_line"),
     "files.py": ("write_exclusive", "write_atomic", "make_dirs", "sweep", "close", "write_hashed"),

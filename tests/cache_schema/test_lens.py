@@ -19,11 +19,11 @@ from cache_schema.codecs.arrow_file import to_table
 from cache_schema.codecs.columns import Columns
 from cache_schema.errors import TapeError
 from cache_schema.prepare import RowError, prepare
-from cache_schema.rows import DECODERS, lens_row, topk_row
+from cache_schema.rows.values import DECODERS, lens_row, topk_row
 from cache_schema.shard import Storage
 from cache_schema.signals import CODEC_OF, SCHEMAS
 from cache_schema.types import Lens, TopK
-from cache_schema.validate import validate
+from cache_schema.validate.tape import validate
 from cache_schema.writer import TapeWriter
 
 GRID_NATS = 0.05

@@ -14,13 +14,13 @@ import pytest
 from sound_tape import MAKERS, edit_table, make, replace, topk_of, uncounted
 
 from cache_schema import open_tape
-from cache_schema.compare import compare
+from cache_schema.compare.tapes import compare
 from cache_schema.errors import OutputError, ProvenanceError, TapeError, UsageError
-from cache_schema.merge import Merged, merge
-from cache_schema.rows import hidden_row, topk_row
+from cache_schema.merge.tapes import Merged, merge
+from cache_schema.rows.values import hidden_row, topk_row
 from cache_schema.shard import Storage
 from cache_schema.takeover import check_output
-from cache_schema.validate import validate
+from cache_schema.validate.tape import validate
 from cache_schema.writer import TapeWriter
 
 
@@ -235,7 +235,7 @@ def killed(tapes: tuple[Path, Path], out: Path, fatal: int) -> int:
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     lines = 0
-    watched = ("merge.py", "writer.py", "takeover.py", "manifest.py", "codecs/files.py")
+    watched = ("merge/tapes.py", "writer.py", "takeover.py", "manifest.py", "codecs/files.py")
 
     def tracer(frame: Any, event: str, argument: Any) -> Any:
         nonlocal lines

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cache_schema.quantity import parse_number
-from cache_schema.questions import choice_index, is_correct
+from cache_schema.answers.quantity import parse_number
+from cache_schema.answers.questions import choice_index, is_correct
 
 SAME: tuple[tuple[str, ...], ...] = (
     ("0", "zero", "0.0", "-0"),

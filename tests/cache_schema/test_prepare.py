@@ -16,10 +16,10 @@ from cache_schema import open_tape
 from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.errors import ProvenanceError, TapeError
 from cache_schema.prepare import RowError
-from cache_schema.rows import hidden_row, sample_rows, topk_row, trace_row
+from cache_schema.rows.values import hidden_row, sample_rows, topk_row, trace_row
 from cache_schema.shard import Storage
 from cache_schema.types import Sample, Trace
-from cache_schema.validate import validate
+from cache_schema.validate.tape import validate
 from cache_schema.writer import MAX_DETAIL, TapeWriter
 
 Row = dict[str, Any]

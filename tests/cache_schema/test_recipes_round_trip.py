@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cache_schema.commands.recipes import as_toml, build, load_recipe, toml_value
 from cache_schema.errors import UsageError
-from cache_schema.recipes import as_toml, build, load_recipe, toml_value
 
 
 @dataclass(frozen=True, kw_only=True)

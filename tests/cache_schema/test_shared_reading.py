@@ -92,7 +92,7 @@ def test_a_damaged_download_is_not_kept(
     whole: Path, remote: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TEACHERTAPE_CACHE", str(tmp_path))
-    monkeypatch.setattr("cache_schema.remote.PAUSE_S", 0.01)
+    monkeypatch.setattr("cache_schema.remote.files.PAUSE_S", 0.01)
     record, files = record_of(whole), TapeFiles(remote)
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -105,7 +105,7 @@ def test_a_damaged_download_is_not_kept(
 
 
 def test_threads_hash_a_local_file_once(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cache_schema import remote as module
+    from cache_schema.remote import files as module
 
     record, files = record_of(whole), TapeFiles(str(whole))
     real, calls = module.checksum, []

@@ -22,16 +22,16 @@ from classes_tape import (
 from sound_tape import edit_table, targets_of, uncounted
 
 from cache_schema import open_tape
-from cache_schema.compare import compare
+from cache_schema.compare.tapes import compare
 from cache_schema.errors import MissingSignalError, TapeError
 from cache_schema.maker import GroupInfo
-from cache_schema.merge import merge
+from cache_schema.merge.tapes import merge
 from cache_schema.prepare import RowError, prepare
-from cache_schema.rows import hidden_row
+from cache_schema.rows.values import hidden_row
 from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import Hidden
-from cache_schema.validate import validate
+from cache_schema.validate.tape import validate
 from cache_schema.writer import TapeWriter
 
 SIGNALS = (

@@ -10,7 +10,7 @@ from stored_tape import TEXTUAL, WIDTH, drawn_of, make_tape, states_of, topk_of
 
 from cache_schema import open_tape
 from cache_schema.prepare import RowError
-from cache_schema.rows import topk_row
+from cache_schema.rows.values import topk_row
 from cache_schema.shard import Storage
 from cache_schema.signals import MAX_ENTRIES, STATES_PROFILES, TOPK_CODECS
 from cache_schema.writer import TapeWriter

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cache_schema import table_rows
-from cache_schema.index import TRACE_BITS
-from cache_schema.indexing import Found
-from cache_schema.table_rows import TableRows, leave_out, room_for, sort_rows
+from cache_schema.index import table_rows
+from cache_schema.index.arrays import TRACE_BITS
+from cache_schema.index.build import Found
+from cache_schema.index.table_rows import TableRows, leave_out, room_for, sort_rows
 
 
 @pytest.mark.parametrize("shuffled", [False, True])

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import cache_schema
-from cache_schema.rows import DECODERS
-from cache_schema.rows_classes import CLASS_DECODERS
+from cache_schema.rows.classes import CLASS_DECODERS
+from cache_schema.rows.values import DECODERS
 from cache_schema.signals import GROUP_TABLES, SCHEMAS, SIGNAL_TABLES
 
 PAGE = Path(cache_schema.__file__).with_name("FORMAT.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from cache_schema.errors import MissingSignalError, OutputError, ProvenanceError
 from cache_schema.maker import (
     GroupInfo,
 )
-from cache_schema.rows import hidden_row, sample_rows, topk_row, trace_row
+from cache_schema.rows.values import hidden_row, sample_rows, topk_row, trace_row
 from cache_schema.types import Sample, TopK, Trace
 from cache_schema.writer import TapeWriter
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from cache_schema.answers.questions import is_correct, parse_answer, question_text
+from cache_schema.commands.recipes import as_toml, load_recipe
 from cache_schema.errors import UsageError
 from cache_schema.fingerprint import fingerprint
 from cache_schema.layers import parse_layers
-from cache_schema.questions import is_correct, parse_answer, question_text
-from cache_schema.recipes import as_toml, load_recipe
 
 
 @pytest.mark.parametrize(

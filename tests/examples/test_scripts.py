@@ -15,7 +15,7 @@ from tiny_audio_lm import save_omni
 from tiny_stage_one import save_dataset, save_text_teacher
 
 from cache_schema import open_tape
-from cache_schema.recipes import load_recipe
+from cache_schema.commands.recipes import load_recipe
 from pipeline.recipe import ExtractRecipe
 from train.metrics import read_metrics
 from train.recipe import load_train_recipe

@@ -17,7 +17,7 @@ from tiny_stage_one import save_dataset
 from typer.testing import CliRunner
 
 from cache_schema import open_tape
-from cache_schema.compare import compare
+from cache_schema.compare.tapes import compare
 from pipeline.cli import app
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "slurm"

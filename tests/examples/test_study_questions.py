@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cache_schema.questions import is_correct, parse_answer
+from cache_schema.answers.questions import is_correct, parse_answer
 from examples.study.hearing_questions import FURTHER_HEARING, HEARING, Heard, hearing_turn
 from examples.study.questions import REASONING, WORDS, write_trace
 

@@ -7,8 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cache_schema.rows import hidden_row, lens_row, rejected_row, sampled_row, topk_row, trace_row
-from cache_schema.rows_classes import frame_logits_row, utterance_logits_row
+from cache_schema.rows.classes import frame_logits_row, utterance_logits_row
+from cache_schema.rows.values import (
+    hidden_row,
+    lens_row,
+    rejected_row,
+    sampled_row,
+    topk_row,
+    trace_row,
+)
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import Lens, Rejected, Sample, Sampled, TopK, Trace
 

@@ -10,10 +10,10 @@ from golden.tape_values import values_of
 from sound_tape import uncounted
 
 from cache_schema import open_tape
-from cache_schema.findings import Findings
-from cache_schema.pulled import own_name
+from cache_schema.parts.pulled import own_name
 from cache_schema.signals import SCHEMAS
-from cache_schema.validate import validate
+from cache_schema.validate.findings import Findings
+from cache_schema.validate.tape import validate
 from pipeline.signing.check import check_signed
 from pipeline.signing.keys import public_key
 

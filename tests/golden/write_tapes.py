@@ -35,9 +35,9 @@ from golden.tape_values import values_of
 
 from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.maker import GroupInfo
-from cache_schema.part import Selection
-from cache_schema.rows import heard_row, hidden_row, lens_row, sample_rows
-from cache_schema.rows_classes import embedding_row
+from cache_schema.parts.part import Selection
+from cache_schema.rows.classes import embedding_row
+from cache_schema.rows.values import heard_row, hidden_row, lens_row, sample_rows
 from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import Heard, Segment

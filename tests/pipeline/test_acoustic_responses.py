@@ -16,7 +16,7 @@ from tiny_stage_one import save_dataset
 from cache_schema import open_tape
 from cache_schema.errors import TapeError
 from cache_schema.maker import GroupInfo
-from cache_schema.rows import trace_row
+from cache_schema.rows.values import trace_row
 from cache_schema.types import Trace
 from cache_schema.writer import TapeWriter
 from pipeline.acoustic_recipe import AcousticRecipe

@@ -14,9 +14,9 @@ import pytest
 import soundfile
 
 from cache_schema.errors import AudioError, DatasetError
-from pipeline.audio import load_audio
+from pipeline.audio.recordings import load_audio
+from pipeline.dataset.rows import open_rows
 from pipeline.recipe import DatasetRecipe
-from pipeline.rows import open_rows
 
 
 def tone(rate_hz: int, seconds: float = 0.5, frequency_hz: float = 440.0) -> np.ndarray:

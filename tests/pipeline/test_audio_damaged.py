@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from cache_schema import open_tape
 from cache_schema.errors import AudioError
-from pipeline.audio import NoAudioError, load_audio
+from pipeline.audio.mp3_frames import measure_mp3
+from pipeline.audio.recordings import NoAudioError, load_audio
 from pipeline.cli import app
-from pipeline.mp3_frames import measure_mp3
 
 
 def test_a_recording_has_the_bits_that_soundfile_reads(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from torchaudio.functional import resample as resample_by_torchaudio
 
 from cache_schema.codecs.pcm import decode_audio, encode_audio
 from cache_schema.errors import AudioError
-from pipeline import resample
-from pipeline.audio import load_audio
+from pipeline.audio import resample
+from pipeline.audio.recordings import load_audio
+from pipeline.dataset.rows import open_rows
 from pipeline.recipe import DatasetRecipe
-from pipeline.rows import open_rows
 
 FORMS = [
     ("WAV", "PCM_U8", 0.01),  # 1/128, rounded

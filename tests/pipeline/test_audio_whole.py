@@ -20,16 +20,16 @@ from cache_schema import open_tape
 from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.errors import AudioError
 from cache_schema.maker import GroupInfo
-from pipeline import audio_files
-from pipeline.audio import load_audio
-from pipeline.audio_files import decode_file
+from pipeline.audio import encoded as encoded_module
+from pipeline.audio.encoded import decode_file
+from pipeline.audio.mp3_frames import measure_mp3
+from pipeline.audio.recordings import load_audio
+from pipeline.audio.resample import resample
 from pipeline.cli import app
+from pipeline.dataset.rows import open_rows
 from pipeline.ingest import _as_recorded
 from pipeline.listen.recordings import Recordings
-from pipeline.mp3_frames import measure_mp3
 from pipeline.recipe import DatasetRecipe
-from pipeline.resample import resample
-from pipeline.rows import open_rows
 
 
 def mp3(rate_hz: int, mode: str, quiet_first: bool = False) -> bytes:
@@ -168,7 +168,7 @@ def test_a_reference_to_what_was_taken_before_is_read(
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     told = ["--dataset", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "t")]
     with monkeypatch.context() as patched:
-        patched.setattr(audio_files, "_missing", lambda source, decoded: "")
+        patched.setattr(encoded_module, "_missing", lambda source, decoded: "")
         done = CliRunner().invoke(app, ["ingest", *told, "--audio", "reference"])
     assert done.exit_code == 0, done.stderr
     tape = open_tape(tmp_path / "t")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cache_schema import open_tape
 from cache_schema.errors import DatasetError
 from pipeline.cli import app
-from pipeline.describe_timed import seconds_of, timed_lines
+from pipeline.describe.timed import seconds_of, timed_lines
 from pipeline.textualize import describe, silent
 
 TURN = {"start": 0, "end": 5, "text": "Hello", "gender": "Female", "emotion": "Happy"}

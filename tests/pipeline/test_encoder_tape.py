@@ -18,7 +18,7 @@ from tiny_stage_one import save_text_teacher
 
 from cache_schema import open_tape
 from cache_schema.errors import ModelError, QuarantineError, UsageError
-from cache_schema.validate import validate
+from cache_schema.validate.tape import validate
 from pipeline.acoustic_recipe import AcousticRecipe
 from pipeline.costs.weigh import work_of
 from pipeline.extract import check, run_step

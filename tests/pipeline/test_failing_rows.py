@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 from cache_schema import open_tape
 from cache_schema.errors import QuarantineError
 from pipeline.cli import app
+from pipeline.dataset.rows import open_rows
 from pipeline.recipe import DatasetRecipe
-from pipeline.rows import open_rows
 from pipeline.step import Failures
 
 HALF = "\ud83d"  # of an emoji that was cut

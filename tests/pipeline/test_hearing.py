@@ -19,9 +19,9 @@ from audio_models.decoder import find_decoder, logits_of
 from audio_models.inputs import Request, build_inputs
 from audio_models.load import AudioLM, load_audio_lm
 from cache_schema import TapeRow, open_tape
+from cache_schema.answers.questions import question_text
 from cache_schema.errors import ProvenanceError, QuarantineError, UsageError
-from cache_schema.questions import question_text
-from cache_schema.validate import validate
+from cache_schema.validate.tape import validate
 from pipeline.acoustic_recipe import AcousticRecipe
 from pipeline.extract import run_step
 from pipeline.hearing import language_model

@@ -22,7 +22,7 @@ from audio_models.tower import load_audio_tower
 from cache_schema import Tape, open_tape
 from cache_schema.errors import ModelError, ProvenanceError, UsageError
 from cache_schema.types import FloatArray
-from cache_schema.validate import validate
+from cache_schema.validate.tape import validate
 from pipeline.acoustic_recipe import AcousticRecipe
 from pipeline.costs.weigh import signals_of
 from pipeline.extract import check, run_step

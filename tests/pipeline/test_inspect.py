@@ -15,7 +15,7 @@ from cache_schema.errors import TapeError
 from cache_schema.shard import Storage
 from cache_schema.types import SAMPLE_RATE_HZ
 from cache_schema.writer import TapeWriter
-from pipeline.inspect import tape_page, tape_values
+from pipeline.tapes.inspect import tape_page, tape_values
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from cache_schema.commands.recipes import load_recipe
 from cache_schema.errors import UsageError
-from cache_schema.recipes import load_recipe
 from pipeline.cli import _overrides
 from pipeline.recipe import ExtractRecipe
 

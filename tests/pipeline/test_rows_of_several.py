@@ -16,9 +16,9 @@ from typer.testing import CliRunner, Result
 from cache_schema import Tape, open_tape
 from cache_schema.errors import DatasetError, UsageError
 from pipeline.cli import app
+from pipeline.dataset.rows import open_rows
 from pipeline.listen.recordings import Recordings
 from pipeline.recipe import DatasetRecipe
-from pipeline.rows import open_rows
 from pipeline.textualize import describe
 
 JOIN = ("--set", "dataset.several=join")

@@ -16,15 +16,16 @@ import soundfile
 
 from cache_schema import Tape, open_tape
 from cache_schema.errors import DatasetError, QuarantineError
-from cache_schema.index import hash_of
+from cache_schema.index.arrays import hash_of
 from cache_schema.maker import GroupInfo
-from cache_schema.rows import sample_rows
+from cache_schema.rows.values import sample_rows
 from cache_schema.types import Sample
 from cache_schema.writer import TapeWriter
-from pipeline import ingest, row_ids
+from pipeline import ingest
+from pipeline.dataset import row_ids
+from pipeline.dataset.row_ids import SeenIds, first_repeat
+from pipeline.dataset.rows import open_rows
 from pipeline.recipe import DatasetRecipe, ExtractRecipe, FailureRecipe, TapeRecipe
-from pipeline.row_ids import SeenIds, first_repeat
-from pipeline.rows import open_rows
 from pipeline.step import Failures, pending
 
 FEW, MANY = 1_000, 10_000

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from audio_models.inputs import Request, build_inputs
 from audio_models.load import load_audio_lm
 from cache_schema import Tape, TapeRow, open_tape
-from cache_schema.questions import question_text
+from cache_schema.answers.questions import question_text
 
 LOGPROB_ATOL = {"float32": 1e-3, "bfloat16": 0.15}
 STATES_RTOL = {"float32": 1e-4, "bfloat16": 0.04}

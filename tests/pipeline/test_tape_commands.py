@@ -11,11 +11,11 @@ import pytest
 from sound_tape import edit_line, edit_table, make
 from tape_command import run, values_of
 
-from cache_schema.console import report_error
+from cache_schema.commands.console import report_error
 from cache_schema.errors import TapeError
-from pipeline.inspect import _signal_line
 from pipeline.pages import page_of, titled
-from pipeline.tape_cli import TAPE_COMMANDS
+from pipeline.tapes.cli import TAPE_COMMANDS
+from pipeline.tapes.inspect import _signal_line
 
 
 def test_diff_and_merge_and_verify_of_two_acoustic_sources(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from cache_schema.commands.recipes import as_toml, load_recipe
 from cache_schema.errors import DatasetError, UsageError
-from cache_schema.recipes import as_toml, load_recipe
 from cache_schema.types import Heard, Segment
 from pipeline.extract import wanted_steps
 from pipeline.recipe import ExtractRecipe

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 
+from cache_schema.answers.forms import FORMS, parse_trace
+from cache_schema.commands.recipes import load_recipe
 from cache_schema.errors import ModelError, UsageError
-from cache_schema.forms import FORMS, parse_trace
-from cache_schema.recipes import load_recipe
-from cache_schema.rows import sampled_of, sampled_row
+from cache_schema.rows.values import sampled_of, sampled_row
 from pipeline.extract import check as check_extraction
 from pipeline.prompts import load_prompt, shipped_prompts
 from pipeline.recipe import DatasetRecipe, ExtractRecipe, TapeRecipe

@@ -17,7 +17,7 @@ from fast_stage_one import ArithmeticTeacher, recipe_of, save_config
 
 import pipeline.textual
 from cache_schema import Tape, open_tape
-from cache_schema.validate import validate
+from cache_schema.validate.tape import validate
 from pipeline.extract import run_step
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import seed_of

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from audio_models.load import AudioLM
 from cache_schema import Tape
-from train.batch import Share, TrainBatch, load_batches
+from train.batch.build import Share, TrainBatch, load_batches
 from train.data import Example
-from train.needs import resolve_needs
 from train.objective import Objective
-from train.ring import HostBuffer, Readers
-from train.terms import Term, check_signals, resolve_terms
-from train.terms_recipe import TermsRecipe
+from train.steps.ring import HostBuffer, Readers
+from train.terms.needs import resolve_needs
+from train.terms.recipe import TermsRecipe
+from train.terms.resolve import Term, check_signals, resolve_terms
 
 NAMES = ("s0", "s3", "s5")
 

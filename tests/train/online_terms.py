@@ -13,9 +13,9 @@ from torch import Tensor
 from audio_models.decoder import decoder_of
 from audio_models.forward import forward_with_states
 from audio_models.load import AudioLM
-from train.batch import TrainBatch
+from train.batch.build import TrainBatch
 from train.losses import eager
-from train.terms import StatesAt
+from train.terms.resolve import StatesAt
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,9 @@ from transformers import AddedToken, PreTrainedTokenizerFast
 from audio_models.load import AudioLM
 from cache_schema import open_tape
 from cache_schema.errors import TokenizerMismatchError
-from train.align import align_tokenizers
 from train.alignment.seconds import Resampling, by_seconds
 from train.alignment.spans import meeting, starts_of
+from train.alignment.token_ids import align_tokenizers
 from train.alignment.words import NO_ID, bytes_of_tokens, map_vocabulary
 from train.data import Example
 

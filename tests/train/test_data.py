@@ -11,14 +11,14 @@ from tiny_tape import MakeTape
 from audio_models.load import AudioLM
 from cache_schema import Tape, TapeRow, open_tape
 from cache_schema.errors import TapeError
-from train.batch import Needs, Share, TrainBatch, load_batches
+from train.batch.build import Needs, Share, TrainBatch, load_batches
 from train.data import Example, scan
-from train.mixing import mixed_steps
-from train.plan import divide_step, plan_epoch
-from train.ring import HostBuffer, Readers
 from train.settings import DataRecipe
+from train.steps.mixing import mixed_steps
+from train.steps.order import divide_step, plan_epoch
+from train.steps.ring import HostBuffer, Readers
 from train.tasks_recipe import MixRecipe
-from train.terms import StatesAt
+from train.terms.resolve import StatesAt
 
 EXAMPLES = [
     Example(sample_id=f"s{i}", trace_index=0, num_tokens=20 + (i * 37) % 90) for i in range(101)

@@ -44,7 +44,7 @@ def tape(make_tape: MakeTape) -> Path:
 def url(
     tape: Path, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[str]:
-    monkeypatch.setattr("cache_schema.remote.PAUSE_S", 0.01)
+    monkeypatch.setattr("cache_schema.remote.files.PAUSE_S", 0.01)
     monkeypatch.setenv("TEACHERTAPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TEACHERTAPE_STALL_S", "0.3")
     with http_server(tape, faults) as found:

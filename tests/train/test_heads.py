@@ -18,14 +18,14 @@ from audio_models.tower_inside import InnerTower
 from cache_schema import Tape, open_tape
 from cache_schema.errors import ModelError
 from cache_schema.signals import AUDIO_ROW
-from train.batch import Needs, Share, TrainBatch, load_batches
+from train.batch.build import Needs, Share, TrainBatch, load_batches
 from train.heads import AudioHead, load_heads, save_heads
 from train.losses import eager
-from train.needs import signals_read
 from train.objective import Objective
-from train.ring import HostBuffer, Readers
-from train.terms import Term, check_signals, resolve_terms
-from train.terms_recipe import TermsRecipe
+from train.steps.ring import HostBuffer, Readers
+from train.terms.needs import signals_read
+from train.terms.recipe import TermsRecipe
+from train.terms.resolve import Term, check_signals, resolve_terms
 
 NAMES = ("r0", "r2", "r3", "r5")
 SECTIONS: dict[str, dict[str, Any]] = {
@@ -187,7 +187,7 @@ def test_the_language_model_runs_only_where_something_reads_it(
     with torch.no_grad():
         alone_M = module(batch)
         assert not ran
-        monkeypatch.setattr("train.tower_terms.all", lambda _: False, raising=False)
+        monkeypatch.setattr("train.terms.tower.all", lambda _: False, raising=False)
         whole_M = module(batch)
     assert ran
     # the same frames of the same kernels, but for how a batch is laid out

@@ -14,8 +14,8 @@ from train_runs import Launch, held_out, same_weights, steps, train_apart, train
 from audio_models.generate import Decoding
 from audio_models.load import load_audio_lm
 from cache_schema import TapeRow, open_tape
+from cache_schema.answers.questions import is_correct
 from cache_schema.errors import UsageError
-from cache_schema.questions import is_correct
 from train.evaluate.benchmarks import BENCHMARKS, item_of
 from train.evaluate.generate import Generator
 from train.heldout import is_held_out

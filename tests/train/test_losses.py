@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from cache_schema.types import TopK
-from train import term_settings
+from train.batch.targets import NO_TOKEN, fold_topk
 from train.losses import divergences, eager, states, vocabulary
-from train.targets import NO_TOKEN, fold_topk
+from train.terms import settings as term_settings
 
 N, V, K = 7, 40, 6
 # float32 against a reference that forms probabilities: log(p / q) loses digits where p is small

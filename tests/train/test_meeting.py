@@ -16,17 +16,17 @@ from audio_models.load import AudioLM, load_audio_lm
 from cache_schema import Tape, open_tape
 from cache_schema.errors import TapeError
 from cache_schema.maker import GroupInfo
-from cache_schema.rows import hidden_row
+from cache_schema.rows.values import hidden_row
 from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.writer import TapeWriter
-from train.batch import Needs, Share, TrainBatch, load_batches
+from train.batch.build import Needs, Share, TrainBatch, load_batches
 from train.cli import app
 from train.losses.states import cosine_distance
 from train.objective import Objective
-from train.ring import HostBuffer, Readers
-from train.terms import StatesAt, Term, resolve_terms
-from train.terms_recipe import TermsRecipe
+from train.steps.ring import HostBuffer, Readers
+from train.terms.recipe import TermsRecipe
+from train.terms.resolve import StatesAt, Term, resolve_terms
 
 ROWS = ("s0", "s5", "s9")
 FRAME_S = 0.02

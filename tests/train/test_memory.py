@@ -136,7 +136,7 @@ def test_an_evaluation_that_ran_out_of_memory_begins_again(
 
 def test_the_size_is_found(start: StartRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on CUDA: from the longest row by doubling, to what fits."""
-    monkeypatch.setattr("train.microsize.SEARCHED_DEVICES", ("cpu",))
+    monkeypatch.setattr("train.steps.microsize.SEARCHED_DEVICES", ("cpu",))
     found = start("found", "--batch-tokens", "auto", "--set", "loop.batch_tokens=600", memory=240)
     result = train_here(found)
     assert result.exit_code == 0, result.output

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from train.data import Example
-from train.mixing import epoch_rows, mixed_plan, mixed_steps, shares_of
-from train.plan import divide_step, plan_epoch
+from train.steps.mixing import epoch_rows, mixed_plan, mixed_steps, shares_of
+from train.steps.order import divide_step, plan_epoch
 from train.tasks_recipe import MixRecipe
 
 

@@ -16,9 +16,9 @@ from audio_models.load import AudioLM, load_audio_lm
 from cache_schema import open_tape
 from train.data import scan
 from train.heldout import split
-from train.plan import plan_epoch
 from train.settings import DataRecipe
-from train.term_settings import DIVERGENCES
+from train.steps.order import plan_epoch
+from train.terms.settings import DIVERGENCES
 
 SUM_ORDER = 1e-6
 """Sums of float32 in another order. Measured: 3e-7 of gradient norms, 7e-7 of weights' way."""

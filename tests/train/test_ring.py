@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cache_schema.errors import TapeError
-from train.ring import HostBuffer, Readers, prefetch
+from train.steps.ring import HostBuffer, Readers, prefetch
 
 
 def loader_threads() -> list[threading.Thread]:

@@ -28,8 +28,8 @@ from train_runs import (
 from audio_models.decoder import decoder_of
 from audio_models.load import AudioLM, load_audio_lm
 from train.data import Example
-from train.loads import spare_passes
 from train.sharding import units_of
+from train.steps.loads import spare_passes
 
 SUM_ORDER = 1e-6
 """Sums of float32 in another order. Measured: 6e-8 of losses, 9e-7 of weights' way."""

@@ -13,14 +13,14 @@ from cache_schema.errors import TapeError
 from cache_schema.maker import (
     GroupInfo,
 )
-from cache_schema.rows import hidden_row, sample_rows, trace_row
+from cache_schema.rows.values import hidden_row, sample_rows, trace_row
 from cache_schema.shard import Storage
 from cache_schema.types import Sample, Trace
 from cache_schema.writer import TapeWriter
-from train.batch import BatchPlan, Needs, plan_batch
-from train.ring import HostBuffer, Readers
-from train.states import damaged_states, start_states
-from train.terms import StatesAt
+from train.batch.build import BatchPlan, Needs, plan_batch
+from train.batch.states import damaged_states, start_states
+from train.steps.ring import HostBuffer, Readers
+from train.terms.resolve import StatesAt
 
 LAYERS = (1, 3, 4)
 WIDTH = 8

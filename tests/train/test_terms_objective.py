@@ -17,11 +17,11 @@ from torch import Tensor
 from audio_models.decoder import decoder_of
 from audio_models.load import AudioLM, load_audio_lm
 from cache_schema import Tape, open_tape
-from train.batch import TrainBatch
+from train.batch.build import TrainBatch
+from train.batch.targets import TopKTargets
 from train.losses import eager
-from train.targets import TopKTargets
-from train.terms import StatesAt, Term
-from train.terms_recipe import TERMS
+from train.terms.recipe import TERMS
+from train.terms.resolve import StatesAt, Term
 
 VOCABULARY = 270
 PAIRED = "1:1,2:2"

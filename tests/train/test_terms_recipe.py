@@ -11,13 +11,13 @@ import tiny_audio_lm
 from typer.testing import CliRunner
 
 from audio_models.load import AudioLM, load_audio_lm
+from cache_schema.commands.recipes import as_toml
 from cache_schema.errors import UsageError
-from cache_schema.recipes import as_toml
 from train.cli import app
 from train.metrics import read_metrics
 from train.recipe import load_train_recipe, shipped_recipes
-from train.term_settings import StatesTerm, TokenTerm
-from train.terms_recipe import TERMS, TermsRecipe, spec_of
+from train.terms.recipe import TERMS, TermsRecipe, spec_of
+from train.terms.settings import StatesTerm, TokenTerm
 
 HALF, TWENTIETH = 0.5, 0.05
 SHIPPED = {

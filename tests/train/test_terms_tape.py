@@ -16,10 +16,10 @@ from cache_schema.errors import MissingSignalError, TapeError, UsageError
 from train.cli import app
 from train.data import Example
 from train.metrics import read_metrics
-from train.needs import with_every_signal
-from train.term_settings import DIVERGENCES
-from train.terms import check_signals, recorded_kinds, resolve_terms
-from train.terms_recipe import TermsRecipe
+from train.terms.needs import with_every_signal
+from train.terms.recipe import TermsRecipe
+from train.terms.resolve import check_signals, recorded_kinds, resolve_terms
+from train.terms.settings import DIVERGENCES
 
 
 @pytest.fixture(scope="module")

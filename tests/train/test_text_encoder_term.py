@@ -17,13 +17,13 @@ from audio_models.load import AudioLM, load_audio_lm
 from cache_schema import Tape, open_tape
 from cache_schema.errors import MissingSignalError, UsageError
 from cache_schema.signals import AUDIO_ROW
-from train.batch import Share, TrainBatch, load_batches
+from train.batch.build import Share, TrainBatch, load_batches
 from train.losses import eager
-from train.needs import signals_read
 from train.objective import Objective
-from train.ring import HostBuffer, Readers
-from train.terms import Term, check_signals, resolve_terms
-from train.terms_recipe import TermsRecipe
+from train.steps.ring import HostBuffer, Readers
+from train.terms.needs import signals_read
+from train.terms.recipe import TermsRecipe
+from train.terms.resolve import Term, check_signals, resolve_terms
 
 NAMES = ("r0", "r2", "r5")
 

@@ -9,7 +9,7 @@ import pytest
 
 from cache_schema.errors import MissingSignalError
 from cache_schema.types import Lens, TopK
-from train.targets import NO_TOKEN, Place, stack_lens, stack_topk
+from train.batch.targets import NO_TOKEN, Place, stack_lens, stack_topk
 
 
 def place_of(number: int, k: int, tokens: int) -> Place:

@@ -15,19 +15,26 @@ from audio_models.load import AudioLM
 from cache_schema import Tape, open_tape
 from cache_schema.fingerprint import tokenizer_digest
 from cache_schema.maker import GroupInfo
-from cache_schema.rows import hidden_row, lens_row, sample_rows, sampled_row, topk_row, trace_row
+from cache_schema.rows.values import (
+    hidden_row,
+    lens_row,
+    sample_rows,
+    sampled_row,
+    topk_row,
+    trace_row,
+)
 from cache_schema.shard import Storage
 from cache_schema.types import Lens, Sampled, TopK, Trace
 from cache_schema.writer import TapeWriter
 from train.alignment.translation import Translation
-from train.batch import Share, TrainBatch, load_batches
+from train.batch.build import Share, TrainBatch, load_batches
 from train.data import scan
-from train.needs import resolve_needs
 from train.objective import Objective
-from train.ring import HostBuffer, Readers
 from train.settings import DataRecipe
-from train.terms import resolve_terms
-from train.terms_recipe import TermsRecipe
+from train.steps.ring import HostBuffer, Readers
+from train.terms.needs import resolve_needs
+from train.terms.recipe import TermsRecipe
+from train.terms.resolve import resolve_terms
 
 NAMES = tuple(f"s{n}" for n in range(NUM_SAMPLES))
 DRAWS = 6

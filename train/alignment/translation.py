@@ -18,7 +18,7 @@ from transformers import AutoTokenizer
 
 from audio_models.load import AudioLM
 from cache_schema import Tape
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import TokenizerMismatchError
 from cache_schema.fingerprint import tokenizer_digest
 from cache_schema.types import TEXT_SOURCE, FloatArray, IntArray, Sampled, TopK, Trace

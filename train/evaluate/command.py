@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cache_schema.console import REPORTED, report_error
+from cache_schema.commands.console import REPORTED, report_error
 
 EXAMPLE = """Example:
 

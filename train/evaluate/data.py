@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema import Tape, TapeRow, layout
-from cache_schema.child import end_with_parent
-from cache_schema.console import say
+from cache_schema.commands.child import end_with_parent
+from cache_schema.commands.console import say
 from cache_schema.errors import DatasetError, UsageError
 from cache_schema.files import TapeFiles
 from cache_schema.fingerprint import fingerprint

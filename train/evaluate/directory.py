@@ -27,7 +27,7 @@ from typing import Any
 
 from audio_models.digest import model_digest
 from cache_schema.codecs.files import write_atomic
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import OutputError, ProvenanceError, UsageError
 from cache_schema.fingerprint import check_model_path, digest_files
 from train.evaluate.settings import Settings

@@ -19,7 +19,7 @@ from audio_models.memory import free_memory, is_out_of_memory
 from audio_models.padding import hears_padding
 from audio_models.prompt import render_prompt
 from cache_schema import TapeRow
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import AudioError, ModelError, TapeError, TokenizerMismatchError
 from cache_schema.types import SAMPLE_RATE_HZ
 from train.evaluate.prompting import failed, prompt_text, take_apart

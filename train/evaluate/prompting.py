@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cache_schema.forms import opens_thinking, parse_trace
-from cache_schema.questions import question_text
+from cache_schema.answers.forms import opens_thinking, parse_trace
+from cache_schema.answers.questions import question_text
 from train.evaluate.types import Item, Response
 
 ANY_FORM = "plain"

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cache_schema.codecs.files import write_atomic
-from cache_schema.console import say
+from cache_schema.commands.console import say
 from cache_schema.errors import OutputError
 from train.evaluate.types import FINISHES, Response
 

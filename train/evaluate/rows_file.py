@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema.codecs.files import write_atomic
-from cache_schema.console import say
+from cache_schema.commands.console import say
 
 
 def write_rows(rows: Iterable[dict[str, Any]], rows_file: Path) -> None:

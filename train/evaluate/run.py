@@ -11,9 +11,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from audio_models.load import load_audio_lm
 from cache_schema import TapeRow, open_tape
-from cache_schema.console import say
+from cache_schema.commands.console import say
+from cache_schema.commands.progress import Counter
 from cache_schema.errors import UsageError, nearest
-from cache_schema.progress import Counter
 from train.evaluate.benchmarks import BENCHMARKS
 from train.evaluate.data import Asked, ask, is_tape, known_rows, prepare
 from train.evaluate.directory import (

@@ -15,7 +15,7 @@ import math
 import torch
 from torch import Tensor
 
-from train.targets import NO_TOKEN
+from train.batch.targets import NO_TOKEN
 
 
 def cross_entropy(target_logit_N: Tensor, log_total_N: Tensor) -> Tensor:

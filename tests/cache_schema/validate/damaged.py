@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sound_tape import uncounted
 
-from cache_schema.findings import Findings
-from cache_schema.validate import validate
+from cache_schema.validate.findings import Findings
+from cache_schema.validate.tape import validate
 
 SAMPLES = "shards/samples/000/w0-000000"
 TEXTUAL = "shards/textual/000/w0-000000"

@@ -13,12 +13,12 @@ import sound_tape
 from damaged import ACOUSTIC, SAMPLES, TEXTUAL, check, flip, told
 from sound_tape import MAKERS, edit_line, edit_table, make, uncounted
 
-from cache_schema import findings as findings_module
 from cache_schema import open_tape
 from cache_schema.codecs.sealed_json import seal
 from cache_schema.errors import TapeError, UsageError
-from cache_schema.indexing import update_index
-from cache_schema.validate import validate
+from cache_schema.index.build import update_index
+from cache_schema.validate import findings as findings_module
+from cache_schema.validate.tape import validate
 from cache_schema.writer import TapeWriter
 
 DAMAGE: list[tuple[str, Callable[[Path], object], str]] = [

@@ -13,7 +13,7 @@ import sound_tape
 from damaged import ACOUSTIC, SAMPLES, TEXTUAL, check, told
 from sound_tape import MAKERS, edit_line, edit_table, make
 
-from cache_schema.rows import topk_row
+from cache_schema.rows.values import topk_row
 from cache_schema.shard import Storage
 from cache_schema.writer import TapeWriter
 

@@ -19,9 +19,9 @@ from leased_stage_one import EXPIRES_S
 from whole_tape import fast_folder, leftovers
 
 from cache_schema import open_tape
-from cache_schema.compare import compare
-from cache_schema.findings import Findings
-from cache_schema.validate import validate
+from cache_schema.compare.tapes import compare
+from cache_schema.validate.findings import Findings
+from cache_schema.validate.tape import validate
 
 NUM_ROWS = 22
 PAUSE_S = 0.05

@@ -21,9 +21,9 @@ from whole_tape import leftovers
 
 import pipeline.cluster.on_ray
 from cache_schema import open_tape
-from cache_schema.compare import compare
+from cache_schema.compare.tapes import compare
 from cache_schema.errors import UsageError
-from cache_schema.validate import validate
+from cache_schema.validate.tape import validate
 from pipeline.cli import app
 from pipeline.cluster.on_ray import Outcome, StepActor
 from pipeline.recipe import DatasetRecipe, ExtractRecipe, TapeRecipe

@@ -23,15 +23,15 @@ from transformers import AutoModelForCausalLM
 
 from cache_schema import open_tape
 from cache_schema.codecs.files import checksum
+from cache_schema.commands.recipes import as_toml
 from cache_schema.errors import MissingSignalError, ModelError, ProvenanceError, UsageError
-from cache_schema.recipes import as_toml
 from pipeline.recipe import AcousticRecipe, DatasetRecipe, ExtractRecipe, TapeRecipe, TextualRecipe
 from pipeline.replay.choose import choose
 from pipeline.replay.found import BEYOND, EQUAL, WITHIN
 from pipeline.replay.run import ReplayError
 from pipeline.share.attach import attach
 from pipeline.share.owned import open_owned
-from pipeline.tape_pages import verify_page
+from pipeline.tapes.pages import verify_page
 
 
 @pytest.fixture(scope="module")

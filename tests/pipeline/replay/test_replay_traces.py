@@ -21,7 +21,7 @@ from pipeline.replay import bounds
 from pipeline.replay.bounds import COMPUTED
 from pipeline.replay.found import WITHIN
 from pipeline.replay.measure import Distributions, kl_of
-from pipeline.tape_pages import verify_page
+from pipeline.tapes.pages import verify_page
 
 
 @pytest.mark.usefixtures("_here")

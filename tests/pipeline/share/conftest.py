@@ -17,7 +17,7 @@ def tape(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses between tries are short, and files of remote tapes are each test's own."""
-    monkeypatch.setattr("cache_schema.remote.PAUSE_S", 0.01)
+    monkeypatch.setattr("cache_schema.remote.files.PAUSE_S", 0.01)
     monkeypatch.setattr("pipeline.share.push_lock.SETTLE_S", 0.0)
     monkeypatch.setenv("TEACHERTAPE_CACHE", str(tmp_path / "remote-files"))
 

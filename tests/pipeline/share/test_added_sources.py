@@ -15,7 +15,7 @@ from whole_tape import content, fill, make
 
 from cache_schema import open_tape
 from cache_schema.errors import OutputError, ProvenanceError
-from cache_schema.pulled import own_name
+from cache_schema.parts.pulled import own_name
 
 ALL = ("samples", "descriptions", "textual")
 

@@ -18,9 +18,9 @@ from typer.testing import CliRunner, Result
 
 from cache_schema import open_tape
 from cache_schema.errors import MissingSignalError, TapeError
-from cache_schema.merge import merge
-from cache_schema.validate import validate
-from pipeline.audio import load_audio
+from cache_schema.merge.tapes import merge
+from cache_schema.validate.tape import validate
+from pipeline.audio.recordings import load_audio
 from pipeline.cli import app
 
 SIX = tuple(f"row-{index}" for index in range(6))

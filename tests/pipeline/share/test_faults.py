@@ -21,7 +21,7 @@ from whole_tape import content, make
 
 from cache_schema import open_tape
 from cache_schema.errors import TapeError, TransferError, UsageError
-from cache_schema.remote import TRIES
+from cache_schema.remote.files import TRIES
 from pipeline.share.open_store import open_store
 
 KINDS = ["stall", "reset", "cut", "garbage", "500"]
@@ -97,7 +97,7 @@ def test_a_server_that_never_stops_sending(
     url: str, faults: Faults, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, part: str
 ) -> None:
     """No more is taken than there can be: neither the memory nor the disk fills up."""
-    monkeypatch.setattr("cache_schema.remote.MAX_CONTENT", 1 << 20)
+    monkeypatch.setattr("cache_schema.remote.files.MAX_CONTENT", 1 << 20)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     faults.kind, faults.times, faults.only = "endless", -1, lambda path: path.endswith(part)
     largest = 0

@@ -17,8 +17,8 @@ from whole_tape import content, fill, make
 
 from cache_schema import open_tape
 from cache_schema.errors import MissingSignalError, OutputError, TapeError, UsageError
-from cache_schema.part import Selection, parse_layers
-from cache_schema.validate import validate
+from cache_schema.parts.part import Selection, parse_layers
+from cache_schema.validate.tape import validate
 from pipeline.share.open_store import open_store
 from pipeline.share.pull import pull
 from pipeline.share.pull_plan import PullPlan, plan_pull

@@ -26,9 +26,9 @@ from cache_schema.errors import (
     TapeError,
     UsageError,
 )
-from cache_schema.merge import merge
-from cache_schema.part import Selection
-from cache_schema.rows import sample_rows
+from cache_schema.merge.tapes import merge
+from cache_schema.parts.part import Selection
+from cache_schema.rows.values import sample_rows
 from cache_schema.types import Sample
 from cache_schema.writer import TapeWriter
 from pipeline.cli import app
@@ -219,7 +219,7 @@ def test_a_full_disk_leaves_nothing_half_and_is_continued(
             raise OSError(errno.ENOSPC, "no room")
         return write(path, table)
 
-    from cache_schema import cut as module
+    from cache_schema.parts import cut as module
 
     write = module.write_table
     monkeypatch.setattr(module, "write_table", full)
@@ -242,7 +242,7 @@ def killed(tape: Path, out: Path, fatal: int) -> int:
     def tracer(frame: Any, event: str, argument: Any) -> Any:
         nonlocal lines
         name = frame.f_code.co_filename
-        if not name.endswith(("schema/cut.py", "share/slices.py", "writer.py", "codecs/files.py")):
+        if not name.endswith(("parts/cut.py", "share/slices.py", "writer.py", "codecs/files.py")):
             return None
         lines += 1
         if lines == fatal:

@@ -17,7 +17,7 @@ from signed import a_shard, refused, run, uncounted
 from cache_schema import open_tape, seals
 from cache_schema.codecs.sealed_json import seal as sealed_json
 from cache_schema.errors import TapeError
-from cache_schema.validate import validate
+from cache_schema.validate.tape import validate
 from pipeline.signing.make import seal_tape
 
 

@@ -18,7 +18,7 @@ from signed import refused, run, uncounted
 
 from cache_schema import seals
 from cache_schema.errors import UsageError
-from cache_schema.findings import Findings
+from cache_schema.validate.findings import Findings
 from pipeline.signing.check import check_signed
 from pipeline.signing.keys import private_key, public_key, sign
 

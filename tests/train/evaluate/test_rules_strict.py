@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache_schema.questions import normalize_answer
+from cache_schema.answers.questions import normalize_answer
 from train.evaluate.benchmarks import BENCHMARKS
 from train.evaluate.rules.choices import (
     judge_strict,

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cache_schema.codecs.files import write_atomic
-from cache_schema.console import printable
+from cache_schema.commands.console import printable
 from train.evaluate.report.plots.canvas import Plot
 from train.evaluate.report.samples import Card
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cache_schema.questions import answer_key, is_correct, normalize_answer
+from cache_schema.answers.questions import answer_key, is_correct, normalize_answer
 from train.evaluate.rules.common import answered, judged, not_counted, said
 from train.evaluate.types import Item, Response, Rule, Verdict
 

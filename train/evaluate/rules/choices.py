@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from cache_schema.questions import choice_index, is_correct, normalize_answer
+from cache_schema.answers.questions import choice_index, is_correct, normalize_answer
 from train.evaluate.rules.common import answered, judged, not_counted
 from train.evaluate.types import Item, Response, Rule, Verdict
 

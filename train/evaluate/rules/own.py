@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cache_schema.questions import choice_index, is_correct
+from cache_schema.answers.questions import choice_index, is_correct
 from train.evaluate.rules.common import judged, not_counted, said
 from train.evaluate.types import Item, Response, Rule, Verdict
 

@@ -1,0 +1,1 @@
+"""Uniting tapes: planned whole, then written."""

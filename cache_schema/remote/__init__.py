@@ -1,0 +1,1 @@
+"""Files behind a URL: asked for patiently, kept in a folder of bounded size."""

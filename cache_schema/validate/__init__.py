@@ -1,0 +1,1 @@
+"""Checking a tape: every problem at once, with its place and kind."""

@@ -1,0 +1,1 @@
+"""The dataset: opened, its columns settled, its rows made samples."""

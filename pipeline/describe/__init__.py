@@ -1,0 +1,1 @@
+"""Columns as the text that a textual teacher reads."""

@@ -1,0 +1,1 @@
+"""Commands about tapes that are there: inspect, verify, merge, diff."""

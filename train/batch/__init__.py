@@ -1,0 +1,1 @@
+"""A micro-batch: model inputs and everything the losses compare with."""

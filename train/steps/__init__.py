@@ -1,0 +1,1 @@
+"""Which rows every step has, and loading them ahead of it."""
