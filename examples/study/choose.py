@@ -30,8 +30,25 @@ def main(arguments: list[str] | None = None) -> int:
     if not (given.folder / "steps" / "tape.json").is_file():
         print(f"choose: {given.folder} has no tape of a study yet", file=sys.stderr)
         return 1
-    rates = [float(rate) for rate in given.rates.split(",")]
-    found = try_all(given.folder, given.variants.split(","), rates, tuple(given.set))
+    from examples.study import sizes
+    from examples.study.variants import BASE, variants
+
+    names = given.variants.split(",")
+    known = [one.name for one in variants(sizes.of_seed(given.folder)) if one.name != BASE]
+    if unknown := sorted(set(names) - set(known)):
+        print(
+            f"choose: no variant {', '.join(unknown)}; there are {', '.join(known)}",
+            file=sys.stderr,
+        )
+        return 2
+    try:
+        rates = [float(rate) for rate in given.rates.split(",")]
+    except ValueError:
+        print(
+            f"choose: --rates {given.rates!r}: expected numbers such as 1e-4,3e-4", file=sys.stderr
+        )
+        return 2
+    found = try_all(given.folder, names, rates, tuple(given.set))
     for line in found:
         groups = line["groups"]
         shares = {name: f"{100 * right / asked:.1f}" for name, (right, asked) in groups.items()}

@@ -84,6 +84,8 @@ def test_the_study(digit_folder, tmp_path, commands, monkeypatch, capsys):
     assert choose([str(folder), *tried]) == 0
     assert not commands, "what is done is not done again"
     assert "done before" in capsys.readouterr().out
+    assert choose([str(folder), "--variants", "sft,jiont"]) == 2
+    assert "no variant jiont; there are sft, top" in capsys.readouterr().err
 
 
 def test_mistakes_are_named(tmp_path, digit_folder, capsys):
