@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from audio_models.processors import first_line
-from cache_schema.errors import ModelError
+from cache_schema.errors import ModelError, first_line
 from cache_schema.fingerprint import digest_files
 
 WEIGHT_PATTERNS = ("*.safetensors", "*.bin", "*.gguf")

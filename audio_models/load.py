@@ -10,19 +10,17 @@ from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import StrictDataclassError
 
 from audio_models.adapters import merge_adapter, merge_loaded
+from audio_models.config import architecture_of, load_config
 from audio_models.families import UNLISTED, Family, family_of
 from audio_models.processors import (
     audio_extractor,
     audio_token_id,
-    first_line,
     load_processor,
     longest_audio_s,
 )
-from cache_schema.errors import ModelError, UsageError
-from cache_schema.fingerprint import check_model_path
+from cache_schema.errors import ModelError, UsageError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -130,11 +128,6 @@ def check_dtype(dtype: str) -> None:
         raise UsageError(f"dtype {dtype!r}: expected auto, {', '.join(DTYPES)}")
 
 
-def architecture_of(config: Any) -> str:
-    """Return the class a configuration names, empty if it names none."""
-    return str((getattr(config, "architectures", None) or [""])[0])
-
-
 def read_num_layers(model: str) -> int:
     """Return the language model's number of blocks from its config, without loading weights.
 
@@ -205,25 +198,6 @@ def _devices() -> list[str]:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     mps = ["mps"] if torch.backends.mps.is_available() else []
     return [*(f"cuda:{index}" for index in range(gpus)), *mps, "cpu"]
-
-
-def load_config(model: str) -> Any:
-    """Return the transformers configuration of a directory or hub id.
-
-    Raises:
-        ModelError: nothing there, or a value in it is wrong.
-    """
-    check_model_path(model)
-    try:
-        return transformers.AutoConfig.from_pretrained(model)
-    except StrictDataclassError as error:
-        reason = " ".join(str(error).split())
-        raise ModelError(f"model {model!r}: its config.json is not valid: {reason}") from error
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"model {model!r}: neither a local directory nor a model the hub could give: "
-            f"{first_line(error)}"
-        ) from error
 
 
 def load_network(model: str, architecture: str, family: Family, dtype: str) -> Any:

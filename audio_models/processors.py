@@ -11,7 +11,7 @@ from transformers.utils.import_utils import is_mistral_common_available, is_torc
 
 from audio_models.audio_halves import HALVES, special_tokens
 from audio_models.families import Family
-from cache_schema.errors import ModelError
+from cache_schema.errors import ModelError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -141,8 +141,3 @@ def longest_audio_s(processor: Any, extractor: Any, family: Family) -> float:
     windows = [family.max_audio_s] if family.max_audio_s is not None else []
     windows += [heard / extractor.sampling_rate] if heard else []
     return min(windows, default=float("inf"))
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the name of its class."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 
 from audio_models.blocks import Blocks
+from audio_models.config import architecture_of, load_config
 from audio_models.families import Family, family_of
 from audio_models.features import encode_audio, feature_frames
 from audio_models.frames import FrameBatch, FrameOutputs, FrameShape
 from audio_models.front_end import window_s
 from audio_models.load import (
-    architecture_of,
     check_dtype,
-    load_config,
     load_network,
     read_dtype,
     resolve_device,

@@ -66,6 +66,11 @@ class OutputError(TeachertapeError):
     """The output folder holds something that is not ours to change."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Return ``"; did you mean 'a' or 'b'?"`` for the closest known names, or an empty string."""
     known = list(known)

@@ -65,7 +65,8 @@ def check(recipe: ExtractRecipe) -> None:
 
         check_acoustic(recipe.acoustic)
     if recipe.textual.teacher:
-        from pipeline.teachers.describe import load_config, text_shape
+        from audio_models.config import load_config
+        from pipeline.teachers.describe import text_shape
         from pipeline.traces.check import check_teacher
 
         shape = text_shape(load_config(recipe.textual.teacher))

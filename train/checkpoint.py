@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from cache_schema.codecs.files import sync_dir, sync_file
-from cache_schema.errors import OutputError
+from cache_schema.errors import OutputError, first_line
 from train.objective import Objective
 from train.sharding import part_of_whole, parts_of_moments, whole_moments, whole_tensor
 
@@ -111,7 +111,7 @@ def written_beside(final: Path) -> Iterator[Path]:
     except (OSError, SafetensorError, RuntimeError) as error:  # torch and safetensors have theirs
         shutil.rmtree(beside, ignore_errors=True)
         raise OutputError(
-            f"{final}: cannot be written ({str(error).splitlines()[0]}). Make room and run the "
+            f"{final}: cannot be written ({first_line(error)}). Make room and run the "
             "same command again: it goes on from the last checkpoint"
         ) from error
 
@@ -164,7 +164,7 @@ def load_checkpoint(
         raise
     except Exception as error:  # those of torch and safetensors have no common base
         raise OutputError(
-            f"{path}: damaged ({str(error).splitlines()[0]}). Remove this folder to go on from the "
+            f"{path}: damaged ({first_line(error)}). Remove this folder to go on from the "
             "checkpoint before it, or give another --out"
         ) from error
 

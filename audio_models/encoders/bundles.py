@@ -26,7 +26,7 @@ from audio_models.encoders.encoder import AudioEncoder
 from audio_models.encoders.fronts import Convolutions, WaveformFront
 from audio_models.encoders.heads import Head, HeadReader
 from audio_models.frames import FrameShape
-from cache_schema.errors import ModelError
+from cache_schema.errors import ModelError, first_line
 from cache_schema.types import FloatArray
 
 PREFIX = "torchaudio:"
@@ -139,10 +139,9 @@ def _fetching(model: str, fetch: Callable[[], Any]) -> Any:
         bundle = find_bundle(model)
         path = bundle._path
         url = path if "://" in path else f"https://download.pytorch.org/torchaudio/models/{path}"
-        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"model {model!r}: its weights could not be loaded ({first}); put the file of {url} at "
-            f"{_cached(bundle)}"
+            f"model {model!r}: its weights could not be loaded ({first_line(error)}); put the "
+            f"file of {url} at {_cached(bundle)}"
         ) from error
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from audio_models.load import architecture_of
+from audio_models.config import architecture_of
 from audio_models.valid_frames import ValidFrames
 from cache_schema.commands.console import say
 from cache_schema.errors import ModelError

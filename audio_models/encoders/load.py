@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 
+from audio_models.config import load_config
 from audio_models.encoders.bundles import PREFIX, bundle_shape, load_bundle
 from audio_models.encoders.families import hears
 from audio_models.encoders.pretrained import (
@@ -16,7 +17,7 @@ from audio_models.encoders.pretrained import (
 )
 from audio_models.encoders.probe import check_states, hears_padding
 from audio_models.frames import FrameModel, FrameShape
-from audio_models.load import DTYPES, check_dtype, load_config, resolve_device, telling_dtype
+from audio_models.load import DTYPES, check_dtype, resolve_device, telling_dtype
 
 
 def is_audio_encoder(model: str) -> bool:

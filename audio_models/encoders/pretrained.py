@@ -11,6 +11,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import logging
 
 from audio_models.blocks import Blocks
+from audio_models.config import architecture_of, load_config
 from audio_models.encoders.alone import RowsAlone
 from audio_models.encoders.encoder import AudioEncoder
 from audio_models.encoders.families import EncoderFamily, family_of, hears
@@ -23,9 +24,8 @@ from audio_models.encoders.fronts import (
 from audio_models.encoders.heads import Head, HeadReader, count_tdnn_frames, read_head, say_left_out
 from audio_models.encoders.windows import patch_grid, spectrogram_window, whisper_window
 from audio_models.frames import FrameShape
-from audio_models.load import DTYPES, architecture_of, load_config
-from audio_models.processors import first_line
-from cache_schema.errors import ModelError
+from audio_models.load import DTYPES
+from cache_schema.errors import ModelError, first_line
 from cache_schema.types import FloatArray
 
 _UNREAD = ("masked_spec_embed",)

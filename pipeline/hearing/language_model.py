@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
+from audio_models.config import load_config
 from audio_models.load import load_audio_lm
 from audio_models.reported import check_lm_states
 from cache_schema import Tape
@@ -20,7 +21,6 @@ from pipeline.teachers.base import Wanted
 from pipeline.teachers.describe import (
     TextShape,
     describe_model,
-    load_config,
     load_tokenizer,
     resolve_dtype,
     text_shape,

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from audio_models.load import DTYPES, resolve_device
-from cache_schema.errors import AudioError, ModelError, UsageError, nearest
+from cache_schema.errors import AudioError, ModelError, UsageError, first_line, nearest
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray, Heard, Segment
 from pipeline.listen.base import Hearing
 from pipeline.textualize_recipe import OF_CLASSIFIERS, ListenRecipe
@@ -163,8 +163,9 @@ class WhisperListener:
             self._processor: Any = WhisperProcessor.from_pretrained(model)
             network = WhisperForConditionalGeneration.from_pretrained(model, dtype=DTYPES[dtype])
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"model {model!r}: Whisper cannot be loaded: {reason}") from error
+            raise ModelError(
+                f"model {model!r}: Whisper cannot be loaded: {first_line(error)}"
+            ) from error
         self._model: Any = network.eval().to(resolve_device(device))
         self._settled = settled
         told = self._model.generation_config

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from audio_models.config import load_config
 from audio_models.encoders.families import hears
 from audio_models.encoders.heads import read_head
 from audio_models.families import FAMILIES
 from cache_schema.errors import ModelError
 from cache_schema.types import FloatArray, Heard
-from pipeline.teachers.describe import DTYPES, load_config
+from pipeline.teachers.describe import DTYPES
 from pipeline.textualize_recipe import ListenRecipe
 
 

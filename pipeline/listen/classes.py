@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from audio_models.config import architecture_of, load_config
 from audio_models.frames import FrameShape
-from audio_models.load import architecture_of
 from cache_schema.errors import ModelError, TapeError, UsageError
 from cache_schema.facts import check_facts
 from cache_schema.types import AUDIO_SOURCE
-from pipeline.teachers.describe import load_config
 
 MOST_OF_ONE_KIND = 100
 """More classes than this are often sounds of which several are there at once (AudioSet)."""

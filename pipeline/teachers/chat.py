@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from transformers import GenerationConfig
 
+from audio_models.config import load_config
 from cache_schema.errors import ModelError, UsageError
 from cache_schema.types import IntArray
-from pipeline.teachers.describe import load_config, load_tokenizer, require_chat_template
+from pipeline.teachers.describe import load_tokenizer, require_chat_template
 
 _MARK = "\N{PILCROW SIGN}given trace\N{PILCROW SIGN}"
 """Stands for a trace while the end of a turn is looked for behind it."""

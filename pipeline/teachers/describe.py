@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from audio_models.digest import model_digest
-from cache_schema.errors import ModelError, UsageError
+from cache_schema.errors import ModelError, UsageError, first_line
 from cache_schema.fingerprint import check_model_path, tokenizer_digest
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -70,22 +70,6 @@ class TextShape:
         """
         if layers and not 0 <= min(layers) <= max(layers) <= self.num_layers:
             raise UsageError(f"layers {list(layers)}: the model has layers 0 to {self.num_layers}")
-
-
-def load_config(model: str) -> Any:
-    """Return the transformers configuration of a local directory or hub id.
-
-    Raises:
-        ModelError: the model does not exist or its configuration cannot be read.
-    """
-    check_model_path(model)
-    try:
-        return AutoConfig.from_pretrained(model)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(
-            f"model {model!r}: no readable configuration; give a directory in transformers' layout "
-            f"or a hub id ({_first_line(error)})"
-        ) from error
 
 
 def text_shape(config: Any) -> TextShape:
@@ -150,7 +134,7 @@ def load_tokenizer(model: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"model {model!r}: no usable tokenizer ({_first_line(error)})") from error
+        raise ModelError(f"model {model!r}: no usable tokenizer ({first_line(error)})") from error
     # Without files transformers makes one up: it knows the special tokens and nothing else.
     if set(tokenizer.get_vocab().values()) <= set(tokenizer.all_special_ids):
         raise ModelError(
@@ -205,7 +189,3 @@ def _chat_template(tokenizer: Any) -> str:
         return repr((type(encoder).__name__, getattr(audio, "audio_config", None)))
     # Some tokenizers keep several named templates.
     return repr(getattr(tokenizer, "chat_template", None) or "")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -10,8 +10,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from audio_models.config import load_config
 from cache_schema.errors import ModelError, UsageError
-from pipeline.teachers.describe import load_config
 from pipeline.textual_recipe import TextualRecipe
 
 USED = ("teacher", "engine", "layers", "dtype", "max_model_len", "batch_samples", "top_k")

@@ -20,15 +20,15 @@ from transformers import AutoModel
 from transformers.utils import logging
 
 from audio_models.blocks import Blocks
+from audio_models.config import load_config
 from audio_models.moved import moved
 from cache_schema.codecs import bfloat16
 from cache_schema.commands.console import say
-from cache_schema.errors import ModelError
+from cache_schema.errors import ModelError, first_line
 from cache_schema.types import IntArray
 from pipeline.teachers.describe import (
     TextShape,
     describe_model,
-    load_config,
     load_tokenizer,
     resolve_dtype,
     text_shape,
@@ -80,7 +80,7 @@ class HfEncoder:
         except RuntimeError as error:
             raise ModelError(
                 f"model {recipe.teacher!r} cannot compute in {self.dtype} on {device} "
-                f"({str(error).splitlines()[0]}); try --set textual.dtype=float32"
+                f"({first_line(error)}); try --set textual.dtype=float32"
             ) from error
         self._may_pad = self._ignores_padding(probe)
 
@@ -230,8 +230,9 @@ def _load(model: str, dtype: str) -> Any:
             model, dtype=getattr(torch, dtype), output_loading_info=True
         )
     except (OSError, ValueError, KeyError) as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"model {model!r}: transformers cannot load it ({first})") from error
+        raise ModelError(
+            f"model {model!r}: transformers cannot load it ({first_line(error)})"
+        ) from error
     finally:
         logging.set_verbosity(verbosity)
     # A pooler reads the states; none of them depends on it.

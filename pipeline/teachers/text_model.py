@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from audio_models.config import load_config
 from cache_schema.types import IntArray
 from pipeline.teachers.base import Wanted
 from pipeline.teachers.chat import ChatTokenizer
-from pipeline.teachers.describe import describe_model, load_config, resolve_dtype, text_shape
+from pipeline.teachers.describe import describe_model, resolve_dtype, text_shape
 from pipeline.textual_recipe import TextualRecipe
 
 DEFAULT_MAX_MODEL_LEN = 8192

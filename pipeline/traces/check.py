@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from audio_models.config import load_config
 from cache_schema.errors import UsageError
 from cache_schema.layers import parse_layers
 from pipeline.prompts import load_prompt
-from pipeline.teachers.describe import load_config, text_shape
+from pipeline.teachers.describe import text_shape
 from pipeline.textual_recipe import TextualRecipe
 from pipeline.traces.group import CHATS, SAMPLING
 

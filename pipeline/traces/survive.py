@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from cache_schema import TapeRow
 from cache_schema.commands.console import say
-from cache_schema.errors import ModelError
+from cache_schema.errors import ModelError, first_line
 from pipeline.teachers.base import EngineDiedError
 from pipeline.traces.draft import Task
 from pipeline.traces.outcome import Failure, Outcome
@@ -114,7 +114,7 @@ class Survivor:
                 self._close()
                 if pause_s is None:
                     raise ModelError(_broken(self._deaths, error)) from error
-                say(f"textual: the engine does not work ({_first_line(error)}); trying it again")
+                say(f"textual: the engine does not work ({first_line(error)}); trying it again")
                 time.sleep(pause_s)
             else:
                 return
@@ -137,7 +137,7 @@ class Survivor:
         what = f"sample {left[0].sample_id!r}" if alone else f"{len(left)} samples"
         then = "trying it once more" if alone else "trying again in smaller parts"
         say(
-            f"textual: the engine died on {what} ({_first_line(error)}); "
+            f"textual: the engine died on {what} ({first_line(error)}); "
             f"{'it is left out if the engine works without it' if again else then}"
         )
 
@@ -168,7 +168,3 @@ def _broken(deaths: int, error: ModelError) -> str:
         f"textual: the engine died {deaths} times in a row, last on what it should survive: {error}"
         f"\n{_REMEDY}"
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

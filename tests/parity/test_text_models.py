@@ -12,11 +12,11 @@ import pytest
 from tiny_text_teachers import MAX_POSITIONS, VOCAB_SIZE, save_teacher
 from transformers import FalconMambaConfig, GPT2Config, MptConfig
 
+from audio_models.config import load_config
 from cache_schema.errors import ModelError, UsageError
 from pipeline.teachers.chat import ChatTokenizer
 from pipeline.teachers.describe import (
     describe_model,
-    load_config,
     load_tokenizer,
     resolve_dtype,
     text_shape,

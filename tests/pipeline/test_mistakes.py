@@ -79,6 +79,22 @@ def test_named_and_nothing_written(
     assert not Path("x").exists()
 
 
+@pytest.mark.parametrize("teacher", ["--text-teacher", "--acoustic-teacher"])
+def test_a_wrong_value_in_a_configuration_is_named(tmp_path: Path, teacher: str) -> None:
+    """What transformers raises then derives from none of the usual errors."""
+    model = tmp_path / "model"
+    model.mkdir()
+    config = {"model_type": "qwen3", "num_hidden_layers": "four"}
+    (model / "config.json").write_text(json.dumps(config))
+    dataset = save_dataset(tmp_path, 2)
+    tape = tmp_path / "tape"
+    done = run_pipeline("extract-teachers", "--dataset", dataset, "--out", tape, teacher, model)
+    assert done.exit_code == 1, done.output
+    assert f"{str(model)!r}: its config.json is not valid" in done.stderr
+    assert "'num_hidden_layers'" in done.stderr
+    assert not tape.exists()
+
+
 def test_one_unreadable_file_of_many(tmp_path: Path) -> None:
     dataset = save_dataset(tmp_path, 9)
     (tmp_path / "clip-4.flac").write_bytes(b"not audio")

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from audio_models.load import AudioLM
 from cache_schema import Tape
 from cache_schema.commands.console import say
-from cache_schema.errors import TokenizerMismatchError
+from cache_schema.errors import TokenizerMismatchError, first_line
 from cache_schema.fingerprint import tokenizer_digest
 from cache_schema.types import TEXT_SOURCE, FloatArray, IntArray, Sampled, TopK, Trace
 from train.alignment.spans import meeting, starts_of
@@ -152,7 +152,7 @@ def load_translation(lm: AudioLM, tape: Tape, tokenizer: str) -> Translation | N
     except (OSError, ValueError, KeyError) as error:
         raise TokenizerMismatchError(
             f"data.teacher_tokenizer={tokenizer!r}: no usable tokenizer; give the textual "
-            f"teacher's directory or hub id ({(str(error).splitlines() or [''])[0]})"
+            f"teacher's directory or hub id ({first_line(error)})"
         ) from error
     if tokenizer_digest(theirs) != source.get("tokenizer_digest"):
         raise TokenizerMismatchError(
