@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from audio_models.features import hop_length
 from audio_models.load import AudioLM
 from audio_models.prompt import prompt_ids, text_prompt_ids
 from cache_schema import Tape, TapeRow
@@ -18,7 +19,7 @@ from train.batch.reading import prompt_text
 from train.settings import DataRecipe
 
 AUDIO_TOKENS_PER_S = 25.0
-"""Assumed where a family does not say; only the budget depends on it."""
+"""Assumed where a family does not say; only the size of steps and batches depends on it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,13 +165,17 @@ def _prompt_tokens(lm: AudioLM, row: TapeRow, reads: str) -> tuple[int, str]:
     if duration_s > lm.max_audio_s:
         return 0, f"audio longer than {lm.max_audio_s:g} s"
     ids = prompt_ids(lm, prompt_text(row, reads))
-    if lm.family.tokens_of_frames is None:
-        audio = round(duration_s * AUDIO_TOKENS_PER_S)
-    else:
-        hop = lm.processor.feature_extractor.hop_length
-        audio = lm.family.tokens_of_frames(-(-round(duration_s * lm.sample_rate_hz) // hop))
+    audio = audio_tokens(lm, duration_s)
     if audio < 1:
         return 0, "audio too short to be heard"
     if ids.count(lm.audio_token_id) != 1:
         return 0, "question holds the audio placeholder"
     return len(ids) - 1 + audio, ""
+
+
+def audio_tokens(lm: AudioLM, duration_s: float) -> int:
+    """Return about how many audio positions a recording of so many seconds takes."""
+    if lm.family.tokens_of_frames is None:
+        return round(duration_s * AUDIO_TOKENS_PER_S)
+    samples = round(duration_s * lm.sample_rate_hz)
+    return lm.family.tokens_of_frames(-(-samples // hop_length(lm)))

@@ -79,7 +79,7 @@ def check_run_dir(run: RunDir, recipe: TrainRecipe, resume: bool) -> dict[str, A
         UsageError: ``resume`` without a run, or the run was started with another recipe.
     """
     if not run.info.is_file():
-        if run.root.exists() and (not run.root.is_dir() or _holds_something(run.root)):
+        if holds_something(run.root, run.info.name):
             raise OutputError(
                 f"{run.root} holds something that is not a training run; nothing was changed. "
                 "Give --out a new or empty folder."
@@ -165,9 +165,11 @@ def _without_none(values: Any) -> Any:
     return values
 
 
-def _holds_something(root: Path) -> bool:
-    """Whether there is more than what a kill in the very first write leaves."""
-    return not all(item.match(f".{RunDir(root=root).info.name}.*.tmp") for item in root.iterdir())
+def holds_something(place: Path, first: str) -> bool:
+    """Whether there is more than what a kill in the very first write, of ``first``, leaves."""
+    if not place.is_dir():
+        return place.exists()
+    return not all(item.match(f".{first}.*.tmp") for item in place.iterdir())
 
 
 def differences(before: Any, now: Any, where: str = "") -> list[str]:

@@ -13,7 +13,8 @@ SHARDINGS = ("none", "full")
 LARGEST_SEED = 2**32 - 1
 
 
-def _require(holds: bool, message: str) -> None:
+def require(holds: bool, message: str) -> None:
+    """Raise ``ValueError`` with a message, which recipes name with their line, unless it holds."""
     if not holds:
         raise ValueError(message)
 
@@ -40,9 +41,9 @@ class DataRecipe:
     teacher_tokenizer: str = ""
 
     def __post_init__(self) -> None:
-        _require(bool(self.origins), f"origins: expected one or more of {ORIGINS}, got none")
+        require(bool(self.origins), f"origins: expected one or more of {ORIGINS}, got none")
         for origin in self.origins:
-            _require(origin in ORIGINS, f"origins: {origin!r}: one of {ORIGINS}")
+            require(origin in ORIGINS, f"origins: {origin!r}: one of {ORIGINS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +71,10 @@ class StudentRecipe:
     sharding: str = "none"
 
     def __post_init__(self) -> None:
-        _require(self.sharding in SHARDINGS, f"sharding {self.sharding!r}: one of {SHARDINGS}")
+        require(self.sharding in SHARDINGS, f"sharding {self.sharding!r}: one of {SHARDINGS}")
         choices = ("auto", "bfloat16", "none")
-        _require(self.autocast in choices, f"autocast {self.autocast!r}: one of {choices}")
-        _require(self.lora_rank >= 0, f"lora_rank {self.lora_rank}: expected 0 or more")
+        require(self.autocast in choices, f"autocast {self.autocast!r}: one of {choices}")
+        require(self.lora_rank >= 0, f"lora_rank {self.lora_rank}: expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,18 +107,16 @@ class OptimRecipe:
 
     def __post_init__(self) -> None:
         for name in ("lr", "projector_lr", "weight_decay", "eps", "clip_norm"):
-            _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)}: expected 0 or more")
-        _require(self.schedule in SCHEDULES, f"schedule {self.schedule!r}: one of {SCHEDULES}")
-        _require(
+            require(getattr(self, name) >= 0, f"{name} {getattr(self, name)}: expected 0 or more")
+        require(self.schedule in SCHEDULES, f"schedule {self.schedule!r}: one of {SCHEDULES}")
+        require(
             0 < self.decay_fraction <= 1,
             f"decay_fraction {self.decay_fraction}: expected more than 0, at most 1",
         )
         for name in ("warmup_fraction", "final_lr_fraction"):
-            _require(
-                0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}: expected 0 to 1"
-            )
+            require(0 <= getattr(self, name) <= 1, f"{name} {getattr(self, name)}: expected 0 to 1")
         valid = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
-        _require(valid, f"betas {self.betas}: expected two numbers, each from 0 to below 1")
+        require(valid, f"betas {self.betas}: expected two numbers, each from 0 to below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +143,11 @@ class LoopRecipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_tokens", "vocab_chunk"):
-            _require(getattr(self, name) > 0, f"{name} {getattr(self, name)}: expected 1 or more")
+            require(getattr(self, name) > 0, f"{name} {getattr(self, name)}: expected 1 or more")
         for name in ("max_steps", "micro_tokens"):
-            _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)}: expected 0 or more")
+            require(getattr(self, name) >= 0, f"{name} {getattr(self, name)}: expected 0 or more")
         valid = 0 <= self.seed <= LARGEST_SEED
-        _require(valid, f"seed {self.seed}: expected 0 to {LARGEST_SEED}")
+        require(valid, f"seed {self.seed}: expected 0 to {LARGEST_SEED}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,14 +175,14 @@ class EvalRecipe:
 
     def __post_init__(self) -> None:
         for name in ("every", "patience", "generate"):
-            _require(getattr(self, name) >= 0, f"{name} {getattr(self, name)}: expected 0 or more")
+            require(getattr(self, name) >= 0, f"{name} {getattr(self, name)}: expected 0 or more")
         valid = 0 < self.fraction < 1
-        _require(valid, f"fraction {self.fraction}: expected more than 0, less than 1")
-        _require(self.save in SAVED, f"save {self.save!r}: one of {SAVED}")
+        require(valid, f"fraction {self.fraction}: expected more than 0, less than 1")
+        require(self.save in SAVED, f"save {self.save!r}: one of {SAVED}")
         asked = self.patience > 0 or self.save == "best"
-        _require(self.every > 0 or not asked, "patience and save = 'best' need every above 0")
-        _require(self.every > 0 or not self.generate, "generate needs every above 0")
-        _require(
+        require(self.every > 0 or not asked, "patience and save = 'best' need every above 0")
+        require(self.every > 0 or not self.generate, "generate needs every above 0")
+        require(
             self.max_new_tokens > 0, f"max_new_tokens {self.max_new_tokens}: expected 1 or more"
         )
 
@@ -196,7 +195,7 @@ class CheckpointRecipe:
     keep: int = 2
 
     def __post_init__(self) -> None:
-        _require(self.every > 0 and self.keep > 0, "every and keep: expected 1 or more")
+        require(self.every > 0 and self.keep > 0, "every and keep: expected 1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,6 +215,6 @@ class LoggingRecipe:
     trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _require(self.every > 0, f"every {self.every}: expected 1 or more")
+        require(self.every > 0, f"every {self.every}: expected 1 or more")
         for tracker in self.trackers:
-            _require(tracker in TRACKERS, f"trackers: {tracker!r}: one of {TRACKERS}")
+            require(tracker in TRACKERS, f"trackers: {tracker!r}: one of {TRACKERS}")

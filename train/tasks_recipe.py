@@ -26,14 +26,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cache_schema.errors import nearest
+from train.settings import require
 
 MIXTURES = ("size", "temperature", "weight", "alternate")
 READ = ("audio", "description")
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +53,8 @@ class TaskRecipe:
     teacher_tokenizer: str = ""
 
     def __post_init__(self) -> None:
-        _require(self.weight > 0, f"weight {self.weight}: expected more than 0")
-        _require(self.reads in READ, f"reads {self.reads!r}: one of {READ}")
+        require(self.weight > 0, f"weight {self.weight}: expected more than 0")
+        require(self.reads in READ, f"reads {self.reads!r}: one of {READ}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +71,10 @@ class MixRecipe:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(self.by in MIXTURES, f"by {self.by!r}: one of {MIXTURES}")
-        _require(self.temperature > 0, f"temperature {self.temperature}: expected more than 0")
+        require(self.by in MIXTURES, f"by {self.by!r}: one of {MIXTURES}")
+        require(self.temperature > 0, f"temperature {self.temperature}: expected more than 0")
         idle = self.temperature != 1 and self.by != "temperature"
-        _require(not idle, f"temperature {self.temperature} has no effect with by = {self.by!r}")
+        require(not idle, f"temperature {self.temperature} has no effect with by = {self.by!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +99,7 @@ class StageRecipe:
 
     def __post_init__(self) -> None:
         said = (self.steps > 0) != (self.epochs > 0) and min(self.steps, self.epochs) == 0
-        _require(said, f"steps {self.steps}, epochs {self.epochs}: one above 0, the other 0")
+        require(said, f"steps {self.steps}, epochs {self.epochs}: one above 0, the other 0")
 
 
 def check_parts(
@@ -126,12 +122,12 @@ def check_parts(
     for name, task in tasks.items():
         _require_known(f"tasks.{name}.terms", task.terms, list(terms))
         idle = task.weight != 1 and mix.by != "weight"
-        _require(
+        require(
             not idle, f"tasks.{name}.weight has no effect with mix.by = {mix.by!r}; say 'weight'"
         )
         some = not task.terms or any(terms[term] for term in task.terms)
-        _require(some, f"tasks.{name}: none of its terms has a weight above 0; leave the task out")
-    _require(len(tasks) > 1 or mix.by == "size", f"mix.by = {mix.by!r} needs two tasks or more")
+        require(some, f"tasks.{name}: none of its terms has a weight above 0; leave the task out")
+    require(len(tasks) > 1 or mix.by == "size", f"mix.by = {mix.by!r} needs two tasks or more")
     _check_stages(terms, tasks or {"": TaskRecipe()}, stages)
 
 
@@ -150,17 +146,17 @@ def _check_stages(
             common = common_terms(stage.terms, tasks[task_name].terms)
             computed = {term for term in (terms if common is None else common) if terms[term]}
             whose = f" on task {task_name!r}; give the stage its tasks" * bool(task_name)
-            _require(bool(computed), f"stages.{name}: none of its terms is computed{whose}")
+            require(bool(computed), f"stages.{name}: none of its terms is computed{whose}")
             used_terms |= computed
             used_tasks.add(task_name)
     if not stages:
         return
     for term, computed_at_all in terms.items():
         idle = computed_at_all and term not in used_terms
-        _require(not idle, f"terms.{term}: no stage computes it; add it to one, or leave it out")
+        require(not idle, f"terms.{term}: no stage computes it; add it to one, or leave it out")
     for name in tasks:
         idle = name not in used_tasks
-        _require(not idle, f"tasks.{name}: no stage trains on it; add it to one, or leave it out")
+        require(not idle, f"tasks.{name}: no stage trains on it; add it to one, or leave it out")
 
 
 def common_terms(one: Sequence[str], other: Sequence[str]) -> tuple[str, ...] | None:
@@ -172,7 +168,7 @@ def common_terms(one: Sequence[str], other: Sequence[str]) -> tuple[str, ...] | 
 
 def _require_known(where: str, names: Sequence[str], known: Sequence[str]) -> None:
     for name in names:
-        _require(
+        require(
             name in known,
             f"{where}: {name!r} is not there{nearest(name, known)} "
             f"(there is: {', '.join(known) or 'none'})",

@@ -22,7 +22,7 @@ from examples.quickstart.making import (
     places_in,
 )
 from examples.quickstart.recordings import RecordingsError
-from examples.quickstart.steps import FolderError, Steps, say
+from examples.quickstart.steps import FolderError, Steps, command, say
 
 MAX_TRACE_TOKENS = 80
 ANSWERS = "answers.jsonl"
@@ -86,7 +86,7 @@ def run(out: Path, recordings_folder: Path | None, seed: int, fresh: bool) -> in
 
 def extract(places: Places, seed: int) -> dict[str, Any]:
     """Step five: stage one, the real command."""
-    _command(
+    command(
         "pipeline",
         "extract-teachers",
         "--dataset",
@@ -108,13 +108,13 @@ def extract(places: Places, seed: int) -> dict[str, Any]:
         "--seed",
         seed,
     )
-    _command("pipeline", "inspect", places.cache)
+    command("pipeline", "inspect", places.cache)
     return {}
 
 
 def distil(places: Places, seed: int) -> dict[str, Any]:
     """Step six: stage two, the real command; it reads the tape and the student, no teacher."""
-    _command(
+    command(
         "train",
         "student",
         "--cache",
@@ -133,7 +133,7 @@ def distil(places: Places, seed: int) -> dict[str, Any]:
 
 def evaluate(places: Places) -> dict[str, Any]:
     """Step seven: everybody answers the held-out rows; the two that listen by the real command."""
-    _command(
+    command(
         "pipeline",
         "ingest",
         "--dataset",
@@ -145,7 +145,7 @@ def evaluate(places: Places) -> dict[str, Any]:
         (places.base, places.before, ()),
         (places.run / "student", places.after, ("--baseline", places.before)),
     ):
-        _command(
+        command(
             "train",
             "evaluate",
             "--model",
@@ -195,10 +195,3 @@ def report(places: Places, found: dict[str, Any], elapsed_s: float) -> int:
     print(f"  every answer           {places.out / ANSWERS}")
     print(f"  every step's losses    {places.run / 'metrics.jsonl'}")
     return 0 if better else 1
-
-
-def _command(module: str, *arguments: object) -> None:
-    """Run one of the project's commands as a user would, in a process of its own."""
-    words = [str(argument) for argument in arguments]
-    say(f"$ {module} {shlex.join(words)}")
-    subprocess.run([sys.executable, "-m", module, *words], check=True)

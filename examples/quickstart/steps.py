@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -86,6 +89,13 @@ class Steps:
 def say(line: str) -> None:
     """Print one line under a step's title."""
     print(f"      {line}", flush=True)
+
+
+def command(*words: object) -> None:
+    """Run one of the project's commands as a user would, in a process of its own."""
+    module, *arguments = map(str, words)
+    say(f"$ {module} {shlex.join(arguments)}")
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True)
 
 
 def source_digest(folder: Path) -> str:

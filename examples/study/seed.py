@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.quickstart.steps import say
+from examples.quickstart.steps import command
 from examples.study.sizes import Size
 from examples.study.speech import Speech
+
+__all__ = ["Seed", "command"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +32,3 @@ class Seed:
 
     def __truediv__(self, name: str) -> Path:
         return self.folder / name
-
-
-def command(*words: object) -> None:
-    """Run one of the project's commands as a user would, in a process of its own."""
-    module, *arguments = map(str, words)
-    say(f"$ {module} {shlex.join(arguments)}")
-    subprocess.run([sys.executable, "-m", module, *arguments], check=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from train.batch.targets import NO_TOKEN
 from train.losses import vocabulary
 from train.losses.asked import Asked, Seen
 from train.losses.chunked import Chunked
@@ -16,6 +15,7 @@ from train.losses.divergences import divergence_of
 from train.losses.fused import Fused
 from train.losses.heads import Head, LinearHead
 from train.losses.sampled import sampled_cross_entropy
+from train.losses.vocabulary import NO_TOKEN
 
 N, D, V, K = 11, 6, 37, 5
 CHUNK = 4

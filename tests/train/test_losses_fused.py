@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from train.losses.chunked import Chunked
-from train.losses.divergences import DIVERGENCE_NAMES
+from train.losses.divergences import FUNCTIONS
 from train.losses.fused import Fused
 from train.losses.heads import GraphHead, Head, LinearHead
 from train.losses.shortlist import _softmax_by_steps
@@ -39,7 +39,7 @@ from train.losses.shortlist import _softmax_by_steps
 
 @pytest.mark.parametrize("teachers", TEACHERS)
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
-@pytest.mark.parametrize("name", DIVERGENCE_NAMES)
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_divergences(name: str, temperature: float, teachers: str) -> None:
     require_equal(with_tokens(of_divergence(TEACHERS[teachers], name, temperature)))
 

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from cache_schema.errors import TokenizerMismatchError
 from cache_schema.types import Sampled
-from train.batch.targets import NO_TOKEN, Place, stack_sampled
+from train.batch.targets import Place, stack_sampled
 from train.losses import eager
 from train.losses.sampled import sampled_cross_entropy
+from train.losses.vocabulary import NO_TOKEN
 
 N, V = 3, 12
 

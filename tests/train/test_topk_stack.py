@@ -9,7 +9,8 @@ import pytest
 
 from cache_schema.errors import MissingSignalError
 from cache_schema.types import Lens, TopK
-from train.batch.targets import NO_TOKEN, Place, stack_lens, stack_topk
+from train.batch.targets import Place, stack_lens, stack_topk
+from train.losses.vocabulary import NO_TOKEN
 
 
 def place_of(number: int, k: int, tokens: int) -> Place:

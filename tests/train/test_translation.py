@@ -20,9 +20,9 @@ from cache_schema.errors import TokenizerMismatchError
 from cache_schema.types import TopK, Trace
 from train.alignment.translation import Translated, Translation, load_translation
 from train.alignment.words import map_vocabulary
-from train.batch.targets import NO_TOKEN
 from train.cli import app
 from train.losses.asked import Asked, see
+from train.losses.vocabulary import NO_TOKEN
 from train.metrics import read_metrics
 
 

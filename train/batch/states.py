@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audio_models.load import DTYPES
 from cache_schema import Tape
 from cache_schema.codecs import bfloat16
 from cache_schema.errors import TapeError
@@ -26,13 +27,6 @@ from cache_schema.hidden import HiddenPlace
 from cache_schema.signals import AUDIO_ROW
 from train.steps.ring import HostBuffer, Readers
 from train.terms.resolve import StatesAt
-
-TORCH_DTYPES: Mapping[str, torch.dtype] = {
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-}
-"""Logical type of stored states -> the type a batch has them in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +53,7 @@ class StatesPlan:
     @property
     def num_bytes(self) -> int:
         """What they take in the batch."""
-        return math.prod(self.shape) * TORCH_DTYPES[self.dtype].itemsize
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
 def plan_states(places: Sequence[HiddenPlace], layers: tuple[int, ...], signal: str) -> StatesPlan:
@@ -84,7 +78,7 @@ def start_states(plan: StatesPlan, buffer: HostBuffer, readers: Readers) -> Tens
         buffer: with room reserved for ``plan.num_bytes``.
         readers: threads that read.
     """
-    states_LND = buffer.take(plan.shape, TORCH_DTYPES[plan.dtype])
+    states_LND = buffer.take(plan.shape, DTYPES[plan.dtype])
     raw = states_LND.view(torch.int16) if plan.dtype == "bfloat16" else states_LND
     memory = raw.numpy().view(bfloat16.STORED_DTYPES[plan.dtype])
     reads: list[Callable[[], None]] = []

@@ -19,9 +19,7 @@ from cache_schema import TapeRow
 from cache_schema.errors import MissingSignalError, TokenizerMismatchError
 from cache_schema.types import TEXT_SOURCE, FloatArray, IntArray, Lens, Sampled, TopK, Trace
 from train.alignment.translation import Translated, Translation
-
-NO_TOKEN = -1
-"""A kept token the student does not have; its mass is in the tail."""
+from train.losses.vocabulary import NO_TOKEN
 
 Known = Callable[[IntArray], Any]
 """Token ids -> a boolean mask: which mean the same to the student."""

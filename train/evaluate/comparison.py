@@ -57,7 +57,6 @@ def compare(
     baseline: Verdicts,
     *,
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> list[Comparison]:
     """Compare a run with a baseline by every rule, measure and group both have.
 
@@ -77,7 +76,7 @@ def compare(
             )
         found += [
             _comparison(
-                benchmark, rule.name, measure, group, (ours[group], theirs[group]), resamples, seed
+                benchmark, rule.name, measure, group, (ours[group], theirs[group]), resamples
             )
             for group in ours
             if group in theirs
@@ -93,9 +92,8 @@ def _comparison(
     group: str,
     verdicts: tuple[Sequence[Verdict], Sequence[Verdict]],
     resamples: int,
-    seed: int,
 ) -> Comparison:
-    found = difference(*verdicts, measure, resamples, seed)
+    found = difference(*verdicts, measure, resamples)
     shared = {v.sample_id for v in verdicts[0]} & {v.sample_id for v in verdicts[1]}
     value, baseline = (
         measure.compute([v for v in side if v.sample_id in shared]) for side in verdicts

@@ -32,7 +32,7 @@ from cache_schema.errors import OutputError, ProvenanceError, UsageError
 from cache_schema.fingerprint import check_model_path, digest_files
 from train.evaluate.settings import Settings
 from train.evaluate.types import Benchmark
-from train.rundir import differences
+from train.rundir import differences, holds_something
 
 FORMAT = "teachertape-evaluation"
 
@@ -111,7 +111,7 @@ def open_evaluation(place: EvaluationDir, identity: Mapping[str, Any]) -> dict[s
         UsageError: it holds another evaluation; what differs is named.
     """
     if not place.about.is_file():
-        if place.root.exists() and (not place.root.is_dir() or _holds_something(place)):
+        if holds_something(place.root, place.about.name):
             raise OutputError(
                 f"{place.root} holds something that is not an evaluation; nothing was changed. "
                 "Give --out a new or empty folder."
@@ -187,8 +187,3 @@ def versions() -> dict[str, str]:
 def now() -> str:
     """Return the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _holds_something(place: EvaluationDir) -> bool:
-    """Whether there is more than what a kill in the very first write leaves."""
-    return not all(item.match(f".{place.about.name}.*.tmp") for item in place.root.iterdir())

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from audio_models.families import UNLISTED
-from audio_models.features import hop_length
 from audio_models.generate import Decoding, Generation, generate_batch
 from audio_models.inputs import Request
 from audio_models.load import AudioLM
@@ -22,11 +21,9 @@ from cache_schema import TapeRow
 from cache_schema.commands.console import say
 from cache_schema.errors import AudioError, ModelError, TapeError, TokenizerMismatchError
 from cache_schema.types import SAMPLE_RATE_HZ
+from train.data import audio_tokens
 from train.evaluate.prompting import failed, prompt_text, take_apart
 from train.evaluate.types import Item, Response
-
-AUDIO_TOKENS_PER_S = 25.0
-"""Assumed where a family does not say; only the size of batches depends on it."""
 
 _ROW_ERRORS = (AudioError, TapeError, TokenizerMismatchError)
 """What is one row's fault; every other error ends the evaluation."""
@@ -88,12 +85,7 @@ class Generator:
 
     def _question(self, item: Item, row: TapeRow) -> Question:
         text = prompt_text(item, self._instruction)
-        family = self._lm.family
-        duration_s = row.num_audio_samples / SAMPLE_RATE_HZ
-        audio = round(duration_s * AUDIO_TOKENS_PER_S)
-        if family.tokens_of_frames is not None:
-            samples = round(duration_s * self._lm.sample_rate_hz)
-            audio = family.tokens_of_frames(-(-samples // hop_length(self._lm)))
+        audio = audio_tokens(self._lm, row.num_audio_samples / SAMPLE_RATE_HZ)
         return Question(
             row=row, text=text, num_tokens=audio + len(self._lm.tokenizer(text)["input_ids"])
         )

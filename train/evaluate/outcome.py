@@ -10,8 +10,8 @@ from pathlib import Path
 from cache_schema.codecs.files import write_atomic
 from train.evaluate.benchmarks.own import OWN
 from train.evaluate.directory import EvaluationDir
-from train.evaluate.scores import judge_all, rates_of, score_all
-from train.evaluate.scores_file import Evaluation, read_scores, write_scores
+from train.evaluate.scores import evaluation_of, judge_all
+from train.evaluate.scores_file import read_scores, write_scores
 from train.evaluate.types import Benchmark, Item, Response, Score
 
 _NO_ANSWERS = (
@@ -34,14 +34,7 @@ def judge(
         for verdict in found
     ]
     write_atomic(place.verdicts, "".join(f"{line}\n" for line in lines).encode())
-    evaluation = Evaluation(
-        benchmark=benchmark.name,
-        ability=benchmark.ability,
-        scores=tuple(score_all(benchmark, verdicts)),
-        rates=rates_of(items, responses, verdicts),
-        sources={rule.name: rule.source for rule in benchmark.rules},
-    )
-    write_scores(place.scores, evaluation)
+    write_scores(place.scores, evaluation_of(benchmark, items, responses, verdicts))
 
 
 def table(scores_file: Path) -> str:

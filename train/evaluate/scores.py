@@ -5,35 +5,18 @@ Nothing here depends on the order in which items were asked or answered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cache_schema.errors import DatasetError
-from train.evaluate.comparison import Comparison, compare
+from train.evaluate.comparison import Verdicts
 from train.evaluate.groups import groups_of
-from train.evaluate.scores_file import Evaluation, Rates, read_scores, write_scores
+from train.evaluate.scores_file import Evaluation, Rates
 from train.evaluate.statistics import RESAMPLES, interval
 from train.evaluate.types import Benchmark, Item, Measure, Response, Score, Verdict
 
-__all__ = [
-    "NO_RESPONSE",
-    "Comparison",
-    "Evaluation",
-    "Rates",
-    "compare",
-    "evaluate",
-    "judge_all",
-    "rates_of",
-    "read_scores",
-    "score_all",
-    "write_scores",
-]
-
 NO_RESPONSE = "no response was given"
 """The error of an item that has no response at all."""
-
-Verdicts = Mapping[str, Sequence[Verdict]]
-"""Rule -> its verdicts."""
 
 
 def judge_all(
@@ -66,14 +49,14 @@ def judge_all(
 
 
 def score_all(
-    benchmark: Benchmark, verdicts: Verdicts, *, resamples: int = RESAMPLES, seed: int = 0
+    benchmark: Benchmark, verdicts: Verdicts, *, resamples: int = RESAMPLES
 ) -> list[Score]:
     """Return every measure by every rule, over all items and over each group of each grouping.
 
     A figure over no item that counts is NaN, with a count of 0.
     """
     return [
-        _score(rule.name, measure, group, members, resamples, seed)
+        _score(rule.name, measure, group, members, resamples)
         for rule in benchmark.rules
         for group, members in groups_of(benchmark, verdicts[rule.name]).items()
         for measure in benchmark.measures
@@ -96,38 +79,28 @@ def rates_of(items: Iterable[Item], responses: Iterable[Response], verdicts: Ver
     )
 
 
-def evaluate(
+def evaluation_of(
     benchmark: Benchmark,
-    items: Sequence[Item],
-    responses: Sequence[Response],
+    items: Iterable[Item],
+    responses: Iterable[Response],
+    verdicts: Verdicts,
     *,
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> Evaluation:
-    """Judge, score and count: all that ``scores.json`` holds.
-
-    Raises:
-        DatasetError: as ``judge_all``.
-    """
-    verdicts = judge_all(benchmark, items, responses)
+    """Score and count what was judged: all that ``scores.json`` holds."""
     return Evaluation(
         benchmark=benchmark.name,
         ability=benchmark.ability,
-        scores=tuple(score_all(benchmark, verdicts, resamples=resamples, seed=seed)),
+        scores=tuple(score_all(benchmark, verdicts, resamples=resamples)),
         rates=rates_of(items, responses, verdicts),
         sources={rule.name: rule.source for rule in benchmark.rules},
     )
 
 
 def _score(
-    rule: str,
-    measure: Measure,
-    group: str,
-    verdicts: Sequence[Verdict],
-    resamples: int,
-    seed: int,
+    rule: str, measure: Measure, group: str, verdicts: Sequence[Verdict], resamples: int
 ) -> Score:
-    found = interval(verdicts, measure, resamples, seed)
+    found = interval(verdicts, measure, resamples)
     return Score(
         rule=rule,
         measure=measure.name,

@@ -2,7 +2,7 @@
 
 A resample of N items with replacement holds every kind of verdict so often as N draws say. With few
 kinds the counts are drawn at once (multinomial), with many the items are; the two are the same
-distribution. Memory is bounded by ``_CELLS`` numbers, whatever the number of items.
+distribution. Memory is bounded by ``CELLS`` numbers, whatever the number of items.
 
 Resampling says nothing of what no item shows. Where all items are right, or all wrong, every
 resample is the same, so the open end is Wilson's instead (``_unseen``); an error rate of 0 keeps an
@@ -33,7 +33,7 @@ FEWEST = 6
 
 _Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
-_CELLS = 4_000_000
+CELLS = 4_000_000
 """Numbers of one array held at a time: 32 MB."""
 
 _FEW = 8
@@ -93,7 +93,7 @@ def interval(
         return _slowly(verdicts, measure, resamples, seed)
     kinds, counts_K = tabulate(verdicts, kernel)
     drawn = [kernel.formula(kinds, part) for part in _drawn(counts_K, resamples, seed)]
-    found = _interval(float(kernel.formula(kinds, counts_K[None])[0]), drawn)
+    found = middle(float(kernel.formula(kinds, counts_K[None])[0]), drawn)
     return _unseen(found, measure, kinds, counts_K)
 
 
@@ -129,9 +129,9 @@ def difference(
         return one - other
 
     drawn = [minus(part) for part in _drawn(counts_K, resamples, seed)]
-    found = _interval(float(minus(counts_K[None])[0]), drawn)
+    found = middle(float(minus(counts_K[None])[0]), drawn)
     differing = sum(differ([ones[i], others[i]]) for i in shared)
-    found, p_value = able(found, _two_sided(drawn), differing)
+    found, p_value = able(found, two_sided(drawn), differing)
     return Difference(
         value=found.value,
         low=found.low,
@@ -187,7 +187,7 @@ def _drawn(counts_K: Counts, resamples: int, seed: int) -> Iterator[Counts]:
         return
     rng = np.random.default_rng(seed)
     few = kinds * _FEW <= items
-    rows = max(1, _CELLS // (kinds if few else items))
+    rows = max(1, CELLS // (kinds if few else items))
     kind_of_N = np.repeat(np.arange(kinds), counts_K)
     for start in range(0, resamples, rows):
         size = min(rows, resamples - start)
@@ -199,7 +199,7 @@ def _drawn(counts_K: Counts, resamples: int, seed: int) -> Iterator[Counts]:
         yield np.bincount(drawn.ravel(), minlength=size * kinds).reshape(size, kinds)
 
 
-def _interval(value: float, drawn: Sequence[Floats]) -> Interval:
+def middle(value: float, drawn: Sequence[Floats]) -> Interval:
     """Return the middle 95 % of the resamples; those in which nothing counts are left out."""
     known = _known(drawn)
     if not len(known):
@@ -245,7 +245,8 @@ def _unseen(found: Interval, measure: Measure, kinds: Kinds, counts_K: Counts) -
     return replace(found, high=found.value + width)
 
 
-def _two_sided(drawn: Sequence[Floats]) -> float:
+def two_sided(drawn: Sequence[Floats]) -> float:
+    """Return the bootstrap's p value of differences: how often one is on the other side of 0."""
     known = _known(drawn)
     if not len(known):
         return math.nan
@@ -267,4 +268,4 @@ def _slowly(verdicts: Sequence[Verdict], measure: Measure, resamples: int, seed:
     rng = np.random.default_rng(seed)
     draws = (rng.integers(len(counted), size=len(counted)) for _ in range(resamples))
     values = np.array([measure.compute([counted[i] for i in draw]) for draw in draws])
-    return _interval(measure.compute(counted), [values])
+    return middle(measure.compute(counted), [values])

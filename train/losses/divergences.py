@@ -94,7 +94,7 @@ def _p_log_ratio(log_p_NB: Tensor, log_m_NB: Tensor) -> Tensor:
     return (safe_NB.exp() * (safe_NB - log_m_NB)).masked_fill(none_NB, 0)
 
 
-_FUNCTIONS: Mapping[str, tuple[Divergence, int]] = {
+FUNCTIONS: Mapping[str, tuple[Divergence, int]] = {
     "kl": (forward_kl, 2),
     "reverse_kl": (reverse_kl, 2),
     "jsd": (jensen_shannon, 0),
@@ -110,11 +110,11 @@ def divergence_of(name: str, temperature: float = 1.0, beta: float = 0.5) -> Div
     """Return the divergence of tempered buckets, scaled.
 
     Args:
-        name: one of ``DIVERGENCE_NAMES``.
+        name: one of ``FUNCTIONS``.
         temperature: T.
         beta: the teacher's share, of ``jsd`` alone.
     """
-    function, power = _FUNCTIONS[name]
+    function, power = FUNCTIONS[name]
     if name == "jsd":
         function = functools.partial(jensen_shannon, beta=beta)
 
@@ -123,7 +123,3 @@ def divergence_of(name: str, temperature: float = 1.0, beta: float = 0.5) -> Div
         return function(*tempered) * temperature**power
 
     return at_temperature
-
-
-DIVERGENCE_NAMES = tuple(_FUNCTIONS)
-"""Names in a recipe."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from train.batch.targets import NO_TOKEN
+from train.losses.vocabulary import NO_TOKEN
 
 
 def sampled_cross_entropy(

@@ -25,8 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from train.batch.targets import NO_TOKEN
 from train.losses.asked import Asked, Seen
+from train.losses.vocabulary import NO_TOKEN
 
 _COLUMNS = 16
 """Rows of memory begin at multiples of 64 bytes (of float32)."""

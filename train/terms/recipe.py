@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from cache_schema.commands.recipes import build
 from cache_schema.errors import UsageError, nearest
@@ -27,7 +27,7 @@ from train.terms.settings import (
     UtteranceTerm,
 )
 
-PLACES = ("token", "audio", "tower", "pooled")
+At = Literal["token", "audio", "tower", "pooled"]
 """Where terms compare: where response tokens are predicted, at audio positions, on frames of the
 student's audio tower, or means over all audio positions of a row with means over a text."""
 
@@ -43,14 +43,14 @@ class TermSpec:
         kind: of its teacher, ``textual`` or ``acoustic``; empty where it needs none.
         signal: what it reads of its teacher, beside the trace.
         divergence: of next-token distributions, where the name says which.
-        at: where it compares, one of ``PLACES``.
+        at: where it compares.
     """
 
     settings: type[TokenTerm]
     kind: str = ""
     signal: str = ""
     divergence: str = ""
-    at: str = "token"
+    at: At = "token"
 
     @property
     def needs_trace(self) -> bool:

@@ -12,7 +12,7 @@ from cache_schema import Tape
 from cache_schema.errors import MissingSignalError, nearest
 from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
 from train.layers import Pairs, map_layers
-from train.terms.recipe import TermSpec, TermsRecipe, spec_of
+from train.terms.recipe import At, TermSpec, TermsRecipe, spec_of
 from train.terms.settings import LensTerm, StatesTerm, TeacherTerm, TokenTerm
 
 KINDS = {"audio": "audio positions", "token": "response positions", "frame": "an encoder's frames",
@@ -21,10 +21,10 @@ KINDS = {"audio": "audio positions", "token": "response positions", "frame": "an
 
 
 class StatesAt(NamedTuple):
-    """Where states are compared: of which source, and at which of ``PLACES``."""
+    """Where states are compared: of which source, and where."""
 
     source: str
-    at: str
+    at: At
 
     @property
     def kinds(self) -> tuple[str, ...]:

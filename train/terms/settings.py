@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from train.settings import require
+
 DISTANCES = ("cosine", "mse", "cosine_mse", "cka")
 PROJECTORS = ("auto", "linear")
 READOUTS = ("trained", "fixed")
 POOLINGS = ("mean", "statistics")
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise ValueError(message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +20,7 @@ class TokenTerm:
     weight: float
 
     def __post_init__(self) -> None:
-        _require(self.weight >= 0, f"weight {self.weight}: expected 0 or more")
+        require(self.weight >= 0, f"weight {self.weight}: expected 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +43,7 @@ class DivergenceTerm(TeacherTerm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.temperature > 0, f"temperature {self.temperature}: expected more than 0")
+        require(self.temperature > 0, f"temperature {self.temperature}: expected more than 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +54,7 @@ class JensenShannonTerm(DivergenceTerm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(0 < self.beta < 1, f"beta {self.beta}: expected a number between 0 and 1")
+        require(0 < self.beta < 1, f"beta {self.beta}: expected a number between 0 and 1")
 
 
 DIVERGENCES: Mapping[str, type[DivergenceTerm]] = {
@@ -87,8 +84,8 @@ class LensTerm(DivergenceTerm):
     def __post_init__(self) -> None:
         super().__post_init__()
         names = tuple(DIVERGENCES)
-        _require(self.divergence in names, f"divergence {self.divergence!r}: one of {names}")
-        _require(self.readout in READOUTS, f"readout {self.readout!r}: one of {READOUTS}")
+        require(self.divergence in names, f"divergence {self.divergence!r}: one of {names}")
+        require(self.readout in READOUTS, f"readout {self.readout!r}: one of {READOUTS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +105,8 @@ class StatesTerm(TeacherTerm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.distance in DISTANCES, f"distance {self.distance!r}: one of {DISTANCES}")
-        _require(self.projector in PROJECTORS, f"projector {self.projector!r}: one of {PROJECTORS}")
+        require(self.distance in DISTANCES, f"distance {self.distance!r}: one of {DISTANCES}")
+        require(self.projector in PROJECTORS, f"projector {self.projector!r}: one of {PROJECTORS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +118,7 @@ class PooledTerm(StatesTerm):
     def __post_init__(self) -> None:
         super().__post_init__()
         related = self.distance == "cka"
-        _require(not related, "distance 'cka' relates positions of a row, and a mean is but one")
+        require(not related, "distance 'cka' relates positions of a row, and a mean is but one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +133,7 @@ class UtteranceTerm(DivergenceTerm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.pooling in POOLINGS, f"pooling {self.pooling!r}: one of {POOLINGS}")
+        require(self.pooling in POOLINGS, f"pooling {self.pooling!r}: one of {POOLINGS}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,5 +151,5 @@ class EmbeddingTerm(TeacherTerm):
     def __post_init__(self) -> None:
         super().__post_init__()
         known = DISTANCES[:3]  # of vectors by themselves
-        _require(self.distance in known, f"distance {self.distance!r}: one of {known}")
-        _require(self.pooling in POOLINGS, f"pooling {self.pooling!r}: one of {POOLINGS}")
+        require(self.distance in known, f"distance {self.distance!r}: one of {known}")
+        require(self.pooling in POOLINGS, f"pooling {self.pooling!r}: one of {POOLINGS}")

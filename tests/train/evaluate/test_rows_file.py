@@ -16,12 +16,12 @@ import pytest
 
 from cache_schema import Tape, open_tape
 from cache_schema.errors import DatasetError
-from train.evaluate import scores
 from train.evaluate.benchmarks import BENCHMARKS, meld
 from train.evaluate.benchmarks.asr import QUESTION
 from train.evaluate.benchmarks.files import read_table
 from train.evaluate.data import NOT_READ, ask
 from train.evaluate.rows_file import drop_recordings, write_rows
+from train.evaluate.scores import evaluation_of, judge_all
 from train.evaluate.scores_file import read_scores, write_scores
 from train.evaluate.types import Item
 
@@ -120,6 +120,7 @@ def test_half_characters_of_rows_that_could_not_be_read(tmp_path: Path) -> None:
     found = ask(tape, own, 0, own.rows(file))
     assert found.items[1].question == "half \ud800"
     assert found.digest() == ask(tape, own, 0, own.rows(file)).digest()
-    scored = scores.evaluate(own, found.items, [], resamples=10)
+    verdicts = judge_all(own, found.items, [])
+    scored = evaluation_of(own, found.items, [], verdicts, resamples=10)
     write_scores(tmp_path / "scores.json", scored)
     assert "task=\ud800" in {score.group for score in read_scores(tmp_path / "scores.json").scores}

@@ -16,17 +16,10 @@ import soundfile
 from cache_schema import open_tape
 from cache_schema.errors import DatasetError
 from train.evaluate.benchmarks import BENCHMARKS, item_of
+from train.evaluate.comparison import compare
 from train.evaluate.data import prepare
-from train.evaluate.scores import (
-    NO_RESPONSE,
-    compare,
-    evaluate,
-    judge_all,
-    rates_of,
-    read_scores,
-    score_all,
-    write_scores,
-)
+from train.evaluate.scores import NO_RESPONSE, evaluation_of, judge_all, rates_of, score_all
+from train.evaluate.scores_file import Evaluation, read_scores, write_scores
 from train.evaluate.types import Benchmark, Item, Response, Score
 
 MMAU, IEMOCAP, ASR = BENCHMARKS["mmau"], BENCHMARKS["iemocap"], BENCHMARKS["asr"]
@@ -54,6 +47,13 @@ def said(item: Item, answer: str, finish: str = "stop") -> Response:
 def by(scores: list[Score] | tuple[Score, ...], rule: str, group: str = "") -> Score:
     (found,) = [s for s in scores if (s.rule, s.group) == (rule, group)]
     return found
+
+
+def scored(
+    benchmark: Benchmark, asked: list[Item], responses: list[Response], resamples: int = 50
+) -> Evaluation:
+    verdicts = judge_all(benchmark, asked, responses)
+    return evaluation_of(benchmark, asked, responses, verdicts, resamples=resamples)
 
 
 def test_scores_by_rule_and_group() -> None:
@@ -119,10 +119,10 @@ def test_scores_do_not_depend_on_the_order(benchmark: Benchmark) -> None:
     draw = random.Random(3)
     asked = items(60)
     responses = [said(item, draw.choice(["Man", "Woman", "man", "", "A"])) for item in asked[:55]]
-    first = evaluate(benchmark, asked, responses, resamples=300)
+    first = scored(benchmark, asked, responses, resamples=300)
     draw.shuffle(asked)
     draw.shuffle(responses)
-    assert evaluate(benchmark, asked, responses, resamples=300) == first
+    assert scored(benchmark, asked, responses, resamples=300) == first
     assert {score.measure for score in first.scores} == {m.name for m in benchmark.measures}
 
 
@@ -198,7 +198,7 @@ def test_runs_on_other_items() -> None:
 
 def test_scores_json(tmp_path: Path) -> None:
     asked = [dataclasses.replace(item, answer="") for item in items(3)]  # withheld
-    found = evaluate(MMAU, asked, [said(asked[0], "Man")], resamples=50)
+    found = scored(MMAU, asked, [said(asked[0], "Man")])
     assert all(math.isnan(score.value) and score.count == 0 for score in found.scores)
     path = tmp_path / "scores.json"
     write_scores(path, found)
@@ -206,7 +206,7 @@ def test_scores_json(tmp_path: Path) -> None:
     assert repr(read_scores(path)) == repr(found)
     assert [file.name for file in tmp_path.iterdir()] == ["scores.json"]
 
-    known = evaluate(IEMOCAP, items(20), [], resamples=50)
+    known = scored(IEMOCAP, items(20), [])
     write_scores(path, known)
     back = read_scores(path)
     assert back.rates == known.rates
@@ -260,7 +260,7 @@ def test_from_published_files_over_a_tape_to_scores(tmp_path: Path) -> None:
     assert asked[1].groups == {"category": "multi", "length_type": "short"}
     answers = {"one": "dog", "two": "B", "told": "three words here"}
     responses = [said(item, answers[item.sample_id]) for item in asked]
-    found = evaluate(benchmark, asked, responses, resamples=50)
+    found = scored(benchmark, asked, responses)
     strict = {s.group: (s.value, s.count) for s in found.scores if s.rule == "strict"}
     assert strict[""] == (pytest.approx(2 / 3), 3)
     assert strict["category=multi"] == (1, 1)

@@ -241,7 +241,7 @@ def test_ten_thousand_items_in_bounded_memory() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.low < found.value < found.high
-    assert peak < 8 * 8 * statistics._CELLS  # a few arrays at a time
+    assert peak < 8 * 8 * statistics.CELLS  # a few arrays at a time
     # The interval of a ratio of sums by its linearised variance; 1,000 draws are within 8 %.
     value = np.array([v.value for v in verdicts])
     weight = np.array([v.weight for v in verdicts])

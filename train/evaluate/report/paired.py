@@ -10,24 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cache_schema.errors import UsageError
 from train.evaluate.comparison import Comparison, compare
-from train.evaluate.measures import KERNELS, kinds_of
+from train.evaluate.measures import KERNELS, Counts, Floats, kinds_of
 from train.evaluate.report.reading import Evaluation
 from train.evaluate.same_items import check_same_items
-from train.evaluate.statistics import Interval, able, differ
+from train.evaluate.statistics import CELLS, RESAMPLES, able, differ, middle, two_sided
 from train.evaluate.types import Measure, Verdict
-
-RESAMPLES = 10_000
-CELLS = 4_000_000
-"""Numbers of one array held at a time: 32 MB."""
 
 SEED = 0
 
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
 Comparisons = Mapping[tuple[str, str, str], Comparison]
 """(rule, measure, group) -> how a figure compares with the baseline's."""
 
@@ -83,13 +76,9 @@ def _of_means(
         shape = (min(rows, RESAMPLES - start), len(shared))
         times = rng.multinomial(shape[1], np.full(shape[1], 1 / shape[1]), size=shape[0])
         drawn.append(_mean(sides[0], times) - _mean(sides[1], times))
-    known = np.concatenate(drawn)
-    known = known[~np.isnan(known)]  # a resample may hold nothing that counts
-    low, high = np.quantile(known, (0.025, 0.975)) if len(known) else (np.nan, np.nan)
-    beyond = min(int((known <= 0).sum()), int((known >= 0).sum()))
     found, p_value = able(
-        Interval(value=float(value - baseline), low=float(low), high=float(high)),
-        2 * (beyond + 1) / (len(known) + 1),
+        middle(float(value - baseline), drawn),
+        two_sided(drawn),
         sum(differ([run[one] for run in every]) for one in shared),
     )
     fell = found.high < 0 if measure.higher_is_better else found.low > 0

@@ -10,8 +10,6 @@ import soundfile
 
 from cache_schema.types import SAMPLE_RATE_HZ, FloatArray
 
-KIND = "audio/flac"
-
 _BASE64 = 4 / 3
 _MIN_SAMPLES = 160
 
