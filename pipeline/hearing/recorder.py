@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from audio_models.memory import free_memory, is_out_of_memory
 from cache_schema import TapeRow
 from cache_schema.answers.questions import question_text
 from cache_schema.commands.progress import Counter
-from cache_schema.errors import AudioError, ModelError, TokenizerMismatchError
+from cache_schema.errors import AudioError
 from cache_schema.prepare import RowError
 from cache_schema.types import SAMPLE_RATE_HZ, IntArray
 from cache_schema.writer import TapeWriter
 from pipeline.hearing.batches import Capacity, cut, memory_used
+from pipeline.listen.faults import OUT_OF_MEMORY, Unread, breaks_after, or_unread
 from pipeline.listen.recordings import Recordings
 from pipeline.responses import Responses
 from pipeline.step import Failures, seed_of
@@ -29,12 +29,7 @@ from pipeline.teachers.acoustic import AcousticTeacher, Item, Told
 WINDOW = 128
 """Samples sorted by length together: little padding, and shards stay near the dataset's order."""
 
-BROKE, OUT_OF_MEMORY = "teacher broke", "out of memory"
-_BROKEN = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
-"""What a model raises on a recording it cannot take, or when it cannot go on at all."""
-
-MAX_BREAKS = 3
-"""Samples in a row that the teacher breaks on, each alone, after which it cannot go on."""
+ROLE = "teacher"
 
 
 @dataclass(kw_only=True)
@@ -55,14 +50,6 @@ class Waiting:
 
 
 Batch = list[tuple[Waiting, Item]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unread:
-    """Why a batch could not be heard."""
-
-    reason: str
-    detail: str
 
 
 @dataclass(kw_only=True)
@@ -207,14 +194,7 @@ class Recorder:
             waiting.failed = True
             self.failures.add(row.sample_id, row.row_index, unread.reason, unread.detail)
         self._count(waiting)
-        self._breaks = self._breaks + 1 if unread.reason == BROKE else 0
-        if self._breaks == MAX_BREAKS:
-            raise ModelError(
-                f"{self.title}: the teacher broke on {MAX_BREAKS} samples in a row, each alone, "
-                f"last on {row.sample_id!r} (row {row.row_index}): {unread.detail}\n"
-                "What was heard is on the tape; mend the teacher (another dtype, device or model) "
-                "and run the same command again."
-            )
+        self._breaks = breaks_after(self._breaks, unread, row, self.title, ROLE)
 
     def _count(self, waiting: Waiting) -> None:
         """One item less to come; the last one finishes its sample."""
@@ -234,19 +214,7 @@ class Recorder:
 
 def _or_unread(batch: Batch, action: Callable[[], Any]) -> Any:
     """Return what an action on a batch gives, or why it could not be done."""
-    try:
-        return action()
-    except AudioError as error:
-        return Unread(reason="audio", detail=str(error))
-    except TokenizerMismatchError as error:
-        return Unread(reason="other token ids", detail=str(error))
-    except _BROKEN as error:
-        told = (str(error).splitlines() or [""])[0]
-        unread = Unread(reason=BROKE, detail=f"{type(error).__name__}: {told}")
-        if is_out_of_memory(error):
-            unread = Unread(reason=OUT_OF_MEMORY, detail=_size_of(batch))
-    free_memory()  # outside the handler: a pass's tensors live as long as its error
-    return unread
+    return or_unread(action, ROLE, _size_of(batch))
 
 
 def _size_of(batch: Batch) -> str:

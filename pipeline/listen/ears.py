@@ -5,31 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from audio_models.memory import free_memory, is_out_of_memory
 from cache_schema import TapeRow
 from cache_schema.commands.console import say
-from cache_schema.errors import AudioError, ModelError
+from cache_schema.errors import AudioError
 from pipeline.listen.base import Hearing, Listener
+from pipeline.listen.faults import OUT_OF_MEMORY, Unread, breaks_after, or_unread
 from pipeline.listen.recordings import Recordings
 from pipeline.step import Failures
 
 WINDOW_BATCHES = 16
 """Batches sorted by length together: little padding, and shards stay near the dataset's order."""
 
-BROKE, OUT_OF_MEMORY = "listener broke", "out of memory"
-_BROKEN = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
-"""What a model raises on a recording it cannot take, or when it cannot go on at all."""
-
-MAX_BREAKS = 3
-"""Recordings in a row that the model breaks on, each alone, after which it cannot go on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Missed:
-    """Why a batch could not be heard."""
-
-    reason: str
-    detail: str
+ROLE = "listener"
 
 
 @dataclass(kw_only=True)
@@ -69,7 +56,7 @@ class Ears:
             while left:
                 batch = left[: 1 if alone else self.batch_size]
                 heard = self._hear(batch)
-                if isinstance(heard, Missed) and len(batch) > 1:
+                if isinstance(heard, Unread) and len(batch) > 1:
                     if heard.reason == OUT_OF_MEMORY:
                         self.batch_size = len(batch) // 2
                         now = f"with {len(batch)} recordings, now {self.batch_size}"
@@ -77,7 +64,7 @@ class Ears:
                     else:
                         alone = len(batch)
                     continue
-                if isinstance(heard, Missed):
+                if isinstance(heard, Unread):
                     self._miss(batch[0], heard)
                     yield batch[0], None
                 else:
@@ -86,32 +73,15 @@ class Ears:
                 alone = max(0, alone - 1)
                 left = left[len(batch) :]
 
-    def _hear(self, batch: Sequence[TapeRow]) -> list[Hearing] | Missed:
+    def _hear(self, batch: Sequence[TapeRow]) -> list[Hearing] | Unread:
         """Hear a batch, or say why not."""
         try:
             audios = [self.recordings.read(row) for row in batch]
         except AudioError as error:
-            return Missed(reason="audio", detail=str(error))
-        try:
-            return self.listener.hear(audios)
-        except AudioError as error:
-            missed = Missed(reason="audio", detail=str(error))
-        except _BROKEN as error:
-            told = (str(error).splitlines() or [""])[0]
-            missed = Missed(reason=BROKE, detail=f"{type(error).__name__}: {told}")
-            if is_out_of_memory(error):
-                length = f"{batch[-1].num_audio_samples} audio samples"
-                missed = Missed(reason=OUT_OF_MEMORY, detail=length)
-        free_memory()  # outside the handlers, which hold on to the memory
-        return missed
+            return Unread(reason="audio", detail=str(error))
+        size = f"{batch[-1].num_audio_samples} audio samples"
+        return or_unread(lambda: self.listener.hear(audios), ROLE, size)
 
-    def _miss(self, row: TapeRow, missed: Missed) -> None:
-        self.failures.add(row.sample_id, row.row_index, missed.reason, missed.detail)
-        self.breaks = self.breaks + 1 if missed.reason == BROKE else 0
-        if self.breaks == MAX_BREAKS:
-            raise ModelError(
-                f"{self.title}: the model broke on {MAX_BREAKS} recordings in a row, each alone, "
-                f"last on {row.sample_id!r} (row {row.row_index}): {missed.detail}\n"
-                "What was heard is on the tape; mend the listener (another dtype, device or model) "
-                "and run the same command again."
-            )
+    def _miss(self, row: TapeRow, unread: Unread) -> None:
+        self.failures.add(row.sample_id, row.row_index, unread.reason, unread.detail)
+        self.breaks = breaks_after(self.breaks, unread, row, self.title, ROLE)

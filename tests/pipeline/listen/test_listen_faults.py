@@ -121,7 +121,7 @@ def test_a_listener_that_breaks_on_three_in_a_row_cannot_go_on(
     told = ["--set", f"textualize.listen.said.model={whisper}"]
     done = pipeline("textualize", folder, *told, "--set", "failures.max_fraction=1.0")
     assert done.exit_code == 1
-    assert "said: the model broke on 3 recordings in a row" in done.stderr
+    assert "said: the listener broke on 3 samples in a row" in done.stderr
     assert "RuntimeError: device-side assert" in done.stderr
     tape = open_tape(folder / "t")
     assert len(tape.recorded("heard_said")) == 4
