@@ -83,7 +83,11 @@ class Catalog:
                 self._by_line[line] = shard
 
     def shard(self, line: int) -> Shard:
-        """Return the shard of a manifest line."""
+        """Return the shard of a manifest line.
+
+        Raises:
+            TapeError: the line is of no shard.
+        """
         shard = self._by_line[line]
         if shard is None:
             raise TapeError(f"{self.location}: its index takes a line for a shard; delete index/")

@@ -15,9 +15,7 @@ from cache_schema.codecs.states_profiles import StatesReader, open_states_reader
 from cache_schema.errors import MissingSignalError, TapeError
 from cache_schema.files import TapeFiles
 from cache_schema.hidden import HiddenPlace
-from cache_schema.manifest import (
-    ShardRecord,
-)
+from cache_schema.manifest import ShardRecord
 from cache_schema.rows.values import Row, place_of
 from cache_schema.signals import SCHEMAS, schemas_of
 
@@ -34,6 +32,11 @@ class Shard:
         self._files = files
         self._read_record = read_record
         self._record: ShardRecord | None = None
+
+    @classmethod
+    def of(cls, files: TapeFiles, record: ShardRecord) -> Shard:
+        """Return the shard of a manifest line that is read already."""
+        return cls(files, lambda: record)
 
     @property
     def record(self) -> ShardRecord:

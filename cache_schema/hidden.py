@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 
 from cache_schema.codecs import bfloat16
 from cache_schema.errors import TapeError
-from cache_schema.manifest import (
-    States,
-)
+from cache_schema.manifest import States
 from cache_schema.types import FloatArray, Hidden, IntArray
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ INDEX_LOCK = "index/lock"
 SHARDS_DIR = "shards"
 ATTACHED_DIR = "attached"
 ATTACHED_LOCK = "attached/lock"
+SEALS_DIR = "seals"
 LEASES_DIR = ".leases"
 PULLED_FILE = ".pulled"
 SHARD_FILE = "shard.json"
@@ -41,6 +42,32 @@ one was thought dead and was not."""
 
 SHARD_PATH = re.compile(r"shards/(?P<group>\w+)/\d{3,}/\w+-\d{6,}", re.ASCII)
 """What a shard's path in the manifest must look like."""
+
+SEALED_PATH = re.compile(
+    r"dataset\.json|groups/\w+\.json|manifest/\w+\.jsonl"
+    r"|shards/\w+/\d{3,}/\w+-\d{6,}/\w[\w./]*",
+    re.ASCII,
+)
+"""Files that a seal lists."""
+
+IN_SHARD = re.compile(r"(shards/\w+/\d{3,}/(\w+)-\d{6,})(/.*)?", re.ASCII)
+"""A shard's folder, its writer, and what lies in it."""
+
+IN_UNFINISHED = re.compile(r"(shards/\w+/\.(\w+)-\d{6,})(/.*)?", re.ASCII)
+"""The folder of a shard that is not committed, its writer, and what lies in it."""
+
+LEFTOVER = re.compile(
+    r"index/\.new|(\w+/)?\.[\w.-]+\.tmp|attached/\d+/\w+-\d+/\.[\w.-]+\.tmp", re.ASCII
+)
+"""Files of killed runs."""
+
+OUTSIDE_SHARDS = re.compile(
+    r"dataset\.json|groups/\w+\.json|manifest/\w+\.(jsonl|lock)|index/(lock|[0-9a-f]{32}\.arrow)"
+    r"|seals/([0-9a-f]{16}|unsigned)\.jsonl|\.pulled"
+    r"|attached/(lock|\d{3,}/\w+-\d{6,}/[0-9a-f]{32}\.arrow)",
+    re.ASCII,
+)
+"""Every other file of a tape."""
 
 GROUP_NAME = re.compile(r"\w+", re.ASCII)
 """What a group may be called."""

@@ -15,12 +15,8 @@ from cache_schema.committed import Shard
 from cache_schema.errors import TapeError, UnknownSampleError, nearest
 from cache_schema.files import TapeFiles
 from cache_schema.fingerprint import fingerprint
-from cache_schema.maker import (
-    GroupInfo,
-)
-from cache_schema.manifest import (
-    Quarantined,
-)
+from cache_schema.maker import GroupInfo
+from cache_schema.manifest import Quarantined
 from cache_schema.row import TapeRow
 from cache_schema.signals import GROUP_TABLES
 

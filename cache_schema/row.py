@@ -227,11 +227,11 @@ class TapeRow:
             layers: as for ``signal``.
 
         Raises:
-            MissingSignalError: as for ``signal``.
+            MissingSignalError: as for ``signal``, or the signal is not ``hidden``.
         """
         table, shard, index = self._find(name, trace)
         if table != "hidden":
-            raise ValueError(f"{name!r} holds no states")
+            raise MissingSignalError(f"{name!r} holds no states")
         return shard.hidden(index, layers)
 
     def traces_of(self, name: str) -> tuple[int, ...]:

@@ -22,7 +22,6 @@ from cache_schema.codecs.files import make_dirs, sync_dir
 from cache_schema.errors import TapeError
 from cache_schema.manifest import MAX_COUNT
 
-SEALS_DIR = "seals"
 UNSIGNED = "unsigned"
 VERSION = 1
 MAX_LINE = 4096
@@ -30,11 +29,6 @@ MAX_LINE = 4096
 
 _NAME = re.compile(r"[0-9a-f]{16}|unsigned", re.ASCII)
 _HEX = re.compile(r"[0-9a-f]*", re.ASCII)
-_PATH = re.compile(
-    r"dataset\.json|groups/\w+\.json|manifest/\w+\.jsonl"
-    r"|shards/\w+/\d{3,}/\w+-\d{6,}/\w[\w./]*",
-    re.ASCII,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +76,7 @@ def key_id(public_key: str) -> str:
 
 def seal_file(public_key: str) -> str:
     """Return where the seal by a key is, or the unsigned one."""
-    return f"{SEALS_DIR}/{key_id(public_key) if public_key else UNSIGNED}.jsonl"
+    return f"{layout.SEALS_DIR}/{key_id(public_key) if public_key else UNSIGNED}.jsonl"
 
 
 def message(sha256: str) -> bytes:
@@ -235,7 +229,7 @@ def _head(values: dict[str, Any], where: str) -> dict[str, Any]:
 
 def _sealed(values: dict[str, Any], where: str) -> SealedFile:
     path = values.get("path")
-    if not isinstance(path, str) or not _PATH.fullmatch(path) or ".." in path:
+    if not isinstance(path, str) or not layout.SEALED_PATH.fullmatch(path) or ".." in path:
         raise TapeError(f"{where}: {path!r} is no file of a tape")
     return SealedFile(
         path=path,

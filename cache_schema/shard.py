@@ -16,9 +16,7 @@ from cache_schema.codecs.arrow_file import to_table, write_table
 from cache_schema.codecs.files import sync_dir, write_hashed
 from cache_schema.codecs.states_profiles import StatesWriter, open_states_writer
 from cache_schema.errors import TapeError
-from cache_schema.manifest import (
-    States,
-)
+from cache_schema.manifest import States
 from cache_schema.rows.values import Row
 from cache_schema.signals import SCHEMAS, totals_of
 

@@ -47,6 +47,12 @@ MAX_CLASSES = 1 << 16
 MAX_FRAME_LOGITS = 1 << 26
 """Most logits of one recording's frames, F * C: 256 MiB."""
 
+FIRST_GROUPS = ("samples", "descriptions")
+"""Groups that are united, or travel, first: rows of others belong to their samples."""
+
+A_RECORDING = ("utterance_logits", "embedding")
+"""Signals, and their tables, of one row of one size a recording; they are of no tokens."""
+
 CLASS_SIGNALS = ("utterance_logits", "frame_logits", "embedding")
 """Signals of classifiers and pooled embeddings; each has one table, of its own name."""
 
@@ -198,6 +204,9 @@ SIGNAL_TABLES: dict[str, tuple[str, ...]] = {
     **{signal: (signal,) for signal in CLASS_SIGNALS},
 }
 """Signal -> the tables that may hold it, of which a source uses one."""
+
+SIGNAL_OF = {table: signal for signal, tables in SIGNAL_TABLES.items() for table in tables}
+"""Table of a source -> the signal it holds."""
 
 CODEC_OF = {
     "topk": ("topk", "hot"),

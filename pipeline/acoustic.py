@@ -6,7 +6,8 @@ from cache_schema.commands.console import say
 from cache_schema.commands.progress import Counter
 from pipeline.cluster.work import job_of, parts
 from pipeline.hearing.batches import Capacity
-from pipeline.hearing.plan import Plan, plan
+from pipeline.hearing.group import Plan
+from pipeline.hearing.plan import plan
 from pipeline.hearing.recorder import Recorder
 from pipeline.listen.recordings import Recordings
 from pipeline.recipe import ExtractRecipe

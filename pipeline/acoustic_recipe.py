@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cache_schema.codecs.sampled import MAX_DRAWS
 from cache_schema.commands.recipes import one_of
 from cache_schema.errors import UsageError
+from cache_schema.layout import HEARD_PREFIX
 from cache_schema.types import AUDIO_SOURCE, TEXT_SOURCE
 
 PARTS = ("auto", "audio_tower")
@@ -76,10 +77,11 @@ class AcousticRecipe:
         one_of("acoustic.states_at", self.states_at, STATES_AT)
         one_of("acoustic.embedding", self.embedding, EMBEDDINGS)
         one_of("acoustic.device", self.device.partition(":")[0], ("auto", "cpu", "cuda", "mps"))
-        if not _NAME.fullmatch(self.name) or self.name in TAKEN or self.name.startswith("heard_"):
+        is_taken = self.name in TAKEN or self.name.startswith(HEARD_PREFIX)
+        if is_taken or not _NAME.fullmatch(self.name):
             raise UsageError(
                 f"acoustic.name {self.name!r}: expected a-z, 0-9 and _, a letter first, and none "
-                f"of the tape's own names ({', '.join(TAKEN)}, heard_...)"
+                f"of the tape's own names ({', '.join(TAKEN)}, {HEARD_PREFIX}...)"
             )
         for name in ("batch_size", "top_k", "draws", "chunk_s"):
             if not getattr(self, name) >= 0:

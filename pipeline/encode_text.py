@@ -10,22 +10,18 @@ from cache_schema.commands.console import say
 from cache_schema.commands.progress import Counter
 from cache_schema.errors import TapeError, UsageError
 from cache_schema.layers import parse_layers
-from cache_schema.maker import (
-    GroupInfo,
-)
+from cache_schema.maker import GroupInfo
 from cache_schema.prepare import RowError
 from cache_schema.rows.values import hidden_row
 from cache_schema.signals import AUDIO_ROW
 from cache_schema.types import TEXT_SOURCE, IntArray
 from cache_schema.writer import TapeWriter
 from pipeline.cluster.work import job_of, parts
+from pipeline.facts import NOTE_KEYS, hidden_facts
 from pipeline.recipe import ExtractRecipe
 from pipeline.replay.note import recipe_note
 from pipeline.step import Failures, Pending, notes, open_for, pending, writer_for
 from pipeline.teachers.hf_encoder import HfEncoder, describe_encoder
-
-NOTE_KEYS = ("model", "engine_version")
-"""What a teacher says of itself that may differ between runs."""
 
 
 def run(recipe: ExtractRecipe) -> None:
@@ -71,16 +67,10 @@ def group_info(
     """Return who makes the states; ``descriptions`` is the fingerprint of the texts' maker."""
     if not layers:
         raise UsageError("--text-layers none leaves nothing to record with --engine encoder")
-    hidden = {
-        "layers": list(layers),
-        "width": about["width"],
-        "dtype": recipe.tape.states_dtype,
-        "profile": recipe.tape.profile,
-    }
     return GroupInfo(
         group=TEXT_SOURCE,
         kind=TEXT_SOURCE,
-        signals={"hidden": hidden},
+        signals={"hidden": hidden_facts(recipe, layers, about["width"])},
         identity={
             **{key: value for key, value in about.items() if key not in NOTE_KEYS},
             "descriptions": descriptions,

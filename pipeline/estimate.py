@@ -190,9 +190,9 @@ def _values(
         "host_bytes": max(step["host_bytes"] for step in steps.values()),
         "gpu_bytes": max(gpu) if gpu else None,
         "signals": {
-            name: planning.signal_values(plan, signal, population)
+            name: planning.weight_values(plan, weight, population)
             for plan in plans.values()
-            for name, signal in plan.signals.items()
+            for name, weight in plan.weights.items()
         },
         "manifest_bytes": rest * sum(plan.shards(plan.recorded) for plan in plans.values()),
         "steps": steps,

@@ -86,7 +86,12 @@ def _check_textual(textual: TextualRecipe) -> None:
 
 
 def run_step(step: str, recipe: ExtractRecipe) -> None:
-    """Run one step in this process."""
+    """Run one step in this process.
+
+    Raises:
+        UsageError: there is no such step, or its teacher is missing.
+        TeachertapeError: the step failed; see its ``run``.
+    """
     if step not in STEPS:
         raise UsageError(
             f"--only {step!r}: expected one of {', '.join(STEPS)}{nearest(step, STEPS)}"

@@ -16,9 +16,7 @@ import pyarrow as pa
 from cache_schema.codecs.arrow_file import to_table, write_table
 from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.codecs.sealed_json import seal
-from cache_schema.maker import (
-    GroupInfo,
-)
+from cache_schema.maker import GroupInfo
 from cache_schema.rows.values import hidden_row, sample_rows, topk_row, trace_row
 from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW, SCHEMAS

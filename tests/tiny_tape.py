@@ -13,9 +13,7 @@ from audio_models.inputs import Request, build_inputs
 from audio_models.load import AudioLM
 from cache_schema.answers.questions import question_text
 from cache_schema.fingerprint import tokenizer_digest
-from cache_schema.maker import (
-    GroupInfo,
-)
+from cache_schema.maker import GroupInfo
 from cache_schema.rows.values import hidden_row, sample_rows, topk_row, trace_row
 from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW

@@ -15,9 +15,7 @@ import numpy as np
 
 from cache_schema import Tape, open_tape
 from cache_schema.codecs.pcm import audio_sha256
-from cache_schema.maker import (
-    GroupInfo,
-)
+from cache_schema.maker import GroupInfo
 from cache_schema.rows.values import hidden_row, sample_rows, sampled_row, topk_row, trace_row
 from cache_schema.shard import Storage
 from cache_schema.signals import AUDIO_ROW, STATES_PROFILES

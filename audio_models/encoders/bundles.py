@@ -30,6 +30,7 @@ from cache_schema.errors import ModelError, first_line
 from cache_schema.types import FloatArray
 
 PREFIX = "torchaudio:"
+"""What the name of one of torchaudio's pipelines begins with."""
 
 
 def bundles() -> Mapping[str, Any]:

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cache_schema.compare.apart import apart
-from cache_schema.maker import (
-    GroupInfo,
-)
+from cache_schema.maker import GroupInfo
 
 _SHOWN = 60
 """Characters of a value on a page."""

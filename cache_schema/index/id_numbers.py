@@ -19,6 +19,18 @@ RECENT = 1 << 13
 """New ids kept in a dictionary before they are moved, sorted, into the arrays."""
 
 
+def settled(
+    hashes: NDArray[np.uint64], numbers: NDArray[np.int64], recent: dict[int, int]
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Return sorted hashes and their numbers with the recent ones among them; clears those."""
+    new = np.fromiter(recent.keys(), dtype=np.uint64, count=len(recent))
+    numbers_of_new = np.fromiter(recent.values(), dtype=np.int64, count=len(recent))
+    recent.clear()
+    order = np.argsort(new)
+    at = np.searchsorted(hashes, new[order])
+    return np.insert(hashes, at, new[order]), np.insert(numbers, at, numbers_of_new[order])
+
+
 class IdNumbers:
     """Ids and their numbers, 0, 1, 2, ...; those of an index come first, then new ones as met.
 
@@ -62,7 +74,9 @@ class IdNumbers:
             if self[int(numbers[row])] != text:
                 numbers[row] = self._collided(text, int(hashes[row]))
         if len(self._recent) >= RECENT:
-            self._settle()
+            self._sorted, self._sorted_number = settled(
+                self._sorted, self._sorted_number, self._recent
+            )
         return numbers
 
     def texts(self) -> pa.LargeStringArray:
@@ -105,13 +119,3 @@ class IdNumbers:
         self._ends.append(len(self._text))
         self._hashes.append(hashed)
         return len(self) - 1
-
-    def _settle(self) -> None:
-        """Move what is recent into the sorted arrays."""
-        hashes = np.fromiter(self._recent.keys(), dtype=np.uint64, count=len(self._recent))
-        numbers = np.fromiter(self._recent.values(), dtype=np.int64, count=len(self._recent))
-        order = np.argsort(hashes)
-        at = np.searchsorted(self._sorted, hashes[order])
-        self._sorted = np.insert(self._sorted, at, hashes[order])
-        self._sorted_number = np.insert(self._sorted_number, at, numbers[order])
-        self._recent.clear()

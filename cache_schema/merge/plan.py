@@ -13,23 +13,17 @@ import xxhash
 from cache_schema.committed import Shard
 from cache_schema.compare.makers import identity_changes
 from cache_schema.errors import ProvenanceError, TapeError
-from cache_schema.maker import (
-    GroupInfo,
-)
+from cache_schema.maker import GroupInfo
 from cache_schema.manifest import (
     Quarantined,
     line_of,
 )
 from cache_schema.reader import Tape
-from cache_schema.signals import SCHEMAS, SIGNAL_TABLES
+from cache_schema.signals import FIRST_GROUPS, SCHEMAS, SIGNAL_OF
 
 _SHOWN = 5
 _Key = tuple[str, str, int]
 """A row: signal or table, sample and trace; two tables of one signal hold the same row."""
-
-_SIGNAL_OF = {table: signal for signal, tables in SIGNAL_TABLES.items() for table in tables}
-_FIRST_GROUPS = ("samples", "descriptions")
-"""Groups that are united first, so that a reader meanwhile finds samples to signals."""
 
 
 @dataclass
@@ -84,8 +78,8 @@ def plan_merge(tapes: Sequence[Tape], licence: str | None) -> Plan:
 
 
 def _order(group: str) -> tuple[int, str]:
-    known = group in _FIRST_GROUPS
-    return (_FIRST_GROUPS.index(group) if known else len(_FIRST_GROUPS), group)
+    known = group in FIRST_GROUPS
+    return (FIRST_GROUPS.index(group) if known else len(FIRST_GROUPS), group)
 
 
 def _licence(tapes: Sequence[Tape], given: str | None) -> str:
@@ -194,6 +188,6 @@ def _keys_of(shard: Shard) -> set[_Key]:
         ids = table.column("sample_id").to_pylist()
         numbered = "trace_index" in SCHEMAS[name].names
         traces = table.column("trace_index").to_pylist() if numbered else [0] * len(ids)
-        what = _SIGNAL_OF.get(name, name)
+        what = SIGNAL_OF.get(name, name)
         keys |= {(what, *key) for key in zip(ids, traces, strict=True)}
     return keys

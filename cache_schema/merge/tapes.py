@@ -19,9 +19,7 @@ from cache_schema import layout
 from cache_schema.codecs.files import CHECKSUM, HashedFile, make_dirs, sync_dir, sync_file
 from cache_schema.committed import Shard
 from cache_schema.errors import OutputError, TapeError, UsageError
-from cache_schema.maker import (
-    GroupInfo,
-)
+from cache_schema.maker import GroupInfo
 from cache_schema.manifest import (
     Quarantined,
     ShardRecord,

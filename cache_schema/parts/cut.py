@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from cache_schema import layout
 from cache_schema.codecs.arrow_file import write_table
+from cache_schema.codecs.bfloat16 import STORED_DTYPES
 from cache_schema.codecs.files import sync_dir, sync_file
 from cache_schema.codecs.states_files import ContiguousRows
 from cache_schema.codecs.states_lossy2x import lossy2x_specs
@@ -158,8 +159,6 @@ def _cut_layer(shard: Shard, layer: int, spans: Spans, directory: Path) -> FileR
 
 
 def _stored(states: States) -> tuple[tuple[int, int], Any]:
-    from cache_schema.codecs.bfloat16 import STORED_DTYPES
-
     dtype = STORED_DTYPES[states.dtype]
     return (max(1, _BLOCK_BYTES // (states.width * dtype.itemsize)), states.width), dtype
 

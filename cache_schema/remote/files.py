@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cache_schema import layout
 from cache_schema.codecs.files import CHECKSUM, NO_ROOM, checksum
 from cache_schema.codecs.sealed_json import is_sealed
 from cache_schema.errors import OutputError, TapeError, TransferError
@@ -287,7 +288,7 @@ def difference(path: Path, record: Mapping[str, Any]) -> str:
 
 def _fits_seals(name: str, content: bytes) -> bool:
     """Whether every line of a manifest, or a sealed file, fits its seal; others are not asked."""
-    if name.startswith("seals/"):
+    if name.startswith(f"{layout.SEALS_DIR}/"):
         return True
     if name.endswith(".jsonl"):
         return all(map(is_sealed, content.splitlines(keepends=True)))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,18 +27,6 @@ from cache_schema.manifest import (
 )
 from cache_schema.signals import GROUP_TABLES, SCHEMAS
 from cache_schema.validate.findings import Counting, Findings, in_threads
-
-_SHARD = re.compile(r"(shards/\w+/\d{3,}/(\w+)-\d{6,})(/.*)?", re.ASCII)
-_UNFINISHED = re.compile(r"(shards/\w+/\.(\w+)-\d{6,})(/.*)?", re.ASCII)
-_LEFTOVER = re.compile(
-    r"index/\.new|(\w+/)?\.[\w.-]+\.tmp|attached/\d+/\w+-\d+/\.[\w.-]+\.tmp", re.ASCII
-)
-_KNOWN = re.compile(
-    r"dataset\.json|groups/\w+\.json|manifest/\w+\.(jsonl|lock)|index/(lock|[0-9a-f]{32}\.arrow)"
-    r"|seals/([0-9a-f]{16}|unsigned)\.jsonl|\.pulled"
-    r"|attached/(lock|\d{3,}/\w+-\d{6,}/[0-9a-f]{32}\.arrow)",
-    re.ASCII,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +94,7 @@ def _walk(root: Path, folder: str, found: Findings) -> Iterator[str]:
             found.broken.add(name)
             found.add(name, "link", "a link; a tape holds plain files only")
         elif entry.is_dir(follow_symlinks=False):
-            shard = _SHARD.fullmatch(name) or _UNFINISHED.fullmatch(name)
+            shard = layout.IN_SHARD.fullmatch(name) or layout.IN_UNFINISHED.fullmatch(name)
             if shard is not None and shard[3] is None:
                 yield name
             yield from _walk(root, name, found)
@@ -133,7 +120,7 @@ def _read_manifest(root: Path, name: str, contents: Contents, found: Findings) -
         if record.path in contents.shards:
             found.add(where, "named twice", f"{record.path} is named by another line too")
             continue
-        contents.shards[record.path] = Shard(contents.files, _returns(record))
+        contents.shards[record.path] = Shard.of(contents.files, record)
         if Path(record.path).name.rpartition("-")[0] != Path(name).stem:
             found.add(where, "manifest line", f"{record.path} is a shard of another writer")
         _check_shard_file(root, record.path, line, found)
@@ -151,10 +138,6 @@ def _is_held(root: Path, writer: str) -> bool:
         return takeover.is_held(root / layout.lock_file(writer))
     except OSError:
         return False
-
-
-def _returns(record: ShardRecord) -> Callable[[], ShardRecord]:
-    return lambda: record
 
 
 def _check_shard_file(root: Path, path: str, line: bytes, found: Findings) -> None:
@@ -184,7 +167,7 @@ def _check_unnamed(root: Path, names: list[str], contents: Contents, found: Find
     """Tell shards and files that nothing names, each once."""
     told: set[str] = set()
     for name in names:
-        unfinished, shard = _UNFINISHED.fullmatch(name), _SHARD.fullmatch(name)
+        unfinished, shard = layout.IN_UNFINISHED.fullmatch(name), layout.IN_SHARD.fullmatch(name)
         if shard is not None and shard[1] in contents.shards:
             known = {*contents.shards[shard[1]].record.files, layout.SHARD_FILE}
             if shard[3] and shard[3][1:] not in known:
@@ -197,9 +180,9 @@ def _check_unnamed(root: Path, names: list[str], contents: Contents, found: Find
             if layout.LEASES_DIR not in told:
                 found.note(layout.LEASES_DIR, "leases", "of workers that share out rows")
             told.add(layout.LEASES_DIR)
-        elif _LEFTOVER.fullmatch(name):
+        elif layout.LEFTOVER.fullmatch(name):
             found.note(name, "leftover", "of a killed run; it can be removed")
-        elif not _KNOWN.fullmatch(name):
+        elif not layout.OUTSIDE_SHARDS.fullmatch(name):
             found.add(name, "unnamed", "nothing on a tape is called this")
 
 

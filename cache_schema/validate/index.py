@@ -24,9 +24,7 @@ from cache_schema.index.arrays import (
 )
 from cache_schema.index.build import Found
 from cache_schema.index.table_rows import room_for
-from cache_schema.manifest import (
-    ShardRecord,
-)
+from cache_schema.manifest import ShardRecord
 from cache_schema.signals import SCHEMAS
 from cache_schema.validate.files import Contents, Line
 from cache_schema.validate.findings import Findings

@@ -11,9 +11,7 @@ from numpy.typing import NDArray
 
 from cache_schema import layout
 from cache_schema.index.arrays import TRACE_BITS, Index
-from cache_schema.maker import (
-    GroupInfo,
-)
+from cache_schema.maker import GroupInfo
 from cache_schema.signals import CLASS_SIGNALS, CODEC_OF, SIGNAL_TABLES
 from cache_schema.types import SAMPLE_RATE_HZ, TEXT_SOURCE
 from cache_schema.validate.files import Contents

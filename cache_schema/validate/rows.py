@@ -19,12 +19,8 @@ from cache_schema.codecs.bfloat16 import STORED_DTYPES
 from cache_schema.codecs.pcm import audio_sha256
 from cache_schema.committed import Shard
 from cache_schema.errors import TapeError
-from cache_schema.maker import (
-    GroupInfo,
-)
-from cache_schema.manifest import (
-    ShardRecord,
-)
+from cache_schema.maker import GroupInfo
+from cache_schema.manifest import ShardRecord
 from cache_schema.rows.values import DECODERS, Row, audio_of, decode, place_of
 from cache_schema.signals import (
     CLASS_SIGNALS,
@@ -34,7 +30,7 @@ from cache_schema.signals import (
     ORIGINS,
     REJECT_REASONS,
     SCHEMAS,
-    SIGNAL_TABLES,
+    SIGNAL_OF,
     totals_of,
 )
 from cache_schema.validate.findings import Findings
@@ -50,8 +46,6 @@ up as rejected for other reasons depends on the reasons it knows, so that is not
 _BLOCK_BYTES = 8 << 20
 _TEXTS = ("rejected", HEARD)
 """Tables whose rows are of no tokens: there is nothing to compare with a trace."""
-
-_SIGNAL_OF = {table: signal for signal, tables in SIGNAL_TABLES.items() for table in tables}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +118,8 @@ class ShardCheck:
             stored = {**vars(states), "layers": list(states.layers)}
             self._differing(signals.get("hidden"), stored, "hidden")
         for table in self._record.rows:
-            if table in _SIGNAL_OF and _SIGNAL_OF[table] not in signals:
-                self._add(table, "maker", f"its group records no signal {_SIGNAL_OF[table]!r}")
+            if table in SIGNAL_OF and SIGNAL_OF[table] not in signals:
+                self._add(table, "maker", f"its group records no signal {SIGNAL_OF[table]!r}")
             if table in CODEC_OF:
                 signal, codec = CODEC_OF[table]
                 self._differing(signals.get(signal), {"codec": codec}, table)

@@ -20,9 +20,7 @@ from pathlib import Path
 
 from cache_schema import layout
 from cache_schema.errors import TapeError, UsageError
-from cache_schema.manifest import (
-    ShardRecord,
-)
+from cache_schema.manifest import ShardRecord
 from cache_schema.reader import open_tape
 from cache_schema.validate.attached import check_attached
 from cache_schema.validate.files import Contents, check_files

@@ -19,7 +19,7 @@ from cache_schema import Tape
 from cache_schema.signals import HEARD
 from cache_schema.types import TEXT_SOURCE
 from pipeline.costs.measure import Timing
-from pipeline.costs.weigh import Numbers, Signal, present, signals_of, work_of
+from pipeline.costs.weigh import Numbers, TableWeight, present, weights_of, work_of
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import group_of
 
@@ -40,7 +40,7 @@ class Plan:
         per_sample_s: time of one, warm.
         spread: half of the interval of the mean amount of work, as a part of it; ``None`` unknown.
         per_shard: samples a shard holds.
-        signals: what it records.
+        weights: group and table -> what it records.
         timing: what its process showed.
         batch: samples it will handle together.
         table_rows: rows a sample has in the tables that are indexed, on average.
@@ -52,7 +52,7 @@ class Plan:
     per_sample_s: float
     spread: float | None
     per_shard: int
-    signals: Mapping[str, Signal]
+    weights: Mapping[str, TableWeight]
     timing: Timing
     batch: int
     table_rows: float
@@ -69,7 +69,7 @@ class Plan:
     @property
     def trace_tokens(self) -> float:
         """Tokens of the traces of a dataset row, on average; 0 if this step records none."""
-        trace = self.signals.get(f"{TEXT_SOURCE}/trace")
+        trace = self.weights.get(f"{TEXT_SOURCE}/trace")
         return 0.0 if trace is None else float(trace.tokens.mean())
 
 
@@ -92,14 +92,14 @@ def plan_step(
         tape: what the steps made of the measured rows.
     """
     group = group_of(step, recipe)
-    signals = signals_of(tape, group, chosen)
+    weights = weights_of(tape, group, chosen)
     if step == "textualize":
         for name, shards in tape.shards.items():
             if tape.groups[name].kind == HEARD and shards:
-                signals |= signals_of(tape, name, chosen)
+                weights |= weights_of(tape, name, chosen)
     work = work_of(step, tape, chosen)
     recorded = len(tape.recorded(group))
-    growing = sum(float(signal.growing.sum()) for signal in signals.values()) / recorded
+    growing = sum(float(weight.growing.sum()) for weight in weights.values()) / recorded
     fitting = (recipe.tape.shard_mb << 20) / max(growing, 1.0)  # padding may hide one short row
     per_shard = max(1, int(min(recipe.tape.shard_samples, fitting)))
     per_sample_s = timing.timed_s / max(timing.timed, 1)
@@ -118,7 +118,7 @@ def plan_step(
         per_sample_s=per_sample_s,
         spread=None if half is None or mean == 0 else half / mean,
         per_shard=per_shard,
-        signals=signals,
+        weights=weights,
         timing=timing,
         batch=batches.get(step, 1),
         table_rows=len(tape.catalog.index.row_key) / len(tape),
@@ -160,16 +160,16 @@ def total_bytes(plans: Mapping[str, Plan], rest: float, factor: float = 1.0) -> 
     total = 0.0
     for plan in plans.values():
         count = round(plan.recorded * factor)
-        once = rest + sum(signal.once for signal in plan.signals.values())
-        growing = sum(float(signal.growing.mean()) for signal in plan.signals.values())
+        once = rest + sum(weight.once for weight in plan.weights.values())
+        growing = sum(float(weight.growing.mean()) for weight in plan.weights.values())
         total += plan.shards(count) * once + plan.population * growing * factor
     return total
 
 
 def bytes_a_row(plans: Mapping[str, Plan]) -> Numbers:
-    """Return what each measured row weighs, all signals together, [N]."""
+    """Return what each measured row weighs, all tables together, [N]."""
     weights: Numbers = np.sum(
-        [signal.growing for plan in plans.values() for signal in plan.signals.values()], axis=0
+        [weight.growing for plan in plans.values() for weight in plan.weights.values()], axis=0
     )
     return weights
 
@@ -180,7 +180,7 @@ def step_values(plan: Plan, total: int) -> dict[str, Any]:
     seconds = plan.seconds(plan.samples)
     width = None if plan.spread is None else plan.samples * plan.per_sample_s * plan.spread
     tables = sum(
-        float(s.growing.sum()) for name, s in plan.signals.items() if not name.endswith("/hidden")
+        float(w.growing.sum()) for name, w in plan.weights.items() if not name.endswith("/hidden")
     )
     a_sample = tables / max(int(timing.handled), 1)
     gathered = 2 * a_sample * min(plan.per_shard, plan.recorded)  # rows, and the table made of them
@@ -197,11 +197,11 @@ def step_values(plan: Plan, total: int) -> dict[str, Any]:
     }
 
 
-def signal_values(plan: Plan, signal: Signal, population: int) -> dict[str, Any]:
-    """Return a signal as JSON values."""
-    growing, tokens = float(signal.growing.mean()) * population, float(signal.tokens.mean())
-    half = half_width(signal.growing, population)
-    total = growing + signal.once * plan.shards(plan.recorded)
+def weight_values(plan: Plan, weight: TableWeight, population: int) -> dict[str, Any]:
+    """Return what a table weighs as JSON values."""
+    growing, tokens = float(weight.growing.mean()) * population, float(weight.tokens.mean())
+    half = half_width(weight.growing, population)
+    total = growing + weight.once * plan.shards(plan.recorded)
     return {
         "bytes": about(total, None if half is None else half * population),
         "per_sample": total / max(plan.recorded, 1),

@@ -12,15 +12,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cache_schema import Tape, TapeRow, layout
-from cache_schema.signals import HEARD
+from cache_schema.signals import A_RECORDING, HEARD
 from cache_schema.types import AUDIO_SOURCE, SAMPLE_RATE_HZ, TEXT_SOURCE, Lens, Sampled, TopK
 
 Numbers = NDArray[np.float64]
 
-_A_RECORDING = ("utterance_logits", "embedding")
-"""Tables with one row of one size a recording."""
-
-_NO_TOKENS = ("rejected", "frame_logits", *_A_RECORDING)
+_NO_TOKENS = ("rejected", "frame_logits", *A_RECORDING)
 """Tables of sources whose rows are of no tokens."""
 
 CHARACTERS_A_TOKEN = 4.0
@@ -28,7 +25,7 @@ CHARACTERS_A_TOKEN = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Signal:
+class TableWeight:
     """One table of a group, its arrays included.
 
     Attributes:
@@ -42,8 +39,8 @@ class Signal:
     tokens: Numbers
 
 
-def signals_of(tape: Tape, group: str, rows: Sequence[int]) -> dict[str, Signal]:
-    """Return the signals of a group; the index of the tape counts with its samples.
+def weights_of(tape: Tape, group: str, rows: Sequence[int]) -> dict[str, TableWeight]:
+    """Return what the tables of a group weigh; the index of the tape counts with its samples.
 
     Args:
         tape: made of the measured rows.
@@ -70,15 +67,15 @@ def signals_of(tape: Tape, group: str, rows: Sequence[int]) -> dict[str, Signal]
         elif kind in (TEXT_SOURCE, AUDIO_SOURCE) and table not in _NO_TOKENS:
             tokens = lengths
         weights = lengths if lengths.sum() else present(tape, recorded, rows)
-        found[f"{group}/{table}"] = Signal(
+        found[f"{group}/{table}"] = TableWeight(
             once=once[table] / len(shards),
             growing=weights * total[table] / weights.sum(),
             tokens=tokens,
         )
     if group == "samples":
         there = present(tape, recorded, rows)
-        size = _folder_bytes(Path(tape.location) / "index")
-        found["index"] = Signal(
+        size = _folder_bytes(Path(tape.location) / layout.INDEX_DIR)
+        found["index"] = TableWeight(
             once=0.0, growing=there * size / there.sum(), tokens=np.zeros(len(rows))
         )
     return found
@@ -89,7 +86,8 @@ def bytes_a_shard(tape: Tape) -> float:
     shards = [shard for many in tape.shards.values() for shard in many]
     tables = sum(int(file["bytes"]) for shard in shards for file in shard.record.files.values())
     location = Path(tape.location)
-    return (_folder_bytes(location) - _folder_bytes(location / "index") - tables) / len(shards)
+    index = _folder_bytes(location / layout.INDEX_DIR)
+    return (_folder_bytes(location) - index - tables) / len(shards)
 
 
 def work_of(step: str, tape: Tape, rows: Sequence[int]) -> Numbers:
@@ -176,7 +174,7 @@ def _textual_length(row: TapeRow, table: str) -> float:
 def _acoustic_length(row: TapeRow, group: str, table: str) -> float:
     if table in ("hidden", "frame_logits"):
         return float(row.num_audio_samples)
-    if table in _A_RECORDING:
+    if table in A_RECORDING:
         return 1.0
     for name in (f"{group}/topk", f"{group}/lens", f"{group}/sampled"):
         if name in row:

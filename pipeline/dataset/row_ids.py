@@ -9,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache_schema.index.arrays import hash_of
-
-RECENT = 1 << 13
-"""Ids kept in a dictionary before they are moved, sorted, into the arrays."""
+from cache_schema.index.id_numbers import RECENT, settled
 
 
 def first_repeat(ids: Iterable[str], id_of: Callable[[int], str]) -> tuple[int, int] | None:
@@ -61,7 +59,7 @@ class SeenIds:
         if known is None:
             self._recent[hashed] = row
             if len(self._recent) >= RECENT:
-                self._settle()
+                self._hashes, self._rows = settled(self._hashes, self._rows, self._recent)
             return True
         if sample_id in self._unlucky or self._id_of(known) == sample_id:
             return False
@@ -75,13 +73,3 @@ class SeenIds:
         if at < len(self._hashes) and int(self._hashes[at]) == hashed:
             return int(self._rows[at])
         return None
-
-    def _settle(self) -> None:
-        """Move what is recent into the sorted arrays."""
-        hashes = np.fromiter(self._recent.keys(), dtype=np.uint64, count=len(self._recent))
-        rows = np.fromiter(self._recent.values(), dtype=np.int64, count=len(self._recent))
-        order = np.argsort(hashes)
-        at = np.searchsorted(self._hashes, hashes[order])
-        self._hashes = np.insert(self._hashes, at, hashes[order])
-        self._rows = np.insert(self._rows, at, rows[order])
-        self._recent.clear()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
+from audio_models.encoders.bundles import PREFIX
 from audio_models.encoders.load import encoder_shape, load_audio_encoder
 from audio_models.frames import FrameShape
 from audio_models.tower import load_audio_tower, tower_shape
@@ -15,17 +16,14 @@ from cache_schema.errors import ModelError, UsageError
 from cache_schema.layers import parse_layers
 from cache_schema.maker import GroupInfo
 from pipeline.acoustic_recipe import LANGUAGE_MODEL_ONLY, AcousticRecipe
-from pipeline.hearing.plan import Plan, acoustic_group, hidden_facts
+from pipeline.facts import hidden_facts
+from pipeline.hearing.group import Plan, acoustic_group
 from pipeline.listen.classes import settle_multi_label
 from pipeline.recipe import ExtractRecipe
 from pipeline.teachers.describe import DTYPES
 from pipeline.teachers.describe_audio import describe_audio_encoder
 from pipeline.teachers.hf_frames import HEAD, MEAN, NONE, FrameTeacher
-
-TORCHAUDIO = "torchaudio:"
-"""What the name of one of torchaudio's pipelines begins with."""
-
-LEAST_CHUNK_S = 1.0
+from pipeline.textualize_recipe import LEAST_CHUNK_S
 
 
 def settle(acoustic: AcousticRecipe) -> tuple[FrameShape, tuple[int, ...], str]:
@@ -60,7 +58,12 @@ def settle(acoustic: AcousticRecipe) -> tuple[FrameShape, tuple[int, ...], str]:
 
 
 def plan(recipe: ExtractRecipe) -> Plan:
-    """Settle the teacher; see ``pipeline.hearing.plan.plan``."""
+    """Settle the teacher; see ``pipeline.hearing.plan.plan``.
+
+    Raises:
+        ModelError: there is no such model, or its dtype is unknown.
+        UsageError: a setting does not go with it, or nothing is left to record.
+    """
     acoustic = recipe.acoustic
     shape, layers, embedding = settle(acoustic)
     if acoustic.top_k != AcousticRecipe.top_k and not recipe.textual.teacher:
@@ -117,7 +120,7 @@ def group_info(
     dtype = shape.dtype if acoustic.dtype == "auto" else acoustic.dtype
     if dtype not in DTYPES:
         raise ModelError(f"dtype {dtype!r}: expected auto, {', '.join(DTYPES)}")
-    library = "torchaudio" if acoustic.teacher.startswith(TORCHAUDIO) else "transformers"
+    library = "torchaudio" if acoustic.teacher.startswith(PREFIX) else "transformers"
     identity = {
         "engine": library,
         "part": acoustic.part,

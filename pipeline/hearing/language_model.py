@@ -13,7 +13,8 @@ from cache_schema.errors import UsageError
 from cache_schema.layers import parse_layers
 from cache_schema.maker import GroupInfo
 from pipeline.acoustic_recipe import FRAMES_ONLY, AcousticRecipe
-from pipeline.hearing.plan import Plan, acoustic_group, hidden_facts
+from pipeline.facts import hidden_facts, logits_facts
+from pipeline.hearing.group import Plan, acoustic_group
 from pipeline.recipe import ExtractRecipe
 from pipeline.responses import Responses
 from pipeline.step import kept_logits
@@ -51,7 +52,12 @@ def settle(acoustic: AcousticRecipe) -> tuple[TextShape, tuple[int, ...], Wanted
 
 
 def plan(recipe: ExtractRecipe, tape: Tape) -> Plan:
-    """Settle the teacher; see ``pipeline.hearing.plan.plan``."""
+    """Settle the teacher; see ``pipeline.hearing.plan.plan``.
+
+    Raises:
+        ModelError: there is no such model, or its dtype is unknown.
+        UsageError: a setting does not go with it, or nothing is left to record.
+    """
     acoustic = recipe.acoustic
     shape, audio_layers, wanted = settle(acoustic)
     kept_logits("acoustic", acoustic.top_k, shape.vocab_size)
@@ -93,7 +99,7 @@ def group_info(
         )
     signals: dict[str, dict[str, Any]] = {}
     if origin != "none":
-        signals = _response_facts(recipe, wanted)
+        signals = logits_facts(recipe, wanted)
     if audio_layers or (wanted.layers and origin != "none"):
         layers = audio_layers or wanted.layers
         signals["hidden"] = hidden_facts(recipe, layers, shape.width)
@@ -110,15 +116,3 @@ def group_info(
     if wanted.draws:
         identity["seed"] = recipe.seed
     return acoustic_group(recipe, signals, about, identity, version("transformers"))
-
-
-def _response_facts(recipe: ExtractRecipe, wanted: Wanted) -> dict[str, dict[str, Any]]:
-    codec = recipe.tape.topk_codec
-    signals: dict[str, dict[str, Any]] = {}
-    if wanted.top_k:
-        signals["topk"] = {"k": wanted.top_k, "codec": codec}
-    if wanted.lens:
-        signals["lens"] = {"layers": list(wanted.lens), "k": wanted.lens_top_k, "codec": codec}
-    if wanted.draws:
-        signals["sampled"] = {"num_draws": wanted.draws}
-    return signals

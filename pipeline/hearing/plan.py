@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
-
+from audio_models.encoders.load import is_audio_encoder
 from audio_models.load import resolve_device
 from cache_schema import Tape
-from cache_schema.maker import GroupInfo
-from cache_schema.types import AUDIO_SOURCE
 from pipeline.acoustic_recipe import AcousticRecipe
+from pipeline.hearing import frames, language_model
+from pipeline.hearing.group import Plan
 from pipeline.recipe import ExtractRecipe
-from pipeline.replay.note import recipe_note
-from pipeline.responses import Responses
-from pipeline.step import notes
-from pipeline.teachers.acoustic import AcousticTeacher
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How a teacher hears.
-
-    Attributes:
-        info: what the tape says of it.
-        responses: what it is read on; ``None`` for a teacher that reads none.
-        with_states: whether something is recorded of every sample, with or without a response.
-        load: loads the teacher.
-    """
-
-    info: GroupInfo
-    responses: Responses | None
-    with_states: bool
-    load: Callable[[], AcousticTeacher]
 
 
 def plan(recipe: ExtractRecipe, tape: Tape) -> Plan:
@@ -44,11 +20,7 @@ def plan(recipe: ExtractRecipe, tape: Tape) -> Plan:
     """
     resolve_device(recipe.acoustic.device)
     if is_frame_teacher(recipe.acoustic):
-        from pipeline.hearing import frames
-
         return frames.plan(recipe)
-    from pipeline.hearing import language_model
-
     return language_model.plan(recipe, tape)
 
 
@@ -61,12 +33,8 @@ def check(acoustic: AcousticRecipe) -> None:
     """
     resolve_device(acoustic.device)
     if is_frame_teacher(acoustic):
-        from pipeline.hearing import frames
-
         frames.settle(acoustic)
     else:
-        from pipeline.hearing import language_model
-
         language_model.settle(acoustic)
 
 
@@ -76,44 +44,4 @@ def is_frame_teacher(acoustic: AcousticRecipe) -> bool:
     Raises:
         ModelError: there is no such model.
     """
-    from audio_models.encoders.load import is_audio_encoder
-
     return acoustic.part == "audio_tower" or is_audio_encoder(acoustic.teacher)
-
-
-def hidden_facts(recipe: ExtractRecipe, layers: tuple[int, ...], width: int) -> dict[str, Any]:
-    """Return what the tape says of recorded states."""
-    return {
-        "layers": list(layers),
-        "width": width,
-        "dtype": recipe.tape.states_dtype,
-        "profile": recipe.tape.profile,
-    }
-
-
-def acoustic_group(
-    recipe: ExtractRecipe,
-    signals: Mapping[str, Mapping[str, Any]],
-    about: Mapping[str, Any],
-    identity: Mapping[str, Any],
-    engine_version: str,
-) -> GroupInfo:
-    """Return who makes the acoustic signals.
-
-    Args:
-        recipe: of the run.
-        signals: what is recorded.
-        about: what identifies the teacher, ``model`` as it was given.
-        identity: what else must be equal for more to be added.
-        engine_version: of the library that runs it.
-    """
-    return GroupInfo(
-        group=recipe.acoustic.name,
-        kind=AUDIO_SOURCE,
-        signals=signals,
-        identity={**{k: v for k, v in about.items() if k != "model"}, **identity},
-        notes=notes(
-            {"model": recipe.acoustic.teacher, "engine_version": engine_version}
-            | recipe_note(recipe, "acoustic")
-        ),
-    )

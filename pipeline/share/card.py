@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 
+from cache_schema import layout
 from cache_schema.maker import part_note
-from cache_schema.signals import SIGNAL_TABLES
+from cache_schema.signals import SCHEMAS, SIGNAL_OF
 from pipeline.share.contents import Contents
 from pipeline.units import size_text
 
@@ -18,7 +19,7 @@ _KNOWN = (
 )  # fmt: skip
 """Licences by the names that the hub has for them."""
 
-_SIGNAL_OF = {f"{table}.arrow": signal for signal, of in SIGNAL_TABLES.items() for table in of}
+_SIGNAL_OF = {layout.table_file(table): SIGNAL_OF.get(table, table) for table in SCHEMAS}
 _SHOWN = 200
 
 
@@ -58,7 +59,7 @@ def _body(contents: Contents, location: str) -> str:
     for _, _, record in contents.shards():
         samples[record.group] += record.samples
         for name, file in record.files.items():
-            signal = "hidden" if name.startswith("hidden") else _SIGNAL_OF.get(name, name[:-6])
+            signal = "hidden" if name.startswith("hidden") else _SIGNAL_OF.get(name, name)
             sizes[record.group, signal] += file["bytes"]
     lines = [
         (

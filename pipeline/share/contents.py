@@ -11,9 +11,7 @@ from cache_schema.errors import TapeError
 from cache_schema.files import TapeFiles
 from cache_schema.maker import GroupInfo, check_format, group_from_json
 from cache_schema.manifest import Quarantined, ShardRecord, parse_line, whole_lines
-
-FIRST_GROUPS = ("samples", "descriptions")
-"""Groups that travel first: rows of others belong to their samples."""
+from cache_schema.signals import FIRST_GROUPS
 
 
 @dataclass(frozen=True, kw_only=True)

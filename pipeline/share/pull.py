@@ -18,7 +18,6 @@ from cache_schema.errors import OutputError
 from cache_schema.maker import part_note
 from cache_schema.manifest import ShardRecord, append_line, drop_cut_line
 from cache_schema.parts.pulled import mark_pulled
-from cache_schema.seals import SEALS_DIR
 from cache_schema.validate.findings import Counting
 from cache_schema.writer import complete_index
 from pipeline.share.pull_plan import PullPlan, Wanted
@@ -67,7 +66,7 @@ def _bring_seals(plan: PullPlan, out: Path) -> None:
     same = all(
         plan.parts.get(group) == part_note(info) for group, info in plan.source.groups.items()
     )
-    names = list(plan.source.files.names(SEALS_DIR, ".jsonl"))
+    names = list(plan.source.files.names(layout.SEALS_DIR, ".jsonl"))
     if names and not same:
         say(f"{out}: a part of the tape; its seals stay behind, they are of the whole")
     for name in names if same else ():

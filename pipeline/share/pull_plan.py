@@ -12,7 +12,8 @@ from cache_schema.maker import GroupInfo, PartNote, part_note
 from cache_schema.manifest import Quarantined, ShardRecord, line_of
 from cache_schema.parts.part import Selection, part_of_group, part_of_record, parts_of, union
 from cache_schema.remote.files import difference
-from pipeline.share.contents import FIRST_GROUPS, Contents, Line, read_contents
+from cache_schema.signals import FIRST_GROUPS
+from pipeline.share.contents import Contents, Line, read_contents
 
 
 @dataclass(frozen=True, kw_only=True)

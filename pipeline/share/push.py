@@ -18,7 +18,6 @@ from cache_schema.commands.console import say
 from cache_schema.errors import OutputError
 from cache_schema.index.arrays import covered_hash, from_file
 from cache_schema.manifest import ShardRecord
-from cache_schema.seals import SEALS_DIR
 from cache_schema.validate.findings import Counting
 from pipeline.share.contents import Line, read_contents
 from pipeline.share.push_lock import PushLock, push_lock
@@ -76,7 +75,7 @@ class _Push:
         self._push_index()
         files = self._plan.source.files
         theirs = self._plan.left
-        for name in files.names(SEALS_DIR, ".jsonl") if not theirs else ():
+        for name in files.names(layout.SEALS_DIR, ".jsonl") if not theirs else ():
             self._store.put_bytes(name, files.content(name))
         self._store.flush("Manifest")
         self._store.describe(read_contents(self._store.location) if theirs else self._plan.source)

@@ -19,10 +19,9 @@ from cache_schema.maker import GroupInfo
 from cache_schema.manifest import Quarantined, ShardRecord, line_of, records_of
 from cache_schema.parts.cut import cut_shard
 from cache_schema.parts.part import Selection, part_of_group, part_of_record, parts_of
-from cache_schema.signals import SCHEMAS
+from cache_schema.signals import FIRST_GROUPS, SCHEMAS
 from cache_schema.validate.findings import Counting
 from cache_schema.writer import TapeWriter
-from pipeline.share.contents import FIRST_GROUPS
 from pipeline.share.filters import Filter, chosen_ids
 
 WRITER = "slice_"

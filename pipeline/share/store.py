@@ -58,7 +58,11 @@ class Store(Protocol):
         """Whether a file of the same name and size, of a push that was stopped, is this one."""
 
     def put_bytes(self, name: str, content: bytes) -> None:
-        """Send a small file, whole."""
+        """Send a small file, whole.
+
+        Raises:
+            TransferError: it did not arrive as it is.
+        """
 
     def remove(self, name: str) -> None:
         """Remove a file; harmless if there is none."""

@@ -12,7 +12,6 @@ from cache_schema.files import TapeFiles
 from cache_schema.fingerprint import fingerprint
 from cache_schema.maker import group_from_json
 from cache_schema.seals import (
-    SEALS_DIR,
     Seal,
     SealedFile,
     is_manifest,
@@ -78,10 +77,12 @@ def check_signed(
 
 def _wanted(root: Path, found: Findings, public_key: str) -> list[str]:
     """Return the seals to look at; tell why there are none."""
-    if (root / SEALS_DIR).is_symlink():
-        found.add(SEALS_DIR, "signature", "a link; a tape holds plain files only")
+    if (root / layout.SEALS_DIR).is_symlink():
+        found.add(layout.SEALS_DIR, "signature", "a link; a tape holds plain files only")
         return []
-    there = sorted(f"{SEALS_DIR}/{path.name}" for path in (root / SEALS_DIR).glob("*.jsonl"))
+    there = sorted(
+        f"{layout.SEALS_DIR}/{path.name}" for path in (root / layout.SEALS_DIR).glob("*.jsonl")
+    )
     unsigned = seal_file("")
     signed = [name for name in there if name != unsigned]
     if public_key:
@@ -95,7 +96,7 @@ def _wanted(root: Path, found: Findings, public_key: str) -> list[str]:
     if not signed:
         sealed = "sealed, but " if unsigned in there else ""
         hint = "its owner signs it with pipeline seal --key FILE"
-        found.add(SEALS_DIR, "signature", f"{sealed}not signed by anybody; {hint}")
+        found.add(layout.SEALS_DIR, "signature", f"{sealed}not signed by anybody; {hint}")
     return signed
 
 

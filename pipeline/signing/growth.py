@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,13 +107,9 @@ def check_repeats(root: Path, known: Mapping[str, int], added: Added, found: Fin
 def _ids(files: TapeFiles, records: list[ShardRecord]) -> pa.Array:
     """Return the ids of the samples that shards have rows of, each once."""
     columns = [
-        Shard(files, _returns(record)).table(table).column("sample_id").combine_chunks()
+        Shard.of(files, record).table(table).column("sample_id").combine_chunks()
         for record in records
         for table in record.rows
         if table in SCHEMAS and table != "audio"
     ]
     return pc.unique(pa.chunked_array(columns, type=pa.string()))
-
-
-def _returns(record: ShardRecord) -> Callable[[], ShardRecord]:
-    return lambda: record

@@ -16,7 +16,7 @@ from cache_schema import layout, open_tape, takeover
 from cache_schema.codecs.files import CHECKSUM
 from cache_schema.errors import TapeError, UsageError
 from cache_schema.manifest import Quarantined, ShardRecord, parse_line, whole_lines
-from cache_schema.seals import SEALS_DIR, Seal, SealedFile, SealWriter, is_manifest, seal_file
+from cache_schema.seals import Seal, SealedFile, SealWriter, is_manifest, seal_file
 from cache_schema.validate.findings import Counting, in_threads
 from pipeline.signing.keys import public_of, sign
 
@@ -58,7 +58,7 @@ def seal_tape(root: Path, key: Ed25519PrivateKey | None, counting: Counting) -> 
     lone = [layout.DATASET_FILE, *(layout.group_file(group) for group in tape.groups)]
     committed += [Listed(path=name, bytes=(root / name).stat().st_size) for name in lone]
     listed = sorted(committed, key=lambda one: one.path)
-    takeover.refuse_links(root, *{f"{SEALS_DIR}/x", *(one.path for one in listed)})
+    takeover.refuse_links(root, *{f"{layout.SEALS_DIR}/x", *(one.path for one in listed)})
     public = "" if key is None else public_of(key)
     total = sum(one.bytes for one in listed)
     seal = Seal(

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from cache_schema import Tape, layout
-from cache_schema.manifest import (
-    ShardRecord,
-)
+from cache_schema.manifest import ShardRecord
 from cache_schema.signals import (
+    A_RECORDING,
     CLASS_SIGNALS,
     GROUP_TABLES,
     HEARD,
@@ -29,8 +28,6 @@ from pipeline.pages import page_of
 from pipeline.units import size_text
 
 _REJECTED = "rejected: "
-_A_RECORDING = ("utterance_logits", "embedding")
-"""Signals of one row a recording, of no tokens."""
 
 _LABELS_SHOWN = 3
 
@@ -133,7 +130,7 @@ def _signal_values(
         layers = facts.get("layers")
         places = tokens * (len(layers) if isinstance(layers, list) else 0)  # anyone's facts
         values |= {"bytes_per_token_layer": size / places if places else None}
-    if signal in _A_RECORDING:
+    if signal in A_RECORDING:
         values |= {"bytes_per_row": size / values["rows"] if values["rows"] else None}
     if signal == "hidden":
         kinds = {kind: totals.get(f"hidden_{kind}_positions", 0) for kind in HIDDEN_KINDS}

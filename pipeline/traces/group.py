@@ -9,15 +9,13 @@ from typing import Any
 from cache_schema.layers import parse_layers
 from cache_schema.maker import GroupInfo
 from cache_schema.types import TEXT_SOURCE
+from pipeline.facts import NOTE_KEYS, hidden_facts, logits_facts
 from pipeline.prompts import Prompt
 from pipeline.recipe import ExtractRecipe
 from pipeline.replay.note import recipe_note
 from pipeline.step import kept_logits, notes
 from pipeline.teachers.base import Wanted
 from pipeline.textual_recipe import TextualRecipe
-
-NOTE_KEYS = ("model", "engine_version")
-"""What a teacher says of itself that may differ between runs."""
 
 CHATS = ("model", "none")
 """Values of ``textual.chat`` that are no file."""
@@ -108,19 +106,7 @@ def _signals(
     recipe: ExtractRecipe, about: Mapping[str, Any], wanted: Wanted
 ) -> dict[str, dict[str, Any]]:
     """Return the facts of each signal; one that is not recorded is not there."""
-    codec = recipe.tape.topk_codec
-    signals: dict[str, dict[str, Any]] = {"trace": {}}
-    if wanted.top_k:
-        signals["topk"] = {"k": wanted.top_k, "codec": codec}
-    if wanted.lens:
-        signals["lens"] = {"layers": list(wanted.lens), "k": wanted.lens_top_k, "codec": codec}
-    if wanted.draws:
-        signals["sampled"] = {"num_draws": wanted.draws}
+    signals = {"trace": {}, **logits_facts(recipe, wanted)}
     if wanted.layers:
-        signals["hidden"] = {
-            "layers": list(wanted.layers),
-            "width": about["width"],
-            "dtype": recipe.tape.states_dtype,
-            "profile": recipe.tape.profile,
-        }
+        signals["hidden"] = hidden_facts(recipe, wanted.layers, about["width"])
     return signals

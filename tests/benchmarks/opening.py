@@ -16,9 +16,7 @@ from pathlib import Path
 from figures import Figure
 
 from cache_schema import layout, open_tape
-from cache_schema.maker import (
-    GroupInfo,
-)
+from cache_schema.maker import GroupInfo
 from cache_schema.rows.values import sample_rows
 from cache_schema.types import Sample
 from cache_schema.writer import TapeWriter

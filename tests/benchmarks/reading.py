@@ -31,9 +31,7 @@ from safetensors.torch import load_file, save_file
 
 from cache_schema import Tape, open_tape
 from cache_schema.hidden import HiddenPlace
-from cache_schema.maker import (
-    GroupInfo,
-)
+from cache_schema.maker import GroupInfo
 from cache_schema.rows.values import hidden_row, sample_rows, trace_row
 from cache_schema.types import Sample, Trace
 from cache_schema.writer import TapeWriter

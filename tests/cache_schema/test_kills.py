@@ -20,9 +20,7 @@ from whole_tape import PROFILES, add, content, fast_folder, fill, leftovers, mak
 
 import cache_schema
 from cache_schema import open_tape
-from cache_schema.manifest import (
-    records_of,
-)
+from cache_schema.manifest import records_of
 from cache_schema.writer import TapeWriter
 
 COUNT = 3

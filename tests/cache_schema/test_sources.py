@@ -185,6 +185,11 @@ def test_the_recording_comes_first_and_a_trace_is_asked_for_by_number(good: Path
         )
 
 
+def test_a_signal_of_no_states_has_no_place(good: Path) -> None:
+    with pytest.raises(MissingSignalError, match="'acoustic/topk' holds no states"):
+        open_tape(good)["s1"].hidden_place("acoustic/topk")
+
+
 @pytest.mark.parametrize(
     ("name", "trace"),
     [

@@ -12,9 +12,7 @@ import pytest
 from cache_schema import open_tape
 from cache_schema.codecs import bfloat16
 from cache_schema.errors import MissingSignalError, OutputError, ProvenanceError, TapeError
-from cache_schema.maker import (
-    GroupInfo,
-)
+from cache_schema.maker import GroupInfo
 from cache_schema.rows.values import hidden_row, sample_rows, topk_row, trace_row
 from cache_schema.types import Sample, TopK, Trace
 from cache_schema.writer import TapeWriter

@@ -24,7 +24,7 @@ from cache_schema.errors import ModelError, ProvenanceError, UsageError
 from cache_schema.types import FloatArray
 from cache_schema.validate.tape import validate
 from pipeline.acoustic_recipe import AcousticRecipe
-from pipeline.costs.weigh import signals_of
+from pipeline.costs.weigh import weights_of
 from pipeline.extract import check, run_step
 from pipeline.recipe import DatasetRecipe, ExtractRecipe, FailureRecipe, TapeRecipe
 
@@ -161,7 +161,7 @@ def test_the_tower_inside_an_audio_language_model(
     assert_frames(tape, load_audio_tower(str(acoustic_teacher), "float32", "cpu"), "tower")
     first = next(iter(tape))
     assert first["acoustic/hidden"].kind == "audio"
-    weighed = signals_of(tape, "tower", range(len(SECONDS)))["tower/hidden"]
+    weighed = weights_of(tape, "tower", range(len(SECONDS)))["tower/hidden"]
     assert weighed.tokens.sum() == sum(len(row["tower/hidden"].times_s) for row in tape)
 
 
