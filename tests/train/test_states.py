@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from cache_schema import Tape, open_tape
 from cache_schema.codecs import bfloat16
 from cache_schema.errors import TapeError
-from cache_schema.maker import (
-    GroupInfo,
-)
+from cache_schema.maker import GroupInfo
 from cache_schema.rows.values import hidden_row, sample_rows, trace_row
 from cache_schema.shard import Storage
 from cache_schema.types import Sample, Trace

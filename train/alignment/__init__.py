@@ -1,1 +1,1 @@
-"""Where positions of a teacher and of the student meet: in seconds, in characters, in words."""
+"""Where positions of a teacher and of the student meet: in seconds, in bytes of the text, in words."""

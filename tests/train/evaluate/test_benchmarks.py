@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from published_files import judged, rows_of, sample, write
+from typer.main import get_command
 
 from cache_schema.errors import DatasetError
+from train.cli import app
 from train.evaluate.benchmarks import BENCHMARKS, item_of
 from train.evaluate.rules.instructions import constraint_of
 from train.evaluate.types import ABILITIES
@@ -204,6 +206,13 @@ def test_the_table() -> None:
         assert benchmark.measures
     hearing = {name for name, benchmark in BENCHMARKS.items() if benchmark.ability == "hearing"}
     assert hearing == {"air_bench", "ser", "meld", "iemocap", "asr"}
+
+
+def test_the_help_names_every_benchmark() -> None:
+    """Written out there: the table loads transformers, which help does not wait for."""
+    (option,) = (one for one in get_command(app).commands["evaluate"].params  # type: ignore[attr-defined]
+                 if one.name == "benchmark")  # fmt: skip
+    assert option.help == " | ".join(BENCHMARKS)
 
 
 def test_groups_are_text_and_only_those_a_sample_has() -> None:
