@@ -1,1 +1,1 @@
-"""Where positions of a teacher and of the student meet: in seconds, in bytes of the text, in words."""
+"""Where positions of teacher and student meet: in seconds, in bytes of the text, in words."""
