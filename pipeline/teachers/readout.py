@@ -2,18 +2,66 @@
 
 Both engines use these functions, inside vLLM's worker too.
 
-Shapes: N positions, V vocabulary, k kept logits, n draws.
+Shapes: N positions, V vocabulary, k kept logits, n draws, M layers of the lens.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.teachers.base import Wanted
+
 CHUNK_ROWS = 128
 """Positions unembedded or drawn from together: [128, 152 k] is 78 MB in float32."""
+
+
+def of_logits(
+    logits_NV: Tensor, target_N: Tensor, uniforms_N: Tensor, wanted: Wanted
+) -> dict[str, Tensor]:
+    """Return what is recorded of logits.
+
+    Args:
+        logits_NV: raw logits, any floating type; computed in float32.
+        target_N: int64, the tokens that came next; negative where none is known.
+        uniforms_N: float64, a random number a position, for ``wanted.draws``.
+        wanted: which signals.
+
+    Returns:
+        Field of ``pipeline.teachers.records.record_dtype`` -> [N, ...]; ``target_logprob`` is NaN
+        where no target is known.
+    """
+    logits_NV = logits_NV.float()
+    target_logits_N = logits_NV.gather(1, target_N.clamp_min(0)[:, None])[:, 0]
+    target_logprobs_N = target_logits_N - logits_NV.logsumexp(dim=-1)
+    found = {"target_logprob": target_logprobs_N.masked_fill(target_N < 0, torch.nan)}
+    if wanted.top_k:
+        ids, logprobs, tail = top_entries(logits_NV, wanted.top_k)
+        found |= {"topk_ids": ids, "topk_logprobs": logprobs, "tail": tail}
+    if wanted.draws:
+        found["drawn_ids"] = draw_tokens(logits_NV, uniforms_N, wanted.draws)
+    return found
+
+
+def of_lens(logits: Iterable[Tensor], k: int) -> dict[str, Tensor]:
+    """Return what is recorded of the lens.
+
+    Args:
+        logits: [N, V] of each layer, one at a time.
+        k: how many are kept.
+
+    Returns:
+        ``lens_ids`` and ``lens_logprobs`` [N, M, k] and ``lens_tail`` [N, M]; nothing without
+        layers.
+    """
+    read = [top_entries(logits_NV, k) for logits_NV in logits]
+    names = ("lens_ids", "lens_logprobs", "lens_tail")
+    stacked = [torch.stack(values, dim=1) for values in zip(*read, strict=True)]
+    return dict(zip(names, stacked, strict=True)) if read else {}
 
 
 def top_entries(logits_NV: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from audio_models.decoder import lens_logits, logits_of
 from pipeline.teachers.base import Wanted
-from pipeline.teachers.readout import CHUNK_ROWS, draw_tokens, top_entries
+from pipeline.teachers.readout import CHUNK_ROWS, of_lens, of_logits
 
 
 def read_tokens(
@@ -43,32 +43,8 @@ def read_tokens(
     chunks: list[dict[str, Tensor]] = []
     for start in range(0, len(normed_ND), CHUNK_ROWS):
         part = slice(start, start + CHUNK_ROWS)
-        logits_NV = logits_of(model, normed_ND[part]).float()
-        found = _of_logits(logits_NV, target_N[part], uniforms_N[part], wanted)
-        chunks.append(found | _of_lens(model, states, part, wanted))
+        logits_NV = logits_of(model, normed_ND[part])
+        found = of_logits(logits_NV, target_N[part], uniforms_N[part], wanted)
+        lens = (lens_logits(model, states[layer][part]) for layer in wanted.lens)
+        chunks.append(found | of_lens(lens, wanted.lens_top_k))
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-
-def _of_logits(
-    logits_NV: Tensor, target_N: Tensor, uniforms_N: Tensor, wanted: Wanted
-) -> dict[str, Tensor]:
-    target_logits_N = logits_NV.gather(1, target_N[:, None])[:, 0]
-    found = {"target_logprob": target_logits_N - logits_NV.logsumexp(dim=-1)}
-    if wanted.top_k:
-        ids, logprobs, tail = top_entries(logits_NV, wanted.top_k)
-        found |= {"topk_ids": ids, "topk_logprobs": logprobs, "tail": tail}
-    if wanted.draws:
-        found["drawn_ids"] = draw_tokens(logits_NV, uniforms_N, wanted.draws)
-    return found
-
-
-def _of_lens(
-    model: Any, states: Mapping[int, Tensor], part: slice, wanted: Wanted
-) -> dict[str, Tensor]:
-    read = [
-        top_entries(lens_logits(model, states[layer][part]), wanted.lens_top_k)
-        for layer in wanted.lens
-    ]
-    names = ("lens_ids", "lens_logprobs", "lens_tail")
-    stacked = [torch.stack(values, dim=1) for values in zip(*read, strict=True)]
-    return dict(zip(names, stacked, strict=True)) if read else {}

@@ -21,7 +21,7 @@ Shapes: S tokens of a step, n wanted positions, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ from cache_schema.errors import ModelError
 from pipeline.teachers.channel import Sender
 from pipeline.teachers.outbox import Outbox
 from pipeline.teachers.owner import end_with_owner
-from pipeline.teachers.readout import CHUNK_ROWS, draw_tokens, top_entries, uniforms
+from pipeline.teachers.readout import CHUNK_ROWS, of_lens, of_logits, uniforms
 from pipeline.teachers.records import REQUEST_KEY, SETTINGS_KEY, from_settings
 from pipeline.teachers.vllm_taps import Taps
 
@@ -199,8 +199,9 @@ class SignalsWorker(PlatformWorker):  # type: ignore[misc]
             logits_nV = None if whole_nV is None else whole_nV[part]
             if logits_nV is None:
                 logits_nV = self._unembed(output_SD[rows_n[part]])
-            found = self._of_logits(logits_nV, next_n[part], uniforms_n[part])
-            found |= self._of_states({layer: rows[part] for layer, rows in kept.items()})
+            found = self._of_states({layer: rows[part] for layer, rows in kept.items()})
+            if logits_nV is not None:
+                found |= of_logits(logits_nV, next_n[part], uniforms_n[part], self._signals)
             fields.append(found)
         if self._outbox is not None:
             header = np.array([(s.asked.row, s.position, s.count) for s in spans], np.int64)
@@ -226,40 +227,19 @@ class SignalsWorker(PlatformWorker):  # type: ignore[misc]
         return logits[torch.tensor(places, device=logits.device)]
 
     def _unembed(self, hidden_nD: Tensor) -> Tensor | None:
+        """Return the logits; ``None`` where another rank gathers them."""
         logits: Tensor | None = self.model_runner.get_model().compute_logits(hidden_nD)
         return logits
-
-    def _of_logits(
-        self, logits_nV: Tensor | None, next_n: Tensor, uniforms_n: Tensor
-    ) -> dict[str, Tensor]:
-        wanted = self._signals
-        if logits_nV is None:  # gathered on another rank
-            return {}
-        logits_nV = logits_nV.float()
-        target_n = logits_nV.gather(1, next_n.clamp_min(0)[:, None])[:, 0]
-        target_n = target_n - logits_nV.logsumexp(dim=-1)
-        found = {"target_logprob": target_n.masked_fill(next_n < 0, torch.nan)}
-        if wanted.top_k:
-            ids, logprobs, tail = top_entries(logits_nV, wanted.top_k)
-            found |= {"topk_ids": ids, "topk_logprobs": logprobs, "tail": tail}
-        if wanted.draws:
-            found["drawn_ids"] = draw_tokens(logits_nV, uniforms_n, wanted.draws)
-        return found
 
     def _of_states(self, states: Mapping[int, Tensor]) -> dict[str, Tensor]:
         wanted, found = self._signals, {}
         if wanted.layers:
             found["states"] = torch.stack([states[layer] for layer in wanted.layers], dim=1)
-        read = []
-        for layer in wanted.lens:
+        return found | of_lens(self._lens_logits(states), wanted.lens_top_k)
+
+    def _lens_logits(self, states: Mapping[int, Tensor]) -> Iterator[Tensor]:
+        for layer in self._signals.lens:
             assert self._taps is not None
             logits_nV = self._unembed(self._taps.decoder.norm(states[layer]))
             if logits_nV is not None:
-                read.append(top_entries(logits_nV, wanted.lens_top_k))
-        if read:
-            names = ("lens_ids", "lens_logprobs", "lens_tail")
-            found |= {
-                name: torch.stack(values, dim=1)
-                for name, values in zip(names, zip(*read, strict=True), strict=True)
-            }
-        return found
+                yield logits_nV

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.teachers.base import Sampling
-from pipeline.teachers.readout import draw_tokens, top_entries, uniforms
+from pipeline.teachers.base import Sampling, Wanted
+from pipeline.teachers.readout import draw_tokens, of_lens, of_logits, top_entries, uniforms
 from pipeline.teachers.sampling import choose
 
 LARGE = 262_144
@@ -45,6 +45,27 @@ def test_entries_of_infinite_logits() -> None:
     assert ids[0, :2].tolist() == [2, 0]
     assert logprobs[0, 2] == -torch.inf
     assert float(tail) == 0.0
+
+
+def test_a_target_that_is_not_known_has_no_logprob() -> None:
+    logits = torch.randn(3, 9, generator=torch.Generator().manual_seed(0))
+    targets, numbers = torch.tensor([4, -1, 0]), torch.from_numpy(uniforms(3, 0, 3))
+    found = of_logits(logits, targets, numbers, Wanted(top_k=2, draws=4))
+    expected = logits.log_softmax(-1)[[0, 2], [4, 0]]
+    torch.testing.assert_close(found["target_logprob"][[0, 2]], expected)
+    assert found["target_logprob"][1].isnan()
+    assert torch.equal(found["topk_ids"], top_entries(logits, 2)[0])
+    assert torch.equal(found["drawn_ids"], draw_tokens(logits, numbers, 4))
+    assert set(of_logits(logits, targets, numbers, Wanted(top_k=0))) == {"target_logprob"}
+
+
+def test_the_lens_has_a_place_a_layer() -> None:
+    logits = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(0))
+    found = of_lens(iter(logits), 4)
+    for layer, of_layer in enumerate(logits):
+        for value, expected in zip(found.values(), top_entries(of_layer, 4), strict=True):
+            assert torch.equal(value[:, layer], expected)
+    assert of_lens([], 4) == {}
 
 
 @settings(deadline=None, max_examples=50)
