@@ -81,11 +81,11 @@ lint: setup ## ruff, mypy and the import contracts
 	$(BIN)/lint-imports
 
 test: lint ## the lint checks, then the tests
-	@$(BIN)/python -m pytest -n 2 $(ARGS)
+	@$(BIN)/python -m pytest -n 3 $(ARGS)
 
 coverage: setup ## the tests once more, and the lines that none of them runs
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 $(ARGS)
+	$(BIN)/coverage run -m pytest -n 3 $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

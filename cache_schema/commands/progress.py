@@ -59,8 +59,9 @@ class Counter:
             self._bar.update(self._task, advance=count, rate=rate)
         elif now - self._logged_s >= LOG_INTERVAL_S:
             self._logged_s = now
-            left_s = (self._total - self._done) / max(rate, 1e-9)
-            say(
-                f"{self._title}: {self._done}/{self._total} {self._unit}, {rate:.1f}/s, "
-                f"about {left_s:.0f} s left"
-            )
+            if self._done:
+                left_s = (self._total - self._done) / rate
+                told = f"{rate:.1f}/s, about {left_s:.0f} s left"
+            else:
+                told = f"none done after {now - self._started_s:.0f} s"
+            say(f"{self._title}: {self._done}/{self._total} {self._unit}, {told}")

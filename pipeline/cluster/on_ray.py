@@ -10,6 +10,7 @@ the tape there says so.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import tempfile
@@ -41,6 +42,9 @@ STORE_BYTES = 100 << 20
 LOOK_S, LOOK_SHARE = 2.0, 20
 """The driver looks at the tape every so often, and for at most one part in so many of its time."""
 
+ROOM_S = 30.0
+"""After so long it is said that actors wait for room."""
+
 GRACE_S = 60.0
 """How long actors that are still at it have once one has found nothing left."""
 
@@ -62,6 +66,10 @@ class Outcome:
 
 class StepActor:
     """Runs one step of a recipe, in an actor's process."""
+
+    def is_there(self) -> bool:
+        """Answer as soon as the cluster has found room for this process and started it."""
+        return True
 
     def run(self, step: str, recipe: str, folder: str, mark: str, debug: bool) -> Outcome:
         """Work at a step until nothing of it is left.
@@ -182,9 +190,11 @@ class Crew:
     ) -> None:
         self._ray, self._recipe, self._step = ray, recipe, step
         self._make = ray.remote(**options)(StepActor)
+        self._each = ", ".join(f"{name}={count}" for name, count in options.items())
         self._arguments = (step, as_toml(recipe), str(Path.cwd()), mark, debug)
         self._count = count
         self._running: dict[Any, Any] = {}
+        self._awaited: list[Any] = []
         self._lost = 0
 
     def work(self) -> None:
@@ -196,10 +206,13 @@ class Crew:
         """
         for _ in range(self._count):
             self._start()
-        deadline_s = None
+        deadline_s, room_s = None, time.monotonic() + ROOM_S
         try:
             with self._watched() as look:
                 while self._running and (deadline_s is None or time.monotonic() < deadline_s):
+                    if time.monotonic() > room_s:
+                        self._say_who_waits()
+                        room_s = math.inf
                     ended, _ = self._ray.wait(list(self._running), timeout=LOOK_S)
                     for reference in ended:
                         if self._end(reference) and deadline_s is None:
@@ -211,7 +224,19 @@ class Crew:
 
     def _start(self) -> None:
         actor = self._make.remote()
+        self._awaited.append(actor.is_there.remote())
         self._running[actor.run.remote(*self._arguments)] = actor
+
+    def _say_who_waits(self) -> None:
+        """Say how many actors have no room: others may hold the cluster for long."""
+        there, waiting = self._ray.wait(self._awaited, num_returns=len(self._awaited), timeout=0)
+        if waiting:
+            free = self._ray.available_resources()
+            say(
+                f"{self._step}: {len(there)} actors of {self._count} have started; the others wait "
+                f"for room, {self._each} each; the cluster has {free.get('CPU', 0):g} CPUs and "
+                f"{free.get('GPU', 0):g} GPUs free"
+            )
 
     def _end(self, reference: Any) -> bool:
         """Take how an actor ended; return whether it found nothing left."""

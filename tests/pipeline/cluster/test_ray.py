@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tiny_stage_one import run_pipeline, save_dataset
+from tiny_stage_one import save_dataset
 from typer.testing import CliRunner
 from whole_tape import leftovers
 
@@ -27,6 +28,19 @@ from cache_schema.validate.tape import validate
 from pipeline.cli import app
 from pipeline.cluster.on_ray import Outcome, StepActor
 from pipeline.recipe import DatasetRecipe, ExtractRecipe, TapeRecipe
+
+NO_PATIENCE = """
+import pipeline.cluster.on_ray
+from pipeline.cli import app
+pipeline.cluster.on_ray.ROOM_S = 0
+app()
+"""
+
+
+@pytest.fixture(autouse=True)
+def _at_our_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's processes are otherwise the last to get a core from the tests beside them."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")
 
 
 def uncounted(title: str, total: int) -> nullcontext[Callable[[int], None]]:
@@ -131,8 +145,14 @@ def test_a_refusal_is_named_and_ends_the_run(tmp_path: Path) -> None:
     for clip in dataset.parent.glob("clip-*"):
         clip.write_bytes(b"not audio")
     flags = ["--dataset", dataset, "--out", tmp_path / "tape"]
-    done = run_pipeline("ingest", *flags, "--cluster", "ray", "--set", "cluster.actors=1")
+    actors = len(os.sched_getaffinity(0)) + 1
+    flags += ["--cluster", "ray", "--set", f"cluster.actors={actors}"]
+    done = subprocess.run(
+        [sys.executable, "-c", NO_PATIENCE, "ingest", *map(str, flags)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 1, done.stderr
+    assert re.search(rf"actors of {actors} have started; the others wait for room", done.stderr)
     assert "error: ingest: process" in done.stderr
     assert "2 of 2 samples failed, more than the" in done.stderr
 
