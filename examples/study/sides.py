@@ -2,8 +2,8 @@
 
 How many kept log-probabilities are enough, or are drawn tokens? With all of the vocabulary kept,
 training is what it is with the teacher in memory (equal to 1e-9: ``tests/benchmarks/
-offline_gap.py``), so that row is "online". What do lossy states cost? And a teacher that writes in
-other tokens than the student's?
+offline_gap.py``), so that row is "online". What do lossy states cost? A teacher that writes in
+other tokens than the student's? And do the logits add something where the teacher is not sure?
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from transformers import AutoTokenizer
 
 from cache_schema import open_tape
 from examples.quickstart import tokens
@@ -40,6 +41,9 @@ class Side:
         settings: of that recipe.
         signals: of its tape, beside the traces, that it reads.
         other_teacher: whether its textual teacher has a tokenizer of its own.
+        doubts: whether its textual teacher was trained for a quarter of the steps only.
+        tape: the row whose tape it is trained from, if it has none of its own.
+        over: what it is compared with, if not ``like``.
     """
 
     name: str
@@ -50,6 +54,14 @@ class Side:
     settings: tuple[str, ...] = ()
     signals: tuple[str, ...] = ("textual/topk",)
     other_teacher: bool = False
+    doubts: bool = False
+    tape: str = ""
+    over: str = ""
+
+    @property
+    def compared_with(self) -> str:
+        """Name of the variant, or of the row here, that it is compared with."""
+        return self.over or self.like
 
 
 VOCABULARY = tokens.MERGED_VOCABULARY + len(tokens.SPECIAL) + len(tokens.TAGS)
@@ -77,6 +89,15 @@ SIDES = (
         flags=("--profile", "lossy2x"),
         signals=("textual/topk", "textual/hidden", "acoustic/hidden"),
     ),
+    Side(
+        name="doubts_sft", title="a teacher with doubts: SFT", like="sft", signals=(), doubts=True
+    ),
+    Side(
+        name="doubts",
+        title="a teacher with doubts: text KD, top layer",
+        tape="doubts_sft",
+        over="side-doubts_sft",
+    ),
 )
 
 
@@ -96,8 +117,12 @@ def run_side(one: Seed, side: Side) -> dict[str, Any]:
         found = {"teacher": _train_other_teacher(one, teacher)}
         settings = (*variant.settings, f"data.teacher_tokenizer={teacher}")
         variant = dataclasses.replace(variant, settings=settings)
-    folder = one / f"tape-{side.name}"
-    seed.command(*extract_words(one, teacher, folder, _flags(one, side)))
+    if side.doubts:
+        teacher = one / "teacher-doubts"
+        found = {"teacher": _train_doubting_teacher(one, teacher)}
+    folder = one / f"tape-{side.tape or side.name}"
+    if not side.tape:
+        seed.command(*extract_words(one, teacher, folder, _flags(one, side)))
     tape = {**about(folder), "same_traces": _same_traces(one / "tape", folder)}
     return {**found, "tape": tape, **train_and_measure(one, variant, folder)}
 
@@ -112,6 +137,12 @@ def _train_other_teacher(one: Seed, folder: Path) -> dict[str, Any]:
     rng = np.random.default_rng([one.seed, 6])
     tokenizer = models.make_tokenizer(one.speech, compositions, rng, OTHER_VOCABULARY)
     return train_teacher(one, tokenizer, folder)
+
+
+def _train_doubting_teacher(one: Seed, folder: Path) -> dict[str, Any]:
+    size = dataclasses.replace(one.size, teacher_steps=max(1, one.size.teacher_steps // 4))
+    tokenizer = AutoTokenizer.from_pretrained(one / "teacher")
+    return train_teacher(dataclasses.replace(one, size=size), tokenizer, folder)
 
 
 def _same_traces(main: Path, other: Path) -> int:

@@ -179,9 +179,11 @@ def _side(records: Sequence[Mapping[str, Any]], side: Side) -> dict[str, Any]:
     tapes = [record["found"][name]["tape"] for record in records]
     return {
         "title": side.title,
-        "like": side.like,
+        "over_what": side.compared_with,
         "shares": {group: _json(share_of(records, name, group)) for group in AXES},
-        "over": {group: _json(difference_of(records, name, side.like, group)) for group in AXES},
+        "over": {
+            group: _json(difference_of(records, name, side.compared_with, group)) for group in AXES
+        },
         "tape_bytes": sum(
             tapes[0]["signal_bytes"][each] for each in ("textual/trace", *side.signals)
         ),
@@ -234,11 +236,13 @@ def _side_lines(summary: Mapping[str, Any]) -> list[str]:
     titles += ("tape, bytes", "same traces")
     lines = ["", "Beside the table:", "", f"| | {' | '.join(titles)} |"]
     lines.append("|---" * (len(titles) + 1) + "|")
+    named = {f"side-{side.name}": side.title for side in SIDES}
+    named |= {name: row["title"] for name, row in summary["variants"].items()}
     for side in summary["sides"]:
         cells = [
             side["title"],
             *(_cell(side["shares"][group]) for group in AXES),
-            summary["variants"][side["like"]]["title"],
+            named[side["over_what"]],
             *(_cell(side["over"][group], signed=True) for group in AXES),
             f"{side['tape_bytes']:,}",
             f"{side['same_traces']} of {side['traces']}",

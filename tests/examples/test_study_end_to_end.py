@@ -13,6 +13,7 @@ from pipeline.cli import app as pipeline_app
 from train.cli import app as train_app
 
 APPS = {"pipeline": pipeline_app, "train": train_app}
+BESIDE = ("drawn", "lossy2x", "doubts_sft", "doubts")
 STEPS = ("ingest", "textualize", "textual", "acoustic")
 
 
@@ -43,7 +44,7 @@ def test_the_study(digit_folder, tmp_path, commands, monkeypatch, capsys):
     )
     monkeypatch.setattr("examples.study.summary.variants", one_seed.variants)
     monkeypatch.setattr("examples.study.sides.variants", variants)
-    beside = tuple(side for side in SIDES if side.name in ("drawn", "lossy2x"))
+    beside = tuple(side for side in SIDES if side.name in BESIDE)
     for module in ("one_seed", "summary"):
         monkeypatch.setattr(f"examples.study.{module}.SIDES", beside)
     words = ["--fsdd", str(digit_folder), "--out", str(tmp_path / "study"), "--size", "tiny"]
@@ -51,8 +52,10 @@ def test_the_study(digit_folder, tmp_path, commands, monkeypatch, capsys):
     assert commands.count("train student") == len(chosen) + len(beside)
     summary = json.loads((tmp_path / "study" / "study.json").read_text())
     assert set(summary["variants"]) == {"base", *chosen}
-    assert [side["like"] for side in summary["sides"]] == ["top", "joint"]
-    assert [side["same_traces"] for side in summary["sides"]] == [12, 12]
+    compared = [side["over_what"] for side in summary["sides"]]
+    assert compared == ["top", "joint", "sft", "side-doubts_sft"]
+    assert [side["same_traces"] for side in summary["sides"][:2]] == [12, 12]
+    assert "| a teacher with doubts: SFT | " in (tmp_path / "study" / "table.md").read_text()
     joint = summary["variants"]["joint"]
     for group, rows in {
         "reasoning, seen": 6,
