@@ -85,9 +85,11 @@ test: lint ## the lint checks, then the tests
 
 coverage: setup ## the tests once more, and the lines that none of them runs
 	@$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 3 $(ARGS)
+	status=0
+	$(BIN)/coverage run -m pytest -n 3 $(ARGS) || status=$$?
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+	exit $$status
 
 clean: ## removes .venv and the caches of the checks
 	@rm -rf .venv .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -151,7 +151,7 @@ def test_demo_and_test_begin_with_setup(workshop):
     for tool in ("ruff", "mypy", "lint-imports"):
         shutil.copy(shutil.which("true"), workshop.root / ".venv" / "bin" / tool)
     assert workshop.make("test", "ARGS=-x").returncode == 0
-    assert workshop.log[-1] == "pytest -n 2 -x"
+    assert workshop.log[-1] == "pytest -n 3 -x"
 
 
 def test_ci_runs_the_tests():
