@@ -85,6 +85,18 @@ def take_epochs(
         return sum(states.nbytes for step in prefetch(jobs, buffers) for states in step)
 
 
+def take_found(found: list[list[StatesPlan]], buffers: list[HostBuffer]) -> int:
+    """The same of rows whose places are known: what finding them costs while others copy."""
+
+    def load(readers: Readers, plans: list[StatesPlan], buffer: HostBuffer) -> list[Tensor]:
+        buffer.reserve([plan.num_bytes for plan in plans])
+        return [start_states(plan, buffer, readers) for plan in plans]
+
+    with Readers() as readers:
+        jobs = (functools.partial(load, readers, plans) for plans in found * EPOCHS)
+        return sum(states.nbytes for step in prefetch(jobs, buffers) for states in step)
+
+
 def copy_epochs(source: Source, counts: dict[str, int], steps: list[list[Rows]]) -> None:
     """The same pieces by as many threads, each into memory of its own as large as a ring."""
 
@@ -208,6 +220,7 @@ def _speed(
     source = Source(counts)
     ROOMS[:] = [Room(128 << 20) for _ in range(READERS)]
     ring = [HostBuffer() for _ in range(STEPS_AHEAD + 1)]
+    found = [[plan_rows_states(tape, rows) for rows in step] for step in steps]
     peers = peers_loader(paths, steps)
     spent_s: dict[str, list[float]] = {}
 
@@ -225,6 +238,7 @@ def _speed(
         {
             "memcpy": counted("memcpy", lambda: copy_epochs(source, counts, steps)),
             "loader": counted("loader", lambda: take_epochs(tape, steps, ring)),
+            "found": lambda: take_found(found, ring),
             "1": lambda: take_epochs(tape, steps, ring, 1),
             "4": lambda: take_epochs(tape, steps, ring, 4),
             "peers": lambda: drain(peers),
@@ -236,6 +250,7 @@ def _speed(
     by = f"memcpy by {READERS} threads"
     pairs = [
         (f"{READERS} reading threads", "memcpy", "loader", 0.75, f"{by} {speed:.1f} GB/s"),
+        ("places known before", "memcpy", "found", None, "what finding rows costs is left out"),
         ("1 reading thread", "memcpy", "1", None, by),
         ("4 reading threads", "memcpy", "4", None, by),
         ("against worker processes", "peers", "loader", 5.0, f"{READERS} workers, safetensors"),
