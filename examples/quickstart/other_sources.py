@@ -37,14 +37,7 @@ def load_hub(say: Callable[[str], None]) -> RecordingSet:
     Raises:
         RecordingsError: the hub cannot be reached or its rows are not as expected.
     """
-    import datasets
-
-    say(f"asking the hub for {HUB_DATASET}")
-    try:
-        rows = datasets.load_dataset(HUB_DATASET, split="train", revision=HUB_REVISION)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise RecordingsError(f"{type(error).__name__} from the hub") from error
-    rows = rows.cast_column("audio", datasets.Audio(decode=False))
+    rows = hub_rows("train", say)
     return checked(
         RecordingSet(
             name="the Free Spoken Digit Dataset (CC-BY-SA)",
@@ -52,6 +45,22 @@ def load_hub(say: Callable[[str], None]) -> RecordingSet:
             recordings=pick_takes(map(_hub_candidate, rows)),
         )
     )
+
+
+def hub_rows(split: str, say: Callable[[str], None]) -> Any:
+    """Return rows of the Free Spoken Digit Dataset from the hub, recordings as they are stored.
+
+    Raises:
+        RecordingsError: the hub cannot be reached.
+    """
+    import datasets
+
+    say(f"asking the hub for {HUB_DATASET}")
+    try:
+        rows = datasets.load_dataset(HUB_DATASET, split=split, revision=HUB_REVISION)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise RecordingsError(f"{type(error).__name__} from the hub") from error
+    return rows.cast_column("audio", datasets.Audio(decode=False))
 
 
 def _hub_candidate(row: dict[str, Any]) -> tuple[int, str, Callable[[], bytes]]:

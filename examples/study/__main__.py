@@ -23,7 +23,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         description="The variants of arXiv 2509.18579's table over one tape, on recorded speech.",
         epilog="example: python -m examples.study --fsdd free-spoken-digit-dataset --seeds 0,1,2",
     )
-    parser.add_argument("--fsdd", type=Path, help="folder of the Free Spoken Digit Dataset")
+    parser.add_argument("--fsdd", type=Path, help="folder of the Free Spoken Digit Dataset, or hub")
     parser.add_argument(
         "--world",
         choices=("fsdd", "asterisk"),

@@ -1,9 +1,12 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from datasets import Dataset
 
+from examples.quickstart import other_sources
 from examples.quickstart.recordings import RecordingsError
 from examples.quickstart.world import Voices
 from examples.study import speech
@@ -47,6 +50,22 @@ def test_voices_and_takes_are_split(digit_folder):
     assert not waves["train"] & waves["dev"]
     assert not waves["dev"] & waves["test"]
     assert speech.load("fsdd", digit_folder / "recordings", print).speakers == found.speakers
+
+
+def test_the_hub_has_the_recordings_of_the_folder(digit_folder, tmp_path, monkeypatch, capsys):
+    """A data set as the hub keeps it, in two splits, loaded as from there."""
+    files = sorted((digit_folder / "recordings").glob("*.wav"), reverse=True)
+    for split, part in (("train", files[::2]), ("test", files[1::2])):
+        audio = [{"bytes": file.read_bytes(), "path": file.name} for file in part]
+        rows = Dataset.from_dict({"audio": audio, "label": [int(f.name[0]) for f in part]})
+        rows.to_parquet(tmp_path / f"{split}.parquet")
+    monkeypatch.setattr(other_sources, "HUB_DATASET", str(tmp_path))
+    ours, theirs = (speech.load("fsdd", where, print) for where in (digit_folder, Path("hub")))
+    assert "asking the hub" in capsys.readouterr().out
+    for name, part in ours.sets.items():
+        for one, other in zip(part.recordings, theirs.sets[name].recordings, strict=True):
+            assert (one.number, one.speaker) == (other.number, other.speaker)
+            assert one.wave.tobytes() == other.wave.tobytes()
 
 
 def test_folders_that_will_not_do(tmp_path, digit_folder):
