@@ -68,6 +68,11 @@ setup: ## makes .venv with everything in it, and repairs what the packages leave
 	  wanted=(-e '.[dev]' '$(TORCH)' -r .venv/engine-requirements.txt)
 	fi
 	[ $$found != 2 ] && install "$${wanted[@]}" || fail "pip failed, as said above"
+	if [ -n "$${PYTHONDONTWRITEBYTECODE:-}" ]; then
+	  say "PYTHONDONTWRITEBYTECODE is set, so every process would compile all it imports: doing it once, 1 minute"
+	  # what other versions of Python are meant for does not compile, and is not imported
+	  $(BIN)/python -m compileall -q -j 0 .venv/lib audio_models cache_schema pipeline train > .venv/compile.log || true
+	fi
 	$(BIN)/python -m pipeline.doctor --repair || fail "something is still broken: each line above says what mends it"
 	echo "$$key" > $(STAMP)
 

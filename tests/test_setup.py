@@ -38,6 +38,7 @@ class Workshop:
     def __init__(self, folder: Path):
         self.root, self.fake = folder / "clone", folder / "fake"
         self.root.mkdir()
+        self.variables: dict[str, str] = {}
         (self.fake / "failures").mkdir(parents=True)
         for name in ("Makefile", "pyproject.toml"):
             shutil.copy(ROOT / name, self.root)
@@ -56,7 +57,8 @@ class Workshop:
     def make(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         path = f"{self.fake}:{os.environ['PATH']}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-        environment = {**kept, "PATH": path, "FAKE": str(self.fake), "CI": "true"}
+        kept.pop("PYTHONDONTWRITEBYTECODE", None)
+        environment = {**kept, "PATH": path, "FAKE": str(self.fake), "CI": "true", **self.variables}
         command = ["make", "-C", str(self.root), *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
@@ -79,6 +81,13 @@ def test_setup_installs_then_repairs_and_the_second_time_does_nothing(workshop):
     assert again.returncode == 0
     assert "setup:" not in again.stdout
     assert workshop.log == steps
+
+
+def test_where_imports_leave_no_byte_code_setup_does(workshop):
+    workshop.variables["PYTHONDONTWRITEBYTECODE"] = "1"
+    assert "every process would compile" in workshop.make("setup").stdout
+    compiled = "compileall -q -j 0 .venv/lib audio_models cache_schema pipeline train"
+    assert workshop.log[-2:] == [compiled, "pipeline.doctor --repair"]
 
 
 def test_other_metadata_are_installed_anew(workshop):
