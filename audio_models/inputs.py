@@ -180,10 +180,15 @@ def _heard(lm: AudioLM, input_ids_T: Tensor, duration_s: float) -> tuple[Tensor,
     return positions, np.minimum(times_s, duration_s).astype(np.float32)
 
 
+def holds_placeholder(lm: AudioLM, text: str) -> bool:
+    """Whether a text holds what stands for audio, and would be taken for a recording."""
+    # ids made from a chat request never have a special token for what is written in its text
+    return placeholder_of(lm) in text and not lm.family.chat_ids
+
+
 def _check_tokens(lm: AudioLM, request: Request) -> None:
     placeholder = placeholder_of(lm)
-    # ids made from a chat request never have a special token for what is written in its text
-    if placeholder in request.text and not lm.family.chat_ids:
+    if holds_placeholder(lm, request.text):
         raise AudioError(f"its text holds the audio placeholder {placeholder!r}")
     if request.response_ids is None or len(request.response_ids) == 0:
         return

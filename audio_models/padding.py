@@ -16,14 +16,18 @@ SECONDS = (0.43, 1.57)
 """Below and above one second: some towers take longer ones to pieces of a second."""
 
 
-@torch.inference_mode()
+@torch.no_grad()  # what a module keeps of a pass must be of use to training
 def hears_padding(lm: AudioLM) -> bool:
-    """Return whether the states of a recording are others beside a longer one than alone."""
+    """Return whether the states of a recording are others beside a longer one than alone.
+
+    In the type of the weights, also where the passes around it are under autocast.
+    """
     requests = [
         Request(audio=_noise(min(seconds, lm.max_audio_s)), text="What?") for seconds in SECONDS
     ]
-    alone = _last_states(lm, requests[:1])
-    beside = _last_states(lm, requests)[: len(alone)]
+    with torch.autocast(lm.device.type, enabled=False):
+        alone = _last_states(lm, requests[:1])
+        beside = _last_states(lm, requests)[: len(alone)]
     return moved(alone, beside, alone.dtype)
 
 

@@ -69,8 +69,17 @@ def train_here(launch: Launch) -> click.testing.Result:
         return CliRunner().invoke(app, launch.arguments)
 
 
-def train_apart(forks: Forks, launch: Launch, ranks: int = 1) -> tuple[list[Ended], str]:
-    """Train in processes of their own; return how each ended, and what they said, in order."""
+def train_apart(
+    forks: Forks, launch: Launch, ranks: int = 1, others: Launch | None = None
+) -> tuple[list[Ended], str]:
+    """Train in processes of their own; return how each ended, and what they said, in order.
+
+    Args:
+        forks: where they are forked from.
+        launch: how they are started,
+        ranks: and how many.
+        others: how all but the first are started, if otherwise.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -81,9 +90,8 @@ def train_apart(forks: Forks, launch: Launch, ranks: int = 1) -> tuple[list[Ende
         places = [rank, ranks, port] if ranks > 1 else []
         faults = [launch.kill_after, short, launch.backward]
         heard = f"{log}.{rank}"
-        children.append(
-            forks.start("train_runs:one_process", launch.arguments, places, faults, heard)
-        )
+        typed = (others if others and rank else launch).arguments
+        children.append(forks.start("train_runs:one_process", typed, places, faults, heard))
     ended = [forks.wait(child, 200) for child in children]
     return ended, "".join(Path(f"{log}.{rank}").read_text() for rank in range(ranks))
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from audio_models.features import hop_length
+from audio_models.inputs import holds_placeholder
 from audio_models.load import AudioLM
 from audio_models.prompt import prompt_ids, text_prompt_ids
 from cache_schema import Tape, TapeRow
@@ -160,7 +161,9 @@ def _prompt_tokens(lm: AudioLM, row: TapeRow, reads: str) -> tuple[int, str]:
     if reads == "description":
         if not row.description:
             return 0, "no description"
-        return len(text_prompt_ids(lm, prompt_text(row, reads))), ""
+        text = prompt_text(row, reads)
+        fault = "description or question holds the audio placeholder"
+        return len(text_prompt_ids(lm, text)), fault * holds_placeholder(lm, text)
     duration_s = row.num_audio_samples / SAMPLE_RATE_HZ
     if duration_s > lm.max_audio_s:
         return 0, f"audio longer than {lm.max_audio_s:g} s"

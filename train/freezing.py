@@ -63,6 +63,28 @@ def check_trained(
             )
 
 
+def check_in_shards(objective: Objective, stages: Sequence[Stage], family: Family) -> None:
+    """Refuse a stage whose passes go back through the blocks in some processes alone.
+
+    Those that gather the blocks on the way back to an audio tower would wait for one that reads
+    a description, and trains nothing below its projectors.
+
+    Raises:
+        UsageError: naming the stage.
+    """
+    parts = {part for name, _, part in _trained(objective, family) if not _is_new(name)}
+    for stage in stages:
+        met = parts - set(stage.freeze)
+        reads = {task.needs.reads for task in stage.tasks}
+        if len(reads) > 1 and met and met <= set(_HEARS):
+            where = f"stages.{stage.name}: " * bool(stage.name)
+            raise UsageError(
+                f"{where}with student.sharding=full, tasks that hear and tasks that read cannot be "
+                "mixed while the language model is frozen; give them stages of their own, train a "
+                "part of the language model, or leave the student whole"
+            )
+
+
 def _trained(objective: Objective, family: Family) -> Iterator[tuple[str, Tensor, str]]:
     """Yield name, parameter and part of all that the run trains, in one stage or another."""
     for name, parameter in objective.named_parameters():

@@ -176,6 +176,9 @@ def sum_gradients(parameters: Sequence[Tensor], num_processes: int) -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     for bucket in _buckets([p.grad for p in shared if p.grad is not None]):
+        if len(bucket) == 1 and bucket[0].is_contiguous():  # embeddings: no copy of the largest
+            distributed.all_reduce(bucket[0])
+            continue
         flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
         distributed.all_reduce(flat)
         for gradient, summed in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):

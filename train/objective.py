@@ -75,6 +75,8 @@ class Objective(nn.Module):
         self._recorded = states_read(terms)
         self._head = output_head(model)
         self._passes = TowerPass(model, terms)
+        self.meets_all_blocks = False
+        self._for_company = False
         for term in terms:
             if isinstance(term.settings, StatesTerm):
                 self.projectors.update(_projectors(term, term.settings, student_width))
@@ -97,8 +99,8 @@ class Objective(nn.Module):
 
     @property
     def unread(self) -> bool:
-        """Whether the last pass went through the language model though no term reads it."""
-        return self._passes.unread
+        """Whether the last pass went through parts that no term reads, and left them zeros."""
+        return self._passes.unread or self._for_company
 
     def counts(self, batch: TrainBatch) -> Tensor:
         """Return float64 [M]: the positions each term sums over."""
@@ -128,8 +130,13 @@ class Objective(nn.Module):
         scales_M = output.readout_ND.new_ones(len(self.terms)) if scale_M is None else scale_M
         scales = {t.name: each for t, each in zip(self.terms, scales_M, strict=True)}
         # a term that is not computed here is 0, and belongs to the graph as the others do
-        sums = dict.fromkeys((t.name for t in self.terms), wide(output.readout_ND[:0]).sum())
+        nothing = wide(output.readout_ND[:0]).sum()
+        sums = dict.fromkeys((t.name for t in self.terms), nothing)
         over_output = tuple(term for term in active if term.over_output)
+        # else a term of another process, or one that is not computed here, goes through all blocks
+        self._for_company = (
+            self.meets_all_blocks and not over_output and len(active) == len(self.terms)
+        )
         if over_output:
             values_M = summing.sums(
                 output.readout_ND,
@@ -152,6 +159,8 @@ class Objective(nn.Module):
             else:
                 assert term.over_output, f"no code computes {term.name}"
         sums_M = torch.stack([sums[term.name] for term in self.terms])
+        if self._for_company:
+            sums_M = sums_M + nothing
         if scale_M is None:
             return sums_M
         return Weighted(summing.attach((sums_M * scale_M).sum()), sums_M.detach())

@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from audio_models.load import AudioLM, read_dtype, read_num_layers
 from audio_models.tower import tower_shape
 from cache_schema import Tape
 from cache_schema.commands.console import say
-from train.assemble import build_run, make_accelerator, processes_on_cpu
+from train.assemble import build_run, make_accelerator, processes_on_cpu, require_alike
 from train.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint, load_weights
 from train.heldout_answers import check_answers
 from train.loop import train_steps
@@ -35,6 +36,10 @@ from train.student import load_student, save_student
 from train.tapes import check_tapes, locate, open_tapes, resolve_all
 from train.terms.resolve import Term
 from train.trackers import require_trackers, tracking
+
+PATIENCE = timedelta(hours=4)
+"""How long processes wait for one that writes a checkpoint or reads a large tape: for 10 minutes by
+default, which tens of billions of parameters exceed on a slow disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,7 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
     directory = RunDir(root=flags.out)
     before = check_run_dir(directory, recipe, flags.resume)
     # every process has looked before the first one writes
-    PartialState(cpu=processes_on_cpu()).wait_for_everyone()
+    PartialState(cpu=processes_on_cpu(), timeout=PATIENCE).wait_for_everyone()
     tapes = open_tapes(locate(flags.caches, recipe))
     if before:
         refuse_other_start(directory, _started_from(flags, tapes))
@@ -75,6 +80,7 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
     lm = load_student(flags.student, recipe.student)
     planner = Planner(recipe, tapes, terms, lm)
     stages = planner.stages()
+    require_alike(accelerator, about_rows(stages), "the tape grew meanwhile, or is another there")
     run = build_run(directory, recipe, lm, terms, stages, accelerator)
     check_answers(run)
     main = accelerator.is_main_process
@@ -132,6 +138,11 @@ def continue_from(run: Run, resume: bool) -> Progress:
         if word:
             say(word)
         cut_metrics(run.directory.metrics, progress.done)
+    require_alike(
+        accelerator,
+        {"checkpoint": found[-1][0] if found else "none", **progress.to_json()},
+        f"they see different folders at {run.directory.root}: it has to be shared by all",
+    )
     accelerator.wait_for_everyone()
     return progress
 

@@ -35,6 +35,15 @@ def test_rows_are_left_out_with_a_count(
     assert "rows: 8; left out: 1 empty trace, 1 trace with an audio placeholder, " in report
 
 
+def test_descriptions_that_name_the_placeholder(make_tape: MakeTape, student: AudioLM) -> None:
+    placeholder = student.tokenizer.decode([student.audio_token_id])
+    described = {f"s{number}": "a bell" for number in range(5)} | {"s5": f"heard: {placeholder}"}
+    tape = open_tape(make_tape(num_samples=6, described=described))
+    examples, left_out = scan(tape, student, DataRecipe(), (), reads="description")
+    assert dict(left_out) == {"description or question holds the audio placeholder": 1}
+    assert len(examples) == 5
+
+
 def test_traces_are_left_out_by_where_they_come_from(
     make_tape: MakeTape, student: AudioLM, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,36 @@ def test_some_processes_had_no_row(make_tape: MakeTape, student: object) -> None
     trained, _ = split(examples, 0.3)
     rows = {len(step) for epoch in range(4) for step in plan_epoch(trained, 600, 0, epoch)}
     assert min(rows) < 4 <= max(rows)
+
+
+def test_processes_that_see_other_rows_are_refused(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path, forks: Forks
+) -> None:
+    """A tape that grew between two processes' opening it: steps would be cut elsewhere."""
+    one, other = (
+        Launch(tape=make_tape(num_samples=count), student=student_dir, out=tmp_path / "run")
+        for count in (8, 9)
+    )
+    ended, said = train_apart(forks, one, 2, others=other)
+    assert [process.value for process in ended] == [1, 1], said
+    assert "processes 0 and 1 do not see the same (rows 8, 9; rows_digest" in said
+    assert "the tape grew meanwhile" in said
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_processes_that_see_other_checkpoints_are_refused(
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path, forks: Forks
+) -> None:
+    """Two machines whose folders of that name are not one."""
+    killed = Launch(
+        tape=make_tape(), student=student_dir, out=tmp_path / "run", more=FLAGS, kill_after=5
+    )
+    assert train_apart(forks, killed, 2)[0][0].status == -9
+    here = replace(killed, kill_after=0)
+    ended, said = train_apart(forks, here, 2, others=replace(here, out=tmp_path / "elsewhere"))
+    assert [process.value for process in ended] == [1, 1], said
+    assert "do not see the same (checkpoint 3, 'none'; done 3, 0" in said
+    assert "it has to be shared by all" in said
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
