@@ -127,10 +127,11 @@ class Receiver:
                     self._fail(payload.decode())
         except EOFError:
             return
-        except (OSError, ValueError) as error:
-            if self._closed:
-                return
-            self._fail(f"signals were lost on their way: {type(error).__name__}: {error}")
+        except Exception as error:  # noqa: BLE001 - also memory that runs out: told, or all wait
+            if not self._closed:
+                self._fail(f"signals were lost on their way: {type(error).__name__}: {error}")
+        finally:
+            connection.close()  # a sender that nobody reads would wait for ever
 
     def _fail(self, why: str) -> None:
         with self._changed:

@@ -17,6 +17,9 @@ from pipeline.teachers.channel import Sender
 _STEPS_AHEAD = 8
 """Steps whose copies may wait: bounds pinned memory."""
 
+_LOOK_S = 1.0
+"""How often it is looked whether the thread that sends still lives."""
+
 Fields = dict[str, Tensor]
 
 
@@ -49,15 +52,24 @@ class Outbox:
         Raises:
             RuntimeError: an earlier step could not be sent.
         """
-        if self._failure is not None:
-            raise RuntimeError(f"signals could not be sent: {self._failure}") from self._failure
+        self._check()
         if self._steps is None:
             self._send(spans, parts)
             return
         copies = [{name: _copy_to_host(tensor) for name, tensor in part.items()} for part in parts]
         copied = torch.Event()
         copied.record()
-        self._steps.put((spans, copies, copied))
+        while True:
+            try:
+                self._steps.put((spans, copies, copied), timeout=_LOOK_S)
+            except queue.Full:
+                self._check()  # a thread that has ended takes nothing any more
+            else:
+                return
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise RuntimeError(f"signals could not be sent: {self._failure}") from self._failure
 
     def fail(self, why: str) -> None:
         """Say that there will be no signals, and why."""

@@ -30,16 +30,15 @@ before differs by more than 0.14."""
 class Taps:
     """The states of chosen layers, step after step."""
 
-    def __init__(
-        self, model: nn.Module, layers: Sequence[int], num_layers: int, *, compiled: bool
-    ) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[int], num_layers: int) -> None:
         """Attach to a model that is loaded and not compiled yet.
 
         Args:
             model: vLLM's.
             layers: layer numbers, ascending: 0 is the embedding output, N what leaves block N.
+                With 0 it must stay uncompiled, as must a model without the interface: there hooks
+                would not run.
             num_layers: how many blocks it has.
-            compiled: whether it will be; hooks do not run then.
 
         Raises:
             ModelError: its blocks or its final norm cannot be told.
@@ -50,9 +49,9 @@ class Taps:
         self._num_layers = num_layers
         # The last layer is what the check compares.
         wanted = sorted({*layers, num_layers})
-        # Uncompiled, the interface hands out the embedding output itself, and block 1 adds to it
-        # in place: a copy is taken before.
-        hooked = [n for n in wanted if not self.has_interface or (n == 0 and not compiled)]
+        # The interface hands out the embedding output itself, and block 1 adds to it in place: a
+        # copy is taken before.
+        hooked = [n for n in wanted if not self.has_interface or n == 0]
         self._reported = tuple(n for n in wanted if n not in hooked)
         self._hooked: dict[int, Tensor] = {}
         interface: Any = model

@@ -94,8 +94,8 @@ class VllmTextTeacher(TextModel):
         refused = self._open(eager=False)
         if refused.startswith("compiled"):
             say(
-                f"vLLM's {refused.partition(' ')[2]} reports states only where it is not compiled: "
-                "it runs uncompiled, so more slowly"
+                f"vLLM's {refused.partition(' ')[2]} only where it is not compiled: it "
+                "runs uncompiled, so more slowly"
             )
             refused = self._open(eager=True)
         if refused:

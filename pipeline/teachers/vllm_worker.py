@@ -102,15 +102,20 @@ class SignalsWorker(PlatformWorker):  # type: ignore[misc]
         model_config = self.vllm_config.model_config
         num_layers = int(model_config.hf_text_config.num_hidden_layers)
         compiled = not model_config.enforce_eager
+        name = type(model).__name__
+        if compiled and 0 in layers:
+            # whether block 1 adds to it in place depends on compiler, kernels and passes chosen
+            self._refusal = f"compiled {name} reports the embedding output (layer 0)"
+            return
         try:
-            taps = Taps(model, layers, num_layers, compiled=compiled)
+            taps = Taps(model, layers, num_layers)
         except ModelError as error:
             self._refusal = f"{error}; use `--engine transformers`"
             return
         if taps.has_interface:
             self.model_runner.use_aux_hidden_state_outputs = True
         elif compiled:
-            self._refusal = f"compiled {type(model).__name__}"
+            self._refusal = f"compiled {name} reports states"
             return
         self._taps = taps
 

@@ -127,7 +127,7 @@ class Decoder(torch.nn.Module):
 def taps_hold() -> None:
     """States taken by hooks survive what blocks do to them; a row of NaN condemns nothing."""
     decoder = Decoder()
-    taps = Taps(decoder, [0, 1, 2], 2, compiled=False)
+    taps = Taps(decoder, [0, 1, 2], 2)
     embedded = torch.arange(12.0).reshape(3, 4)
     embedded[1] = torch.nan
     expected, hidden, residual = [embedded.clone()], embedded, None
