@@ -6,6 +6,7 @@ import contextlib
 import errno
 import functools
 import os
+import secrets
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -177,8 +178,8 @@ def make_dirs(path: Path) -> None:
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
     make_dirs(path.parent)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.unlink(missing_ok=True)
+    # containers on one file system often have the same process ids
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         write_hashed(beside, content)
         beside.replace(path)

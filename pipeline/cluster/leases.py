@@ -186,9 +186,12 @@ class Leases:
         beside = file.with_name(f".{self._me}.tmp")
         descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
-            os.write(descriptor, json.dumps({**note, "boot": _boot()}).encode())
-            with contextlib.suppress(OSError):  # without locks the heartbeat has to do
+            boot = _boot()
+            try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                boot = ""  # without a lock that tells of its end, the heartbeat has to do
+            os.write(descriptor, json.dumps({**note, "boot": boot}).encode())
             with contextlib.suppress(FileExistsError):
                 os.link(beside, file)
             if os.fstat(descriptor).st_nlink == 2:  # whatever a reply that was lost said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -202,3 +203,19 @@ def test_settings_are_checked(wrong: dict[str, float]) -> None:
         UsageError, match=rf"cluster\.{'expires_s' if 'heart' in str(wrong) else next(iter(wrong))}"
     ):
         ClusterRecipe(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_lease_without_a_lock_is_judged_by_its_heartbeat_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On its own machine too, where an open lock would say that its worker has ended."""
+    here, watching = leases(tmp_path), leases(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(module.fcntl, "flock", no_locks)
+        mine = claimed(here.claim(7, 0))
+    assert not any(looked_at(watching, 2 * EXPIRES_S))
+    mine.finish()
+
+
+def no_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, "no locks available")
