@@ -139,17 +139,18 @@ class Shard:
             MissingSignalError: a layer is not recorded.
             TapeError: the row lies outside the arrays, or contradicts itself.
         """
-        chosen = self.record.layers if layers is None else layers
-        absent = [layer for layer in chosen if layer not in self.record.layers]
+        record = self.record
+        chosen = record.layers if layers is None else layers
+        absent = set(chosen).difference(record.layers)
         if absent:
             raise MissingSignalError(
-                f"{self.record.path}: layers {absent} are not recorded; "
-                f"it has {list(self.record.layers)}"
+                f"{record.path}: layers {sorted(absent)} are not recorded; "
+                f"it has {list(record.layers)}"
             )
-        states = self.record.states
+        states = record.states
         if states is None:
-            raise TapeError(f"{self.record.path}: a hidden table without layer arrays")
-        where = f"{self.record.path}: row {index} of hidden"
+            raise TapeError(f"{record.path}: a hidden table without layer arrays")
+        where = f"{record.path}: row {index} of hidden"
         fields = place_of(self.row("hidden", index), states.positions, where)
         return HiddenPlace(shard=self, layers=chosen, states=states, **fields)
 

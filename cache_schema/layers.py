@@ -9,8 +9,9 @@ def parse_layers(spec: str, num_layers: int) -> tuple[int, ...]:
     """Turn ``--text-layers`` / ``--acoustic-layers`` into layer numbers.
 
     Args:
-        spec: ``top``, ``all``, ``every:N`` (N, 2N, ... and the top one), ``proportional:N`` (N
-            layers spread evenly, the top one included), a list such as ``0,4,8``, or ``none``.
+        spec: ``top``, ``all`` (1 to the top one), ``every:N`` (N, 2N, ... and the top one),
+            ``proportional:N`` (N layers spread evenly, the top one included), a list such as
+            ``0,4,8``, or ``none``.
         num_layers: number of blocks of the model.
 
     Returns:

@@ -29,6 +29,7 @@ def open_tape(location: str | Path) -> Tape:
 
     Raises:
         TapeError: nothing is there, or it is not a tape of this version.
+        UsageError: the URL is of no known kind, or what reads it is not installed.
     """
     files = TapeFiles(str(location))
     if not files.exists(layout.DATASET_FILE):

@@ -134,7 +134,11 @@ class TapeRow:
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """Every other column of the dataset."""
+        """Every other column of the dataset.
+
+        Raises:
+            TapeError: what is recorded is no JSON object.
+        """
         try:
             return dict(json.loads(self._field("metadata")))
         except (ValueError, TypeError, RecursionError) as error:
@@ -228,6 +232,7 @@ class TapeRow:
 
         Raises:
             MissingSignalError: as for ``signal``, or the signal is not ``hidden``.
+            TapeError: what is recorded is damaged or contradicts itself.
         """
         table, shard, index = self._find(name, trace)
         if table != "hidden":

@@ -53,7 +53,8 @@ MAX_DETAIL = 4000
 class TapeWriter:
     """Adds samples to one group of a tape; use as a context manager.
 
-    Nothing is written before the first sample is added; the tape is made then, if there is none.
+    Nothing but its lock is written before the first sample is added, adopted or quarantined; the
+    tape is made then, if there is none.
 
     Args:
         root: directory of the tape.
@@ -65,8 +66,11 @@ class TapeWriter:
         shard_samples: or after this many samples.
 
     Raises:
-        OutputError: the folder holds something else.
+        OutputError: the folder holds something else, or the disk is full.
         ProvenanceError: the group was made by someone else.
+        TapeError: the group, or the storage its facts name, is not of this format.
+        ValueError: a writer's name that cannot be a file's.
+        WriterBusyError: on entering: another writer of this name is open.
     """
 
     def __init__(
@@ -157,7 +161,11 @@ class TapeWriter:
                 self.seal()
 
     def quarantine(self, sample_id: str, row_index: int, reason: str, detail: str) -> None:
-        """Record durably that this sample could not be recorded."""
+        """Record durably that this sample could not be recorded.
+
+        Raises:
+            OutputError: as for ``add``.
+        """
         record = Quarantined(
             group=self._info.group,
             sample_id=sample_id,
@@ -187,7 +195,11 @@ class TapeWriter:
             self._commit(directory, fill(directory))
 
     def seal(self) -> None:
-        """Commit the open shard, if there is one."""
+        """Commit the open shard, if there is one.
+
+        Raises:
+            OutputError: as for ``add``.
+        """
         if self._shard is None:
             return
         shard = self._shard

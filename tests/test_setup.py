@@ -150,7 +150,7 @@ def test_an_old_or_missing_interpreter_is_named(workshop):
     (workshop.fake / "old").touch()
     done = workshop.make("setup")
     assert done.returncode != 0
-    assert "python3 is Python 3.9.2, and 3.11 or newer is needed" in done.stderr
+    assert "python3 is Python 3.9.2, and 3.11 to 3.14 is needed" in done.stderr
     assert not (workshop.root / ".venv").exists()
 
 

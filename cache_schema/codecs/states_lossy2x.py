@@ -7,7 +7,7 @@
 | ``L012_channels`` | float32 [2, width] | mean of each channel, then standard deviation |
 
 Each is a contiguous shard as ``hot`` has it. ``cache_schema.codecs.states_int8`` has the formula.
-1.002 bytes an element at 2048 wide.
+1.003 bytes an element at 2048 wide.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 |---|---|---|---|
 | ``hot`` | 2 | exact | one copy, memcpy |
 | ``archive`` | about 1.4 | exact | decompressing |
-| ``lossy2x`` | 1.002 | int8 standardised, error reported | decoding |
+| ``lossy2x`` | 1.003 | int8 standardised, error reported | decoding |
 
 A layer's array is ``<layer_dir>/{zarr.json,c/0/0}``; ``lossy2x`` has two more beside it. bfloat16
 is stored as the uint16 of its bits, with the attribute ``logical_dtype``.

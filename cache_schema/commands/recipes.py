@@ -1,7 +1,7 @@
 """Recipes: frozen dataclasses filled from TOML and ``--set section.key=value``; unknown keys fail.
 
-One level of sections. The type of a value is the type of its field; an integer is accepted for a
-float, nothing else is converted.
+Sections may hold sections. The type of a value is the type of its field; an integer is accepted for
+a float and a list for a tuple, nothing else is converted.
 """
 
 from __future__ import annotations

@@ -125,7 +125,7 @@ class Index:
     def number_of(self, sample_id: str) -> int | None:
         """Return the number of an id, ``None`` if there is none."""
         hashed = np.uint64(hash_of(sample_id))
-        at = int(np.searchsorted(self.id_hash, hashed))
+        at = int(self.id_hash.searchsorted(hashed))
         while at < len(self.id_hash) and self.id_hash[at] == hashed:
             number = int(self.id_number[at])
             if self.sample_id[number].as_py() == sample_id:
@@ -139,7 +139,7 @@ class Index:
         if part is None:
             return None
         key = np.uint64(number << TRACE_BITS | trace + 1)
-        at = part.start + int(np.searchsorted(self.row_key[part], key))
+        at = part.start + int(self.row_key[part].searchsorted(key))
         if at == part.stop or self.row_key[at] != key:
             return None
         return int(self.row_line[at]), int(self.row_number[at])

@@ -49,7 +49,9 @@ def token_ids_of(values: NDArray[Any], name: str) -> IntArray:
     Raises:
         ValueError: an id is out of range.
     """
-    if len(values) and not (values.min() >= 0 and values.max() < MAX_VOCABULARY):
+    # as unsigned numbers the negative ones are the largest: one pass, no temporary
+    unsigned = values.view(f"u{values.itemsize}")
+    if len(values) and unsigned.max() >= MAX_VOCABULARY:
         raise ValueError(f"{name} outside 0 to {MAX_VOCABULARY - 1}")
     return values.astype(np.int64)
 
