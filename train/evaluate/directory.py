@@ -7,7 +7,7 @@ DIR/
   data/             the samples as a tape; absent where --data is a tape
   responses.jsonl   one Response a line, appended; in the data's order once it is finished
   verdicts.jsonl    one Verdict a line, with its rule
-  submission.json   MMAU, MMAR: the published file with what was said to each question
+  submission.json   MMAU; .jsonl MMAR: the published file with what was said to each question
   scores.json       every figure with its interval, and rates
   report.html       with plots/
 ```

@@ -34,7 +34,9 @@ KEY_VARIABLE = "ENDPOINT_API_KEY"
 GIVES_UP_AFTER = 16
 """So many samples in a row the server failed on: it is gone, and no sample's fault."""
 
-_AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+_AGAIN = {408, 409, 425, 429}
+"""Statuses that are asked again, as all from 500 are."""
+
 _OF_ALL = {401, 403, 404, 405}
 """Statuses that every request would get."""
 
@@ -178,7 +180,7 @@ class Caller:
         told = f"status {reply.status_code}: {reply.text[:_SHOWN]}"
         if reply.status_code in _OF_ALL:
             raise ModelError(f"{self._url} refuses every request: {told}")
-        if reply.status_code in _AGAIN:
+        if reply.status_code in _AGAIN or reply.status_code >= 500:
             raise _ServerError(told, _retry_after_s(reply))
         if reply.status_code != httpx.codes.OK:
             raise _RefusedError(told)

@@ -22,6 +22,7 @@ def write_submission(
 ) -> Path | None:
     """Write ``submission.json``: every row as published, and what ``official`` judges of it.
 
+    Lines of JSON (``.jsonl``) where the benchmark's scorer reads lines, as MMAR's does.
     A response that was never made is an empty prediction, which the published script counts as
     wrong where it skips a row without one. Rows that were not asked (``--limit``) get none.
 
