@@ -13,6 +13,7 @@ from accelerate.utils import DistributedType, gather_object
 from torch import distributed
 
 from audio_models.load import AudioLM
+from cache_schema.commands.console import say
 from cache_schema.errors import TeachertapeError, UsageError
 from train.freezing import check_in_shards, check_trained
 from train.memory import named_shortage
@@ -58,10 +59,12 @@ def make_accelerator(recipe: TrainRecipe, out: Path) -> Accelerator:
             be found by trying with a student in shards.
     """
     _refuse_launchers()
+    if torch.backends.mps.is_available():
+        say("training on the CPU: Apple's MPS has no float64, which sums of terms need")
     wanted = recipe.student.autocast
     bfloat16 = wanted == "bfloat16" or (wanted == "auto" and torch.cuda.is_available())
     accelerator = Accelerator(
-        cpu=processes_on_cpu(),
+        cpu=is_on_cpu(),
         mixed_precision="bf16" if bfloat16 else "no",
         log_with=list(recipe.logging.trackers) or None,
         project_dir=out / "trackers",
@@ -97,12 +100,14 @@ def shares_student(recipe: TrainRecipe, accelerator: Accelerator) -> bool:
     return recipe.student.sharding == "full" and accelerator.num_processes > 1
 
 
-def processes_on_cpu() -> bool:
-    """Whether a launcher started this process on a machine without CUDA.
+def is_on_cpu() -> bool:
+    """Whether Accelerate must be told to take the CPU.
 
-    Accelerate must be told: it would otherwise run every process as if it were alone.
+    Where a launcher started this process on a machine without CUDA, it would run every process as
+    if it were alone; and Apple's MPS has no float64, in which terms are counted and summed.
     """
-    return "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
+    launched = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
+    return launched or torch.backends.mps.is_available()
 
 
 def require_alike(accelerator: Accelerator, seen: Mapping[str, Any], advice: str) -> None:

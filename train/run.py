@@ -19,7 +19,7 @@ from audio_models.load import AudioLM, read_dtype, read_num_layers
 from audio_models.tower import tower_shape
 from cache_schema import Tape
 from cache_schema.commands.console import say
-from train.assemble import build_run, make_accelerator, processes_on_cpu, require_alike
+from train.assemble import build_run, is_on_cpu, make_accelerator, require_alike
 from train.checkpoint import checkpoint_name, list_checkpoints, load_checkpoint, load_weights
 from train.heldout_answers import check_answers
 from train.loop import train_steps
@@ -64,7 +64,7 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
     directory = RunDir(root=flags.out)
     before = check_run_dir(directory, recipe, flags.resume)
     # every process has looked before the first one writes
-    PartialState(cpu=processes_on_cpu(), timeout=PATIENCE).wait_for_everyone()
+    PartialState(cpu=is_on_cpu(), timeout=PATIENCE).wait_for_everyone()
     tapes = open_tapes(locate(flags.caches, recipe))
     if before:
         refuse_other_start(directory, _started_from(flags, tapes))

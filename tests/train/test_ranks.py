@@ -110,10 +110,8 @@ def test_processes_that_see_other_rows_are_refused(
     make_tape: MakeTape, student_dir: Path, tmp_path: Path, forks: Forks
 ) -> None:
     """A tape that grew between two processes' opening it: steps would be cut elsewhere."""
-    one, other = (
-        Launch(tape=make_tape(num_samples=count), student=student_dir, out=tmp_path / "run")
-        for count in (8, 9)
-    )
+    tapes = [make_tape(num_samples=count).rename(tmp_path / str(count)) for count in (8, 9)]
+    one, other = (Launch(tape=t, student=student_dir, out=tmp_path / "run") for t in tapes)
     ended, said = train_apart(forks, one, 2, others=other)
     assert [process.value for process in ended] == [1, 1], said
     assert "processes 0 and 1 do not see the same (rows 8, 9; rows_digest" in said

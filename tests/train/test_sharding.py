@@ -186,15 +186,16 @@ terms = ["acoustic_hidden"]
 """
 
 MIXED = """
-[terms.ce]
+[terms.text_hidden]
 weight = 0.5
+projector = "linear"
 [terms.acoustic_hidden]
 weight = 0.3
 
 [tasks.heard]
 terms = ["acoustic_hidden"]
 [tasks.told]
-terms = ["ce"]
+terms = ["text_hidden"]
 reads = "description"
 
 [stages.hearing]
@@ -227,13 +228,15 @@ def test_tasks_and_stages_in_shards(
 
 
 def test_a_frozen_model_that_some_hear_with_and_some_read_with_is_refused(
-    start: StartRun, tmp_path: Path, forks: Forks
+    make_tape: MakeTape, student_dir: Path, tmp_path: Path, forks: Forks
 ) -> None:
     """Some processes would go back through the blocks to the tower, and others not."""
     recipe = tmp_path / "mixed.toml"
     recipe.write_text(MIXED)
-    more = ("--recipe", str(recipe), "--set", "terms.acoustic_hidden.projector=learned")
-    ended, said = train_apart(forks, start("mixed", *more, *SHARDED), 2)
+    tape = make_tape(described={f"s{number}": f"the {number}th" for number in range(12)})
+    more = ("--recipe", str(recipe), *SHARDED)
+    mixed = Launch(tape=tape, student=student_dir, out=tmp_path / "mixed", more=more)
+    ended, said = train_apart(forks, mixed, 2)
     assert [process.value for process in ended] == [2, 2], said
     assert "stages.hearing: with student.sharding=full, tasks that hear" in said
 

@@ -41,7 +41,8 @@ class HostBuffer:
 
     Args:
         device: where its content goes; for CUDA the memory is page-locked, so that copies to the
-            device are asynchronous.
+            device are asynchronous. torch then takes the next power of two of bytes, and keeps what
+            was outgrown for later tensors of this process.
     """
 
     def __init__(self, device: torch.device = _CPU) -> None:
