@@ -102,7 +102,7 @@ def check_step(step: str, recipe: ExtractRecipe) -> None:
     }
     flag, given = needed.get(step, ("", "nothing"))
     if not given:
-        raise UsageError(f"--only {step} needs {flag}")
+        raise UsageError(f"step {step} needs {flag}; see 'pipeline extract-teachers --help'")
 
 
 def run_step(step: str, recipe: ExtractRecipe) -> None:

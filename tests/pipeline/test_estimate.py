@@ -223,7 +223,7 @@ def test_mistakes_are_named_before_anything_is_measured(tmp_path: Path) -> None:
     dataset = save_dataset(tmp_path / "data", 2)
     for more, status, message in (
         (["--only", "acustic"], 2, "did you mean 'acoustic'"),
-        (["--only", "textual"], 2, "--only textual needs --text-teacher"),
+        (["--only", "textual"], 2, "step textual needs --text-teacher"),
         (["--worker", "5/9"], 2, "fewer rows than workers"),
         (["--workers", "0"], 2, "--workers"),
         (["--text-teacher", "./nowhere"], 1, "'./nowhere' does not exist"),
