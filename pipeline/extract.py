@@ -96,7 +96,6 @@ def check_step(step: str, recipe: ExtractRecipe) -> None:
             f"--only {step!r}: expected one of {', '.join(STEPS)}{nearest(step, STEPS)}"
         )
     needed = {
-        "ingest": ("--dataset", recipe.dataset.path),
         "textual": ("--text-teacher", recipe.textual.teacher),
         "acoustic": ("--acoustic-teacher", recipe.acoustic.teacher),
     }
