@@ -89,7 +89,7 @@ def check_step(step: str, recipe: ExtractRecipe) -> None:
     """Refuse a step that cannot be run by itself.
 
     Raises:
-        UsageError: there is no such step, or what it needs is not given.
+        UsageError: there is no such step, or its teacher is not given.
     """
     if step not in STEPS:
         raise UsageError(
