@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -27,8 +28,15 @@ def load_config(model: str) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"model {model!r}: no readable configuration; give a directory in transformers' layout "
-            f"or a hub id ({first_line(error)})"
+            f"or a hub id ({first_line(error)}){_not_here(model)}"
         ) from error
+
+
+def _not_here(model: str) -> str:
+    """Say of a name that may be a folder's, and was taken for a hub id, that no such folder is."""
+    folder = Path(model)
+    nearly = folder.parent != Path() and folder.parent.is_dir() and not folder.exists()
+    return f"; there is no folder {model} here" * nearly
 
 
 def architecture_of(config: Any) -> str:

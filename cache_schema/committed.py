@@ -19,6 +19,9 @@ from cache_schema.manifest import ShardRecord
 from cache_schema.rows.values import Row, place_of
 from cache_schema.signals import SCHEMAS, schemas_of
 
+_NUMBERED = frozenset(name for name, schema in SCHEMAS.items() if "trace_index" in schema.names)
+"""Tables whose rows are of traces."""
+
 
 class Shard:
     """One committed shard; its manifest line, tables and arrays are read when first used.
@@ -85,10 +88,10 @@ class Shard:
         columns = self.columns(name)
         if not 0 <= index < columns.num_rows:
             return None
-        numbered = "trace_index" in SCHEMAS[name].names
-        names = ("sample_id", "trace_index") if numbered else ("sample_id",)
-        sample_id, *trace = columns.cells(names, index)
-        return str(sample_id), int(trace[0]) if trace else 0
+        if name in _NUMBERED:
+            sample_id, trace = columns.cells(("sample_id", "trace_index"), index)
+            return sample_id, trace
+        return columns.cell("sample_id", index), 0
 
     def attached(self) -> Mapping[str, tuple[str, int]]:
         """Return the samples whose recordings are attached, and where those are.

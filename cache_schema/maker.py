@@ -206,13 +206,33 @@ def refuse_other_maker(known: GroupInfo, offered: GroupInfo) -> None:
     differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if differing:
         told = [(key, *apart(old.get(key), new.get(key), MAX_TOLD)) for key in differing]
-        lines = "\n".join(f"  {key}: tape {one}, now {two}" for key, one, two in told)
+        lines = "\n".join(
+            f"  {key}: tape {one}, now {two}{_named(key, known, offered)}" for key, one, two in told
+        )
         named = known.kind == AUDIO_SOURCE
         or_name = ", or record another teacher under a name of its own (acoustic.name)" * named
         raise ProvenanceError(
             f"{known.group!r} was recorded differently:\n{lines}\n"
             f"Use the same settings to continue, or another --out{or_name}."
+            + "".join(f" {advice}" for key, advice in _ADVICE.items() if key in differing)
+            + _WIDER * any(key.startswith("signal ") for key in differing)
         )
+
+
+_NAMES = {"dataset_digest": "dataset", "model_digest": "model"}
+"""Digest -> the note that says what it is of."""
+
+_ADVICE = {
+    "dataset_digest": "Rows belong to one state of a data set: recordings may be mended, but what "
+    "lists them, once changed, makes another tape."
+}
+_WIDER = " A source that is begun records the same signals and layers to its end."
+
+
+def _named(key: str, known: GroupInfo, offered: GroupInfo) -> str:
+    """Return what two digests are of, where notes say so."""
+    names = [info.notes.get(_NAMES.get(key, "")) for info in (known, offered)]
+    return f" (then {names[0]}, now {names[1]})" if all(names) else ""
 
 
 def dataset_json(licence: str) -> bytes:

@@ -184,9 +184,11 @@ class Tape:
         """
         number = self._number(str(sample_id))
         if number is None:
+            near = nearest(str(sample_id), self.sample_ids)
+            some = ", ".join(map(repr, self.sample_ids[:3]))
             raise UnknownSampleError(
                 f"no sample {sample_id!r} on {self.location} ({len(self)} samples)"
-                f"{nearest(str(sample_id), self.sample_ids)}"
+                f"{near or f'; its ids are such as {some}' * bool(some)}"
             )
         return TapeRow(self, number)
 

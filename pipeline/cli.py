@@ -26,9 +26,8 @@ app = typer.Typer(
 
 EXAMPLE = """Example:
 
-    pipeline extract-teachers --dataset clips.jsonl --text-teacher Qwen/Qwen3-8B \\
-        --acoustic-teacher Qwen/Qwen2.5-Omni-7B --out ./cache
-"""
+    pipeline extract-teachers --dataset clips.jsonl --text-teacher Qwen/Qwen3-8B --acoustic-teacher Qwen/Qwen2.5-Omni-7B --out ./cache
+"""  # noqa: E501 - a line to paste
 
 FLAG_FIELDS = {
     "dataset": "dataset.path",
@@ -98,8 +97,9 @@ def _extraction(
             str | None,
             _option(
                 "--dataset",
-                "Hub id, directory, or .jsonl/.json/.csv/.parquet; not needed to add teachers to a "
-                "tape.",
+                "Hub id, directory, or .jsonl/.json/.csv/.parquet of rows with audio and question; "
+                "id, choices, answer, transcript and more are used if there. Not needed to add "
+                "teachers to a tape.",
             ),
         ] = None,
         text_teacher: Annotated[
@@ -176,7 +176,11 @@ def _extraction(
         ] = None,
         recipe: Annotated[Path | None, _option("--recipe", "TOML file with any field.")] = None,
         set_: Annotated[
-            list[str] | None, _option("--set", "One recipe field: section.key=value; repeatable.")
+            list[str] | None,
+            _option(
+                "--set",
+                "One recipe field: section.key=value; repeatable. A wrong key lists its section's.",
+            ),
         ] = None,
         debug: Debug = False,
     ) -> None:

@@ -6,6 +6,7 @@ used.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -133,6 +134,9 @@ def run_all(recipe: ExtractRecipe, debug: bool = False) -> None:
     """
     check(recipe)
     steps = wanted_steps(recipe)
+    quiet = dict(os.environ)
+    if not sys.stderr.isatty():
+        quiet.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of loading weights: one long line
     with tempfile.TemporaryDirectory(prefix="teachertape-") as folder:
         resolved = Path(folder) / "recipe.toml"
         resolved.write_text(as_toml(recipe), encoding="utf-8")
@@ -141,7 +145,7 @@ def run_all(recipe: ExtractRecipe, debug: bool = False) -> None:
             started_s = time.monotonic()
             command = [sys.executable, "-m", "pipeline", "extract-teachers"]
             command += ["--only", step, "--recipe", str(resolved), *(["--debug"] if debug else [])]
-            done = subprocess.run(command, check=False, preexec_fn=end_with_parent)
+            done = subprocess.run(command, check=False, preexec_fn=end_with_parent, env=quiet)
             if done.returncode != 0:
                 failed = UsageError if done.returncode == 2 else StepFailedError
                 raise failed(f"step {step} failed (exit status {done.returncode})")

@@ -94,7 +94,9 @@ def run(recipe: ExtractRecipe) -> None:
     todo = left_on(tape)
     if not len(todo):
         failed = sum(map(recipe.is_mine, _settled(tape, len(rows))[1]))
-        say(f"ingest: nothing to do for worker {recipe.worker}; {len(rows)} rows, {failed} failed")
+        again = ", which only another --out tries again" * bool(failed)
+        told = f"{len(rows)} rows, {failed} failed{again}"
+        say(f"ingest: nothing to do for worker {recipe.worker}; {told}")
         return
     job = Job(recipe=recipe, title="ingest", group="samples", look=look, failures=failures)
     with writer_for(recipe, info) as writer:

@@ -60,6 +60,8 @@ class Failures:
     def __init__(self, step: str, max_fraction: float, total: int, before: int) -> None:
         self._step, self._max_fraction = step, max_fraction
         self._total, self._before = total, before
+        # the rows themselves are part of what made the samples: changed ones are another tape's
+        self._what = "the recordings (not what lists them)" if step == "ingest" else "the rest"
         self._count = 0
         self._reasons: Counter[str] = Counter()
         self._shown: list[str] = []
@@ -110,8 +112,8 @@ class Failures:
                 f"{self._step}: {failed} of {self._total} samples failed, more than the "
                 f"{self._max_fraction:.1%} allowed (--set failures.max_fraction=...):\n"
                 f"{self._told()}\n"
-                f"{stopped}What succeeded is on the tape; mend the rest and run the same command "
-                "again."
+                f"{stopped}What succeeded is on the tape; mend {self._what} and run the same "
+                "command again."
             )
 
     def _told(self) -> str:

@@ -89,7 +89,7 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
         # what is frozen comes from the student again when the run goes on
         about = {"student_digest": model_digest(flags.student), **about_rows(stages)}
         open_run(directory, recipe, {**_started_from(flags, tapes), **about})
-    progress = continue_from(run, flags.resume)
+    progress = continue_from(run, flags.resume or bool(before))
     if accelerator.process_index and not progress.done:
         torch.manual_seed(recipe.loop.seed + accelerator.process_index)  # dropout of its own
     if not progress.micro_tokens:
@@ -119,12 +119,17 @@ def _reporting(run: Run, progress: Progress) -> Iterator[Reporter]:
         yield reporter
 
 
-def continue_from(run: Run, resume: bool) -> Progress:
-    """Load the last checkpoint, if there is one; return how far the run is."""
+def continue_from(run: Run, begun: bool) -> Progress:
+    """Load the last checkpoint, if there is one; return how far the run is.
+
+    Args:
+        run: the run.
+        begun: whether it was begun before, so that having no checkpoint is worth a word.
+    """
     accelerator = run.accelerator
     found = list_checkpoints(run.directory.checkpoints)
     progress = Progress(micro_tokens=run.recipe.loop.micro_tokens)
-    word = "--resume: the run stopped before its first checkpoint, so it starts over" * resume
+    word = "the run stopped before its first checkpoint, so it starts over" * begun
     if found:
         done, path = found[-1]
         state = load_checkpoint(path, run.unwrapped, run.optimizer, accelerator.process_index)

@@ -32,7 +32,7 @@ def report_error(error: BaseException, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     if isinstance(error, KeyboardInterrupt):
-        say("interrupted; run the same command again to continue")
+        say("interrupted; the same command continues after what was saved last")
         return 130
     if isinstance(error, TeachertapeError):
         say(printable(f"error: {error}", keep="\n"))

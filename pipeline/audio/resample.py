@@ -68,6 +68,11 @@ def resample(mono: FloatArray, rate_hz: int) -> FloatArray:
     return _applied(_kept_resampler(rate_hz), mono)
 
 
+def load_resampler() -> None:
+    """Import what resampling takes: else done at the first recording that needs it."""
+    _make_resampler(2 * SAMPLE_RATE_HZ)
+
+
 def _applied(resampler: Any, mono: FloatArray) -> FloatArray:
     import torch
 

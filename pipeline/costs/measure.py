@@ -31,6 +31,7 @@ from cache_schema.commands.console import REPORTED, report_error, say
 from cache_schema.commands.progress import Counter
 from cache_schema.commands.recipes import as_toml, load_recipe
 from cache_schema.errors import QuarantineError, UsageError
+from pipeline.audio.resample import load_resampler
 from pipeline.costs.watch import Watched, own_peak_bytes
 from pipeline.dataset.rows import open_rows
 from pipeline.extract import StepFailedError, run_step
@@ -229,6 +230,8 @@ def _run_measured(step: str, folder: Path) -> None:
             tape = open_tape(recipe.tape.out)
             bad = {q.sample_id for q in tape.quarantined}
             rows = [row.row_index for row in tape if row.sample_id not in bad] or rows
+        if step == "ingest":
+            load_resampler()  # once, at the first recording of another rate: not a row's work
         if len(rows) > 1:
             run_step(step, replace(recipe, rows=frozenset(rows[:1])))
             counters += as_one(seen)

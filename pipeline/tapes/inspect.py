@@ -30,6 +30,7 @@ from pipeline.units import size_text
 _REJECTED = "rejected: "
 
 _LABELS_SHOWN = 3
+_IDS_SHOWN = 3
 
 
 def tape_values(tape: Tape) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def tape_values(tape: Tape) -> dict[str, Any]:
         "licence": tape.info["licence"],
         "fingerprint": tape.fingerprint,
         "samples": len(tape),
+        "first_ids": tape.catalog.index.sample_id[: min(_IDS_SHOWN, len(tape))].to_pylist(),
         "audio_hours": samples["totals"].get("audio_samples", 0) / SAMPLE_RATE_HZ / 3600,
         "bytes": sum(group["bytes"] for group in groups.values()),
         "heard": sorted(
@@ -190,6 +192,9 @@ def tape_page(values: dict[str, Any]) -> str:
         f"{values['samples']} samples, {values['audio_hours'] * 60:.1f} minutes of audio",
         f"{size_text(values['bytes'])}   fingerprint {values['fingerprint'][:16]}",
     ]
+    if values["first_ids"]:
+        more = ", ..." * (values["samples"] > _IDS_SHOWN)
+        lines.append(f"ids {', '.join(values['first_ids'])}{more}")
     if values["heard"]:
         lines.append(f"heard: {', '.join(values['heard'])}")
     if values["duplicates"]:

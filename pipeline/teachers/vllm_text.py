@@ -45,6 +45,9 @@ options.quiet()
 SCORE_BATCH_TOKENS = 16_384
 """Tokens scored at a time: their records are held."""
 
+_MAX_TOLD = 600
+"""Characters shown of why vLLM did not start: some errors list every class there is."""
+
 
 class VllmTextTeacher(TextModel):
     """A textual teacher served by vLLM, see ``pipeline.teachers.base.TextTeacher``.
@@ -249,7 +252,9 @@ class VllmTextTeacher(TextModel):
             try:
                 return LLM(self.model, **settings)
             except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+                told = str(error)
+                told = told if len(told) <= _MAX_TOLD else f"{told[:_MAX_TOLD]} ..."
                 raise ModelError(
-                    f"vLLM could not start {self.model!r}: {error}\n"
+                    f"vLLM could not start {self.model!r}: {told}\n"
                     "`--engine transformers` runs any causal language model, more slowly"
                 ) from error

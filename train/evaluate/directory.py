@@ -119,7 +119,7 @@ def open_evaluation(place: EvaluationDir, identity: Mapping[str, Any]) -> dict[s
         return _begin(place, identity)
     about = read_about(place)
     changed = differences({key: about.get(key) for key in identity}, dict(identity))
-    if changed and not (place.data.exists() or place.responses.exists()):
+    if changed and not (place.data.exists() or _is_filled(place.responses)):
         say(f"{place.root}: nothing was asked yet; begun anew")
         return _begin(place, identity)
     if changed:
@@ -128,6 +128,10 @@ def open_evaluation(place: EvaluationDir, identity: Mapping[str, Any]) -> dict[s
             "Repeat the same flags to continue, or give another --out."
         )
     return about
+
+
+def _is_filled(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _begin(place: EvaluationDir, identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -100,7 +100,8 @@ class Generator:
         limit = getattr(config, "max_position_embeddings", None)
         new = self._decoding.max_new_tokens
         if limit is not None and question.num_tokens + new > limit:
-            why = f"{question.num_tokens} tokens and {new} new ones; the model takes {limit}"
+            why = f"{question.num_tokens} tokens and {new} new ones; the model takes {limit}: "
+            why += "lower --max-new-tokens"
             return failed(question.row.sample_id, why)
         return None
 
