@@ -103,6 +103,7 @@ def train_student(flags: Flags, recipe: TrainRecipe) -> None:
         write_report(run, progress, planner.left_out)
         mark_finished(directory)
         say(f"done: {directory.student}, report: {directory.report}")
+        say(f"next: train evaluate --model {directory.student} --data D --out DIR")
     accelerator.wait_for_everyone()
 
 

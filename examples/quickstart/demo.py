@@ -191,6 +191,11 @@ def report(places: Places, found: dict[str, Any], elapsed_s: float) -> int:
         f"  fine-tuning alone      {python} -m train student --cache {places.cache} "
         f"--student {places.base} --out {sft} --recipe {RECIPE} {zero}"
     )
+    print(
+        f"  and what it answers    {python} -m train evaluate --model {sft / 'student'} "
+        f"--data {places.heldout} --max-new-tokens {MAX_TRACE_TOKENS} "
+        f"--out {places.out / 'sft'} --baseline {places.after}"
+    )
     print(f"  before and after       {places.after / 'report.html'} (open it in a browser)")
     print(f"  every answer           {places.out / ANSWERS}")
     print(f"  every step's losses    {places.run / 'metrics.jsonl'}")
