@@ -112,6 +112,8 @@ def _from_path(given: Any, folder: Path | None, whole: bool) -> tuple[FloatArray
         raise AudioError(f"{text:.200}: {error.strerror}") from error
     if not is_file:
         raise AudioError(f"{path} is a directory" if is_folder else f"no such file: {path}")
+    if not path.stat().st_size:
+        raise AudioError(f"{path} is empty (0 bytes)")
     return decode_file(path, str(path), whole)
 
 

@@ -118,6 +118,9 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
 def _parse(content: bytes, where: str) -> Any:
     try:
         return json.loads(content)
+    except json.JSONDecodeError as error:
+        line = f"line {error.lineno}, " * (error.lineno > 1)  # of a piece that is a line, always 1
+        raise DatasetError(f"{where}: {error.msg} at {line}column {error.colno}") from error
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"{where}: {error}") from error
 

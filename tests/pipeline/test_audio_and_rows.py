@@ -188,7 +188,11 @@ def test_one_question_for_all(folder: Path, rows: list[dict[str, Any]]) -> None:
     ("name", "content", "message"),
     [
         ("empty.jsonl", "", "the dataset is empty"),
-        ("cut.jsonl", '{"audio": "a.wav"}\n{"audio"', "cut.jsonl, line 2"),
+        (
+            "cut.jsonl",
+            '{"audio": "a.wav"}\n{"audio"',
+            "cut.jsonl, line 2: Expecting ':' delimiter at column 9",
+        ),
         ("list.json", "[1, 2]", "expected a list of objects"),
         ("notes.txt", "hello", "expected .jsonl, .json"),
         ("missing.jsonl", None, "no such file or directory"),

@@ -103,6 +103,7 @@ def test_a_recording_that_was_cut_off(
         ("x" * 5_000, "File name too long"),
         ("https://example.org/a.wav", "download it first"),
         ("notes.wav", "cannot decode .*notes.wav: "),
+        ("nothing.wav", r"nothing.wav is empty \(0 bytes\)"),
         (b"", r"empty \(0 bytes\)"),
         ({"bytes": b"", "path": "a.wav"}, r"empty \(0 bytes\)"),
         ({"url": "a.wav"}, "or an array with its sampling_rate, got url"),
@@ -141,6 +142,7 @@ def test_a_recording_that_was_cut_off(
 def test_what_is_no_recording(value: Any, message: str, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "samples.raw").write_bytes(bytes(1_000))
+    (tmp_path / "nothing.wav").touch()
     (tmp_path / "notes.wav").write_text("These are words, no sound, whatever the name says.\n" * 9)
     with pytest.raises(AudioError, match=message) as caught:
         load_audio(value, tmp_path)
