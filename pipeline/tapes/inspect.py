@@ -43,7 +43,6 @@ def tape_values(tape: Tape) -> dict[str, Any]:
         "licence": tape.info["licence"],
         "fingerprint": tape.fingerprint,
         "samples": len(tape),
-        "first_ids": tape.catalog.index.sample_id[: min(_IDS_SHOWN, len(tape))].to_pylist(),
         "audio_hours": samples["totals"].get("audio_samples", 0) / SAMPLE_RATE_HZ / 3600,
         "bytes": sum(group["bytes"] for group in groups.values()),
         "heard": sorted(
@@ -52,6 +51,7 @@ def tape_values(tape: Tape) -> dict[str, Any]:
         "duplicates": tape.catalog.index.duplicates,
         "quarantined": dict(Counter(f"{q.group}: {q.reason}" for q in tape.quarantined)),
         "groups": groups,
+        "first_ids": tape.catalog.index.sample_id[: min(_IDS_SHOWN, len(tape))].to_pylist(),
     }
 
 

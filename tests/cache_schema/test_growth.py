@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ SHARD_SAMPLES = 2
 STEP = 4
 """Samples between two closings of the writer, each of which replaces the index."""
 
+PATIENCE_S = 10.0
+"""How long a writer waits for a reader."""
+
 
 @pytest.fixture(scope="module")
 def forks() -> Iterator[Forks]:
@@ -47,11 +51,23 @@ def nothing() -> None:
 
 
 def grow(root: str, writer: str, first: int, stride: int) -> int:
-    """Write every ``stride``-th sample from ``first``, closing the writer again and again."""
+    """Write every ``stride``-th sample from ``first``, closing the writer again and again.
+
+    After each closing somebody reads all there is: on busy cores a writer would else be done first.
+    """
     mine = range(first, COUNT, stride)
     for start in range(0, len(mine), STEP):
         fill(Path(root), groups=GROUPS, indexes=mine[start : start + STEP], writer=writer)
+        before, until_s = looks(root), time.monotonic() + PATIENCE_S
+        while looks(root) == before and time.monotonic() < until_s:
+            time.sleep(0.005)
     return len(mine)
+
+
+def looks(root: str) -> int:
+    """How often readers have read all of the tape."""
+    seen = Path(f"{root}.looks")
+    return seen.stat().st_size if seen.exists() else 0
 
 
 def watch(root: str, whole: str, enough: int) -> tuple[int, list[int]]:
@@ -75,6 +91,8 @@ def watch(root: str, whole: str, enough: int) -> tuple[int, list[int]]:
                 assert value in (expected[name][key], None, []), (name, key)
         sizes.append(sum(len(tape.recorded(group)) for group in GROUPS))
         assert sizes[-1] >= sizes[-2]
+        with Path(f"{root}.looks").open("ab") as seen:
+            seen.write(b".")
     return opened, sizes
 
 

@@ -168,7 +168,7 @@ def test_bad_recordings_are_quarantined_each_with_its_reason(tmp_path: Path) -> 
     assert {item.reason for item in failed.values()} == {"audio"}
     assert "cut off or damaged: it should have 132300 bytes" in failed[1].detail
     assert "cannot decode" in failed[2].detail
-    assert "cannot decode" in failed[3].detail
+    assert "empty.wav is empty (0 bytes)" in failed[3].detail
     assert "always 0" in failed[4].detail
     assert "is a directory" in failed[5].detail
     assert "File name too long" in failed[6].detail

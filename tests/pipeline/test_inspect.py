@@ -30,7 +30,7 @@ def test_inspect_keys_are_frozen(root: Path) -> None:
     values = values_of("inspect", root)
     assert list(values) == [
         "tape", "version", "licence", "fingerprint", "samples", "audio_hours", "bytes",
-        "heard", "duplicates", "quarantined", "groups",
+        "heard", "duplicates", "quarantined", "groups", "first_ids",
     ]  # fmt: skip
     assert sorted(values["groups"]) == ["acoustic", "descriptions", "samples", "textual"]
     for group in values["groups"].values():

@@ -210,11 +210,15 @@ def test_a_start_that_asked_nothing_is_begun_anew(
     again = open_evaluation(place, {"model": "m", "file_digest": "mended"})
     assert again["file_digest"] == "mended" == read_about(place)["file_digest"]
     assert "nothing was asked yet; begun anew" in capsys.readouterr().err
-    for there in (place.data, place.responses):
-        there.mkdir()
-        with pytest.raises(UsageError, match="holds another evaluation"):
-            open_evaluation(place, {"model": "other", "file_digest": "mended"})
-        there.rmdir()
+    place.responses.touch()  # a model that did not load leaves it empty
+    assert open_evaluation(place, {"model": "m2", "file_digest": "mended"})["model"] == "m2"
+    place.responses.write_text("{}\n")
+    with pytest.raises(UsageError, match="holds another evaluation"):
+        open_evaluation(place, {"model": "other", "file_digest": "mended"})
+    place.responses.unlink()
+    place.data.mkdir()
+    with pytest.raises(UsageError, match="holds another evaluation"):
+        open_evaluation(place, {"model": "other", "file_digest": "mended"})
 
 
 def test_a_baseline_that_cannot_be_compared_is_refused_before_anything_is_asked(
