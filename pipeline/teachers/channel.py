@@ -26,6 +26,10 @@ _WAIT_S = 120.0
 """A step's records are sent about when its tokens are, so they are at most a copy away."""
 
 
+_CLOSING_S = 5.0
+"""How long closing waits for the thread that takes in connections; it ends with us anyway."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Row:
     """An expected row: its first position, room for T records, and which of the T have come."""
@@ -54,7 +58,8 @@ class Receiver:
         self._failure = ""
         self._closed = False
         self._connections: list[Connection] = []
-        threading.Thread(target=self._accept, name="signals-accept", daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, name="signals-accept", daemon=True)
+        self._accepting.start()
 
     @property
     def contact(self) -> tuple[str, str]:
@@ -97,11 +102,25 @@ class Receiver:
     def close(self) -> None:
         """Stop listening, and let the senders go."""
         self._closed = True
-        with contextlib.suppress(OSError, EOFError, AuthenticationError):
-            Client(self._address, "AF_UNIX", authkey=self._key).close()  # wakes the thread
+        # The thread is woken by another one: it may have seen that we close, and answer nobody.
+        threading.Thread(target=self._wake, name="signals-wake", daemon=True).start()
+        self._accepting.join(_CLOSING_S)
         self._listener.close()
-        for connection in self._connections:
+        for connection in list(self._connections):
+            self._let_go(connection)
+
+    def _let_go(self, connection: Connection) -> None:
+        """Close a connection, once, whoever comes first."""
+        with self._changed:
+            ours = connection in self._connections
+            if ours:
+                self._connections.remove(connection)
+        if ours:
             connection.close()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError, EOFError, AuthenticationError):
+            Client(self._address, "AF_UNIX", authkey=self._key).close()
 
     def _accept(self) -> None:
         while not self._closed:
@@ -131,7 +150,7 @@ class Receiver:
             if not self._closed:
                 self._fail(f"signals were lost on their way: {type(error).__name__}: {error}")
         finally:
-            connection.close()  # a sender that nobody reads would wait for ever
+            self._let_go(connection)  # a sender that nobody reads would wait for ever
 
     def _fail(self, why: str) -> None:
         with self._changed:
