@@ -75,8 +75,7 @@ class Objective(nn.Module):
         self._recorded = states_read(terms)
         self._head = output_head(model)
         self._passes = TowerPass(model, terms)
-        self.meets_all_blocks = False
-        self._for_company = False
+        self.meets_all_blocks = self._for_company = False
         for term in terms:
             if isinstance(term.settings, StatesTerm):
                 self.projectors.update(_projectors(term, term.settings, student_width))
@@ -133,10 +132,9 @@ class Objective(nn.Module):
         nothing = wide(output.readout_ND[:0]).sum()
         sums = dict.fromkeys((t.name for t in self.terms), nothing)
         over_output = tuple(term for term in active if term.over_output)
-        # else a term of another process, or one that is not computed here, goes through all blocks
-        self._for_company = (
-            self.meets_all_blocks and not over_output and len(active) == len(self.terms)
-        )
+        # a term over the output, and one that is not computed here, go through all blocks anyway
+        whole = over_output or len(active) < len(self.terms)
+        self._for_company = self.meets_all_blocks and not whole
         if over_output:
             values_M = summing.sums(
                 output.readout_ND,
@@ -148,9 +146,7 @@ class Objective(nn.Module):
             sums.update({t.name: v for t, v in zip(over_output, values_M, strict=True)})
         for term in active:
             if term.spec.signal == "lens":
-                sums[term.name] = self._lens_sum(
-                    term, batch, output.states, summing, scales[term.name]
-                )
+                sums[term.name] = self._lens_sum(term, batch, output.states, summing, scales)
             elif term.spec.signal == "hidden":
                 sums[term.name] = self._states_sum(term, batch, output.states)
             elif term.spec.at == "tower":
@@ -171,7 +167,7 @@ class Objective(nn.Module):
         batch: TrainBatch,
         states: Mapping[int, Tensor],
         summing: Chunked | Fused,
-        scale: Tensor,
+        scales: Mapping[str, Tensor],
     ) -> Tensor:
         """Return the mean over layer pairs of the divergence of their lenses, over positions.
 
@@ -196,7 +192,7 @@ class Objective(nn.Module):
                 self._head(trained),
                 Asked(buckets={term.source: topk.token_ids}),
                 loss,
-                scale[None] / len(term.pairs),
+                scales[term.name][None] / len(term.pairs),
             )
             total.append(sums_1[0])
         return torch.stack(total).mean()
