@@ -161,11 +161,7 @@ class TapeWriter:
                 self.seal()
 
     def quarantine(self, sample_id: str, row_index: int, reason: str, detail: str) -> None:
-        """Record durably that this sample could not be recorded.
-
-        Raises:
-            OutputError: as for ``add``.
-        """
+        """Record durably that this sample could not be recorded; errors are those of ``add``."""
         record = Quarantined(
             group=self._info.group,
             sample_id=sample_id,
@@ -195,11 +191,7 @@ class TapeWriter:
             self._commit(directory, fill(directory))
 
     def seal(self) -> None:
-        """Commit the open shard, if there is one.
-
-        Raises:
-            OutputError: as for ``add``.
-        """
+        """Commit the open shard, if there is one; errors are those of ``add``."""
         if self._shard is None:
             return
         shard = self._shard
