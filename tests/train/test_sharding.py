@@ -13,6 +13,7 @@ import tiny_audio_families
 import torch
 from forks import Forks
 from safetensors.torch import load_file, save_file
+from sharded_runs import SHARDED, SUM_ORDER, alike, together
 from tiny_tape import MakeTape
 from train_runs import (
     Launch,
@@ -30,11 +31,6 @@ from audio_models.load import AudioLM, load_audio_lm
 from train.data import Example
 from train.sharding import units_of
 from train.steps.loads import spare_passes
-
-SUM_ORDER = 1e-6
-"""Sums of float32 in another order. Measured: 6e-8 of losses, 9e-7 of weights' way."""
-
-SHARDED = ("--set", "student.sharding=full")
 
 # steps of two to five rows, passes of one: processes have unequal shares, of four some have none
 FLAGS = (
@@ -57,32 +53,6 @@ def start(make_tape: MakeTape, student_dir: Path, tmp_path: Path) -> StartRun:
         )
 
     return launch
-
-
-def alike(one: Launch, other: Launch, within: float = SUM_ORDER) -> None:
-    """Compare two runs: every line, every term, the weights."""
-    lines = zip(
-        steps(one.out) + held_out(one.out), steps(other.out) + held_out(other.out), strict=True
-    )
-    for whole, shards in lines:
-        assert shards["tokens"] == whole["tokens"]
-        assert shards["loss"] == pytest.approx(whole["loss"], rel=within)
-        norm = pytest.approx(whole.get("grad_norm", 0.0), rel=5 * within)
-        assert shards.get("grad_norm", 0.0) == norm
-        for name, term in whole["terms"].items():
-            found = shards["terms"][name]
-            assert found["count"] == term["count"]
-            assert found["value"] == pytest.approx(term["value"], rel=10 * within, abs=within)
-            assert ("gradient_norm" in found) == ("gradient_norm" in term)
-            norm = pytest.approx(term.get("gradient_norm", 0.0), rel=10 * within, abs=within)
-            assert found.get("gradient_norm", 0.0) == norm
-    assert apart(one.out, other.out, one.student) < 10 * within
-
-
-def together(forks: Forks, launch: Launch, ranks: int) -> str:
-    ended, said = train_apart(forks, launch, ranks)
-    assert [process.value for process in ended] == [0] * ranks, said
-    return said
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
@@ -147,98 +117,6 @@ def test_what_no_loss_reaches_stays_as_it_is(start: StartRun, forks: Forks) -> N
     alike(whole, shards)
     before = load_file(whole.student / "model.safetensors")["lm_head.weight"]
     assert torch.equal(weights(shards.out)["lm_head.weight"], before)
-
-
-TASKS = """
-[terms.ce]
-weight = 0.5
-[terms.acoustic_hidden]
-weight = 0.3
-layers = "2:1"
-
-[tasks.heard]
-terms = ["acoustic_hidden"]
-[tasks.told]
-terms = ["ce"]
-reads = "description"
-
-[stages.hearing]
-steps = 2
-tasks = ["heard"]
-freeze = ["language_model"]
-[stages.all]
-steps = 4
-"""
-
-
-LOW = """
-[terms.acoustic_hidden]
-weight = 0.3
-layers = "1:1"
-[terms.acoustic_hidden-second]
-weight = 0.2
-layers = "1:2"
-
-[tasks.both]
-terms = ["acoustic_hidden", "acoustic_hidden-second"]
-[tasks.one]
-terms = ["acoustic_hidden"]
-"""
-
-MIXED = """
-[terms.text_hidden]
-weight = 0.5
-projector = "linear"
-[terms.acoustic_hidden]
-weight = 0.3
-
-[tasks.heard]
-terms = ["acoustic_hidden"]
-[tasks.told]
-terms = ["text_hidden"]
-reads = "description"
-
-[stages.hearing]
-steps = 2
-freeze = ["language_model"]
-"""
-
-
-@pytest.mark.parametrize("text", [TASKS, LOW], ids=["stages", "low layers"])
-def test_tasks_and_stages_in_shards(
-    make_tape: MakeTape, student_dir: Path, tmp_path: Path, forks: Forks, text: str
-) -> None:
-    """Passes of one step hear audio in one process and read in another; parts thaw on the way.
-
-    Or one task's terms all end below the top block, which another task's batches go through.
-    """
-    recipe = tmp_path / "tasks.toml"
-    recipe.write_text(text)
-    tape = make_tape(described={f"s{number}": f"the {number}th" for number in range(12)})
-    more = ("--recipe", str(recipe), "--batch-tokens", "600", "--set", "loop.micro_tokens=150",
-            "--lr", "1e-3", "--set", "logging.gradient_norms_every=0")  # fmt: skip
-    whole, shards = (
-        Launch(tape=tape, student=student_dir, out=tmp_path / name, more=(*more, *held))
-        for name, held in (("whole", ()), ("shards", SHARDED))
-    )
-    result = train_here(whole)
-    assert result.exit_code == 0, result.output
-    together(forks, shards, 2)
-    alike(whole, shards)
-
-
-def test_a_frozen_model_that_some_hear_with_and_some_read_with_is_refused(
-    make_tape: MakeTape, student_dir: Path, tmp_path: Path, forks: Forks
-) -> None:
-    """Some processes would go back through the blocks to the tower, and others not."""
-    recipe = tmp_path / "mixed.toml"
-    recipe.write_text(MIXED)
-    tape = make_tape(described={f"s{number}": f"the {number}th" for number in range(12)})
-    more = ("--recipe", str(recipe), *SHARDED)
-    mixed = Launch(tape=tape, student=student_dir, out=tmp_path / "mixed", more=more)
-    ended, said = train_apart(forks, mixed, 2)
-    assert [process.value for process in ended] == [2, 2], said
-    assert "stages.hearing: with student.sharding=full, tasks that hear" in said
 
 
 def test_killed_it_goes_on_bit_for_bit(start: StartRun, forgetful_dir: Path, forks: Forks) -> None:
